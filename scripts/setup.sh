@@ -1,0 +1,114 @@
+#!/usr/bin/env bash
+# Makes .venv in this checkout with ws_jax (editable) and what its tests and
+# reports need. Safe to run again: it does nothing when nothing has changed.
+#
+#   bash scripts/setup.sh                      # the first good Python found
+#   PYTHON=python3.13 bash scripts/setup.sh    # this one
+set -euo pipefail
+unset CDPATH
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
+
+readonly extras="dev"
+readonly venv=".venv"
+readonly stamp="$venv/ws_jax-installed"  # hash of all that the install rests on
+readonly marker="$venv/ws_jax-unfinished"  # stands while an install runs
+readonly log_prefix="[setup]"
+
+say() { printf '%s %s\n' "$log_prefix" "$*"; }
+die() { printf '%s error: %s\n' "$log_prefix" "$*" >&2; exit 1; }
+
+# The one place for versions is pyproject.toml.
+wanted=$(sed -n 's/^requires-python = ">=\([0-9.]*\)".*/\1/p' pyproject.toml)
+[ -n "$wanted" ] || die "pyproject.toml has no line: requires-python = \">=X.Y\""
+
+# Settings that would make pip install somewhere else than into the venv, or
+# wait for an answer.
+unset PYTHONHOME PYTHONPATH PIP_TARGET PIP_PREFIX PIP_ROOT
+export PIP_USER=0 PIP_NO_INPUT=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+
+# Is $1 a Python that runs and is new enough?
+new_enough() {
+  "$1" -c '
+import sys
+wanted = tuple(map(int, sys.argv[1].split(".")))
+raise SystemExit(sys.version_info[:2] < wanted)
+' "$wanted" </dev/null >/dev/null 2>&1
+}
+
+version_of() {
+  "$1" -c 'import sys; print(sys.version)' </dev/null 2>/dev/null || true
+}
+
+# The command that makes the venv: $PYTHON, or the first that is new enough.
+find_python() {
+  local candidate
+  if [ -n "${PYTHON:-}" ]; then
+    new_enough "$PYTHON" \
+      || die "PYTHON=$PYTHON is not a Python of version $wanted or newer."
+    printf '%s\n' "$PYTHON"
+    return
+  fi
+  for candidate in python3 python3.13 python3.12 python3.11 python; do
+    if new_enough "$candidate"; then
+      printf '%s\n' "$candidate"
+      return
+    fi
+  done
+  die "found no Python of version $wanted or newer (python3 is:" \
+    "$(python3 --version 2>&1 || true)). Install one, or name it:" \
+    "PYTHON=/path/to/python3 bash scripts/setup.sh"
+}
+
+# Can what lies in .venv be used? Not if an install into it was cut off, if its
+# Python is gone or too old, or if $PYTHON asks for another version.
+usable() {
+  [ ! -e "$marker" ] && new_enough "$venv/bin/python" \
+    && "$venv/bin/python" -m pip --version >/dev/null 2>&1 || return 1
+  [ -z "${PYTHON:-}" ] \
+    || [ "$(version_of "$PYTHON")" = "$(version_of "$venv/bin/python")" ]
+}
+
+fingerprint() {
+  "$venv/bin/python" -c '
+import hashlib, os, sys
+parts = [sys.version, os.getcwd(), sys.argv[1]]
+parts += [open(name, encoding="utf-8").read() for name in sys.argv[2:]]
+print(hashlib.sha256("\0".join(parts).encode()).hexdigest())
+' "$extras" pyproject.toml
+}
+
+make_venv() {
+  local python
+  python=$(find_python)
+  "$python" -c 'import ensurepip, venv' >/dev/null 2>&1 \
+    || die "$python has no venv module. On Debian or Ubuntu:" \
+      "apt-get install python3-venv"
+  say "making $venv with $python ($("$python" --version 2>&1))"
+  "$python" -m venv --clear "$venv"
+}
+
+install() {
+  rm -f "$stamp"
+  touch "$marker"
+  say "installing ws_jax[$extras] and its dependencies (1 GB, a few minutes)"
+  if ! "$venv/bin/python" -m pip install --editable ".[$extras]" </dev/null
+  then
+    # pip undoes an install that fails by itself; only one that was cut off
+    # leaves a venv that cannot be trusted.
+    rm -f "$marker"
+    die "pip could not install the dependencies; its message is above."
+  fi
+  fingerprint >"$stamp"
+  rm -f "$marker"
+  say "done: $venv is ready"
+}
+
+trap 'say "interrupted; run it again to go on" >&2; exit 130' INT TERM HUP
+
+if [ -n "${PYTHON:-}" ]; then find_python >/dev/null; fi
+usable || make_venv
+if [ -e "$stamp" ] && [ "$(cat "$stamp")" = "$(fingerprint)" ]; then
+  say "$venv is up to date"
+else
+  install
+fi

@@ -1,0 +1,220 @@
+"""Holds the floors of the package: who may import whom, and what is where.
+
+The floors are a list by hand on purpose: a new module fails here until someone
+has decided which floor it lives on.
+"""
+
+import ast
+import functools
+import importlib.metadata
+import pathlib
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+PACKAGE = ROOT / "ws_jax"
+
+# The top-level names that the standard library, and this package, provide.
+STDLIB = sys.stdlib_module_names | {"__future__"}
+
+# Module of ws_jax -> floor. `data` and `models` stand for all files in them.
+FLOORS = {
+  "names": 0,
+  "kernels": 0,
+  "standardize": 0,
+  "describe": 0,
+  "linen": 1,
+  "nnx": 1,
+  "norm": 1,
+  "models": 1,
+  "data": 1,
+  "optim": 1,
+  "tasks": 1,
+  "diagnostics": 1,
+  "interop": 1,
+  "checkpoint": 1,
+  "writers": 1,
+  "config": 1,
+  "train": 2,
+  "sweep": 3,
+  "report": 3,
+  "main": 3,
+}
+# The one import between two modules of floor 1.
+SAME_FLOOR = {("models", "norm")}
+
+OUTSIDE = ("configs", "experiments", "scripts")
+
+TOP_LEVEL = {
+  "CHANGELOG.md",
+  "LICENSE",
+  "README.md",
+  "configs",
+  "experiments",
+  "pyproject.toml",
+  "scripts",
+  "tests",
+  "ws_jax",
+}
+
+
+@functools.cache
+def tracked() -> tuple[pathlib.Path, ...]:
+  """Files that are committed, or would be by `git add --all`."""
+  command = ["git", "ls-files", "-z", "--cached", "--others"]
+  done = subprocess.run(
+    [*command, "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
+  )
+  if done.returncode:
+    pytest.skip("not a git checkout")
+  paths = {ROOT / name for name in done.stdout.split("\0") if name}
+  return tuple(sorted(path for path in paths if path.is_file()))
+
+
+def imports(path: pathlib.Path) -> set[str]:
+  """Dotted names of all that a file imports, at its top or in a function.
+
+  `from a import b` counts as `a.b`: b may be a module.
+  """
+  found = set()
+  for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    if isinstance(node, ast.Import):
+      found |= {alias.name for alias in node.names}
+    elif isinstance(node, ast.ImportFrom):
+      assert node.level == 0, f"{path}: relative import; write ws_jax.NAME"
+      found |= {f"{node.module}.{alias.name}" for alias in node.names}
+  return found
+
+
+def owner(path: pathlib.Path) -> str:
+  """The name in FLOORS of a file of the package."""
+  return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def internal(path: pathlib.Path) -> set[str]:
+  """Names in FLOORS of the modules of this package that a file imports."""
+  found = set()
+  for name in imports(path):
+    head, *rest = name.split(".")
+    if head == "ws_jax" and rest:
+      found.add(rest[0])
+  return found
+
+
+def third_party(path: pathlib.Path) -> set[str]:
+  heads = {name.partition(".")[0] for name in imports(path)}
+  return heads - STDLIB - {"ws_jax"}
+
+
+MODULES = sorted(
+  path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py"
+)
+PROGRAMS = sorted(
+  path for folder in OUTSIDE for path in (ROOT / folder).rglob("*.py")
+)
+
+
+def name_of(path: pathlib.Path) -> str:
+  return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_only_from_lower_floors(path):
+  me = owner(path)
+  assert me in FLOORS, f"{me} has no floor: add it to FLOORS in {__file__}"
+  for other in internal(path) - {me}:
+    assert other in FLOORS, f"{path} imports ws_jax.{other}: no such module"
+    # Floor 0 is one library in a few files.
+    allowed = (
+      FLOORS[other] < FLOORS[me]
+      or FLOORS[other] == FLOORS[me] == 0
+      or (me, other) in SAME_FLOOR
+    )
+    assert allowed, (
+      f"{name_of(path)} (floor {FLOORS[me]}) imports ws_jax.{other} (floor"
+      f" {FLOORS[other]}); a module imports only from lower floors"
+    )
+
+
+@pytest.mark.parametrize(
+  "path", [p for p in MODULES if FLOORS.get(owner(p)) == 0], ids=name_of
+)
+def test_core_needs_only_jax_and_numpy(path):
+  assert third_party(path) <= {"jax", "numpy"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_config_objects_stay_above_train(path):
+  if FLOORS.get(owner(path), 0) < FLOORS["train"] and owner(path) != "config":
+    assert "ml_collections" not in third_party(path), "pass plain values"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_flags_are_read_only_in_main(path):
+  reads_flags = any(name.startswith("absl.flags") for name in imports(path))
+  assert owner(path) == "main" or not reads_flags
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=name_of)
+def test_programs_import_the_package_and_not_each_other(path):
+  siblings = {other.stem for other in PROGRAMS} | set(OUTSIDE) | {"tests"}
+  assert not third_party(path) & siblings
+
+
+@pytest.mark.parametrize("path", [*MODULES, *PROGRAMS], ids=name_of)
+def test_imported_packages_are_declared(path):
+  pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+  extras = pyproject["optional-dependencies"]
+  declared = {
+    re.split(r"[^\w-]", requirement)[0].lower().replace("-", "_")
+    for requirement in [*pyproject["dependencies"], *extras["report"]]
+  }
+  known = importlib.metadata.packages_distributions()
+  # The module's name, where the package with it is an extra, or not installed.
+  declared |= {"tensorflow"}
+  for name in third_party(path):
+    distributions = {d.lower().replace("-", "_") for d in known.get(name, [])}
+    assert (distributions | {name}) & declared, (
+      f"{name_of(path)} imports {name}, which pyproject.toml does not declare"
+    )
+
+
+def test_top_level_holds_only_what_the_design_names():
+  names = {path.relative_to(ROOT).parts[0] for path in tracked()}
+  assert {name for name in names if not name.startswith(".")} <= TOP_LEVEL
+
+
+def test_importing_the_package_is_light():
+  code = "import sys, ws_jax; print(*sys.modules)"
+  done = subprocess.run(
+    [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+  )
+  assert done.returncode == 0, done.stderr
+  heads = {name.partition(".")[0] for name in done.stdout.split()}
+  assert "jax" in heads, "the check is blind: not even jax was seen"
+  heavy = {
+    *("absl", "flax", "matplotlib", "ml_collections", "optax", "orbax"),
+    *("PIL", "tensorboard", "tensorflow", "tensorflow_datasets"),
+  }
+  assert not heads & heavy
+
+
+def test_no_file_names_a_place_of_one_machine():
+  # Spelt in pieces, so that this file does not trip over itself.
+  home = pathlib.Path.home().as_posix()
+  folders = "|".join(["root", "Users", "home", "work"])
+  patterns = rf"(?<![\w.~/])/({folders})/\w|--(extra-)?index-url|--find-links"
+  if home not in ("/", "/root"):
+    patterns += "|" + re.escape(home + "/")
+  for path in tracked():
+    try:
+      text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+      continue  # pictures, arrays
+    if path != pathlib.Path(__file__):
+      found = re.search(patterns, text)
+      assert not found, f"{name_of(path)}: {found[0]!r}"
