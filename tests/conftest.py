@@ -11,14 +11,16 @@ _flags = os.environ.get("XLA_FLAGS", "")
 if _DEVICES not in _flags:
   os.environ["XLA_FLAGS"] = f"{_flags} {_DEVICES}=4".strip()
 
+# Compiled programs are kept for the next run, where git does not see them and
+# the user's own cache is not touched. Commands that a test starts inherit it;
+# a test of the cache itself sets XDG_CACHE_HOME to a folder of its own.
+_CACHE = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "xdg"
+os.environ["XDG_CACHE_HOME"] = str(_CACHE)
+
 import jax  # noqa: E402
 
 # A missing axis that broadcasting fills in is how statistics go wrong unseen.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Compiling is most of the time of a test here, and most of a program is the
-# same in the next run. Set in this process, not in the environment, so that
-# what a test starts as a command finds the cache that a user would find.
-_CACHE = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "jax"
-jax.config.update("jax_compilation_cache_dir", str(_CACHE))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+jax.config.update("jax_compilation_cache_dir", str(_CACHE / "ws_jax/compiled"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
