@@ -39,21 +39,19 @@ version_of() {
   "$1" -c 'import sys; print(sys.version)' </dev/null 2>/dev/null || true
 }
 
-# The command that makes the venv: $PYTHON, or the first that is new enough.
+# The Python that makes the venv: $PYTHON, or the first that is new enough.
 find_python() {
-  local candidate
-  if [ -n "${PYTHON:-}" ]; then
-    new_enough "$PYTHON" \
-      || die "PYTHON=$PYTHON is not a Python of version $wanted or newer."
-    printf '%s\n' "$PYTHON"
-    return
-  fi
-  for candidate in python3 python3.13 python3.12 python3.11 python; do
+  local candidate candidates=(python3 python3.13 python3.12 python3.11 python)
+  [ -z "${PYTHON:-}" ] || candidates=("$PYTHON")
+  for candidate in "${candidates[@]}"; do
     if new_enough "$candidate"; then
-      printf '%s\n' "$candidate"
+      # Of a Python in a venv (maybe the one to be replaced) the one behind it.
+      "$candidate" -c 'import sys; print(sys._base_executable)' </dev/null
       return
     fi
   done
+  [ -z "${PYTHON:-}" ] \
+    || die "PYTHON=$PYTHON is not a Python of version $wanted or newer."
   die "found no Python of version $wanted or newer (python3 is:" \
     "$(python3 --version 2>&1 || true)). Install one, or name it:" \
     "PYTHON=/path/to/python3 bash scripts/setup.sh"
@@ -83,16 +81,21 @@ make_venv() {
   "$python" -c 'import ensurepip, venv' >/dev/null 2>&1 \
     || die "$python has no venv module. On Debian or Ubuntu:" \
       "apt-get install python3-venv"
-  say "making $venv with $python ($("$python" --version 2>&1))"
-  "$python" -m venv --clear "$venv"
+  say "making $venv with $("$python" --version 2>&1)"
+  rm -rf "$venv"
+  mkdir "$venv"
+  touch "$marker"
+  "$python" -m venv "$venv"
 }
 
 install() {
   rm -f "$stamp"
   touch "$marker"
-  say "installing ws_jax[$extras] and its dependencies (1 GB, a few minutes)"
-  if ! "$venv/bin/python" -m pip install --editable ".[$extras]" </dev/null
-  then
+  say "installing ws_jax[$extras] and its dependencies (1.2 GB, about a minute)"
+  local bar=on
+  [ -t 1 ] || bar=off
+  if ! "$venv/bin/python" -m pip install --progress-bar="$bar" \
+    --editable ".[$extras]" </dev/null; then
     # pip undoes an install that fails by itself; only one that was cut off
     # leaves a venv that cannot be trusted.
     rm -f "$marker"
