@@ -6,6 +6,10 @@
 #   PYTHON=python3.13 bash scripts/setup.sh    # this one
 set -euo pipefail
 unset CDPATH
+case "${PYTHON:-}" in  # a path is meant from where the caller stands
+  /*) ;;
+  */*) PYTHON="$PWD/$PYTHON" ;;
+esac
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
 readonly extras="dev"
@@ -81,6 +85,7 @@ make_venv() {
   "$python" -c 'import ensurepip, venv' >/dev/null 2>&1 \
     || die "$python has no venv module. On Debian or Ubuntu:" \
       "apt-get install python3-venv"
+  [ ! -e "$venv" ] || say "$venv cannot be used as it is: replacing it"
   say "making $venv with $("$python" --version 2>&1)"
   rm -rf "$venv"
   mkdir "$venv"
