@@ -1,0 +1,279 @@
+"""Prepares a TFDS image classification set so that training can read it.
+
+    python scripts/prepare_data.py cifar10
+    python scripts/prepare_data.py fashion_mnist --from_debian
+    python scripts/prepare_data.py cifar10 --manual_dir=FOLDER_WITH_THE_ARCHIVE
+
+This is the one place that needs TensorFlow: the TFDS builders do. What they
+write (array_record) is read without it. The builder and its checksums are the
+ones of TFDS, wherever the files come from.
+"""
+
+import gzip
+import importlib.util
+import os
+import pathlib
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import urllib.parse
+import urllib.request
+from collections.abc import Iterable
+
+from absl import app, flags, logging
+
+from ws_jax import data
+
+_DATA_DIR = flags.DEFINE_string(
+  "data_dir", None, "Where to put it (default: the folder TFDS uses)."
+)
+_FROM_DEBIAN = flags.DEFINE_bool(
+  "from_debian", False, "Take fashion_mnist from Debian's package, no internet."
+)
+_MANUAL_DIR = flags.DEFINE_string(
+  "manual_dir", None, "A folder with source files that you brought yourself."
+)
+# absl tells a dash from an underscore, people do not.
+for _flag in ("data_dir", "from_debian", "manual_dir"):
+  flags.DEFINE_alias(_flag.replace("_", "-"), _flag)
+
+DEBIAN_PACKAGE = "dataset-fashion-mnist"
+DEBIAN_DIR = pathlib.Path("/usr/share/datasets/fashion-mnist")
+# The time stamps in the gzip headers of the official files. Debian packs the
+# same compressed data behind a header with no name and another time, which is
+# enough to change the checksums that TFDS compares.
+OFFICIAL_MTIMES = {
+  "train-images-idx3-ubyte.gz": 1504176606,
+  "train-labels-idx1-ubyte.gz": 1504176606,
+  "t10k-images-idx3-ubyte.gz": 1504176627,
+  "t10k-labels-idx1-ubyte.gz": 1504176627,
+}
+PROBE_SECONDS = 5.0
+
+
+class PrepareError(Exception):
+  """What stops the preparation, in words for the one who typed the command."""
+
+
+def restore_gzip_header(packed: bytes, filename: str, mtime: int) -> bytes:
+  """Puts a file name and a time back into the header of a gzip file.
+
+  Args:
+    packed: a gzip file of one member whose header has no optional fields.
+    filename: the name of the file, with `.gz`, as the header shall carry it
+      without.
+    mtime: seconds since 1970.
+
+  Returns:
+    The same compressed data and trailer behind the new header.
+
+  Raises:
+    PrepareError: the file is not a gzip file with a plain header.
+  """
+  if packed[:3] != b"\x1f\x8b\x08" or packed[3] != 0:
+    raise PrepareError(
+      f"{filename} does not start with the plain gzip header that Debian's "
+      f"package {DEBIAN_PACKAGE} has: reinstall the package"
+    )
+  has_name, unix = 8, 3
+  header = b"\x1f\x8b\x08" + bytes([has_name]) + mtime.to_bytes(4, "little")
+  name = filename.removesuffix(".gz").encode("latin-1") + b"\0"
+  return header + bytes([0, unix]) + name + packed[10:]
+
+
+def restore_official_files(source: pathlib.Path, target: pathlib.Path) -> None:
+  """Writes the official Fashion-MNIST files, made from Debian's."""
+  for filename, mtime in OFFICIAL_MTIMES.items():
+    packed = (source / filename).read_bytes()
+    restored = restore_gzip_header(packed, filename, mtime)
+    gzip.decompress(restored)  # The trailer's checksum holds, or this raises.
+    (target / filename).write_bytes(restored)
+
+
+def install_debian_package() -> None:
+  """Installs Debian's package unless its files are there.
+
+  Raises:
+    PrepareError: it cannot be installed from here; says what to type.
+  """
+  if all((DEBIAN_DIR / filename).exists() for filename in OFFICIAL_MTIMES):
+    return
+  command = ["apt-get", "install", "-y", DEBIAN_PACKAGE]
+  typed = shlex.join(command)
+  if shutil.which("apt-get") is None:
+    raise PrepareError(
+      "--from_debian needs Debian or Ubuntu (there is no apt-get here): run "
+      "without it to download the files, or put them in a folder and pass "
+      "--manual_dir"
+    )
+  if os.geteuid() != 0:
+    raise PrepareError(f"not root: type `sudo {typed}` first, then run again")
+  logging.info("running %s", typed)
+  # The lists of a fresh container are empty; a stale list is no reason to stop.
+  subprocess.run(["apt-get", "update", "-qq"], check=False)
+  if subprocess.run(command, check=False).returncode:
+    raise PrepareError(f"`{typed}` failed, see its message above")
+
+
+def reachable(urls: Iterable[str]) -> bool:
+  """Whether any of the hosts answers (or the proxy in front of them).
+
+  A probe of our own, because TFDS tries each file ten times with growing waits:
+  minutes until it says that there is no network.
+  """
+  proxies = urllib.request.getproxies()
+  hosts = set()
+  for url in urls:
+    scheme = urllib.parse.urlsplit(url).scheme
+    parts = urllib.parse.urlsplit(proxies.get(scheme, url))
+    default = 443 if parts.scheme == "https" else 80
+    hosts.add((parts.hostname, parts.port or default))
+  answered = threading.Event()
+
+  def probe(host: tuple[str, int]) -> None:
+    try:
+      socket.create_connection(host, PROBE_SECONDS).close()
+      answered.set()
+    except OSError:
+      pass
+
+  # Threads, because a name server that does not answer has no timeout here.
+  threads = [
+    threading.Thread(target=probe, args=(host,), daemon=True) for host in hosts
+  ]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join(PROBE_SECONDS)
+  return answered.is_set()
+
+
+def _refuse_downloads() -> None:
+  """Makes each download fail at once; files that are there still serve."""
+  import requests
+
+  def refuse(self, request, **kwargs):
+    raise requests.ConnectionError(f"no network, and {request.url} is needed")
+
+  requests.Session.send = refuse
+
+
+def wanted_files(builder) -> str:
+  """The source files of a builder, for those who must bring them by hand."""
+  lines = [
+    f"  {info.filename or url.rsplit('/', 1)[-1]}  {int(info.size)} bytes  "
+    f"sha256 {info.checksum}\n    {url}"
+    for url, info in builder.url_infos.items()
+  ]
+  return "\n".join(lines)
+
+
+def prepare(
+  name: str, data_dir: pathlib.Path, manual_dir: pathlib.Path | None
+) -> pathlib.Path:
+  """Runs the TFDS builder of that name.
+
+  Args:
+    name: `set`, `set/config` or `set/config:version`, as TFDS writes it.
+    data_dir: where it goes.
+    manual_dir: a folder with source files, looked at before any download.
+
+  Returns:
+    The folder of the prepared set.
+
+  Raises:
+    PrepareError: unknown name, no network, or source files missing.
+  """
+  import tensorflow_datasets as tfds
+
+  try:
+    builder = tfds.builder(
+      name, data_dir=data_dir, file_format="array_record", try_gcs=False
+    )
+  except tfds.core.DatasetNotFoundError:
+    raise PrepareError(data.unknown_name(name, data_dir)) from None
+  prepared = pathlib.Path(builder.data_path)
+  if prepared.exists():
+    logging.info("%s is there already: %s", name, prepared)
+    return prepared
+  urls = list(builder.url_infos or {})
+  offline = bool(urls) and not reachable(urls)
+  if offline:
+    _refuse_downloads()
+  config = tfds.download.DownloadConfig(
+    manual_dir=str(manual_dir) if manual_dir else None
+  )
+  try:
+    builder.download_and_prepare(
+      download_config=config, file_format="array_record"
+    )
+  except (OSError, tfds.download.DownloadError) as error:
+    if not offline:
+      raise
+    raise PrepareError(
+      f"no network: none of the hosts of {name} answered within "
+      f"{PROBE_SECONDS:.0f} s. Put these files in a folder and pass it as "
+      f"--manual_dir:\n{wanted_files(builder)}\n({error})"
+    ) from error
+  except AssertionError as error:  # How TFDS says "bring the files yourself".
+    raise PrepareError(str(error)) from error
+  return prepared
+
+
+def run(name: str) -> None:
+  """Prepares the set, then decodes it once to see that it can be read."""
+  if importlib.util.find_spec("tensorflow") is None:
+    root = pathlib.Path(__file__).resolve().parent.parent
+    raise PrepareError(
+      "TensorFlow is needed to prepare data (not to train). Type: "
+      f"{shlex.quote(sys.executable)} -m pip install "
+      f"-e {shlex.quote(f'{root}[tf]')}"
+    )
+  data_dir = pathlib.Path(_DATA_DIR.value or data.default_data_dir())
+  data_dir = data_dir.expanduser()
+  manual_dir = None
+  if _MANUAL_DIR.value:
+    manual_dir = pathlib.Path(_MANUAL_DIR.value).expanduser()
+  if manual_dir and not manual_dir.is_dir():
+    raise PrepareError(f"--manual_dir {manual_dir} is not a folder")
+  if _FROM_DEBIAN.value:
+    if name != "fashion_mnist":
+      raise PrepareError(
+        f"--from_debian has fashion_mnist only, not {name!r}: run without it"
+      )
+    install_debian_package()
+    with tempfile.TemporaryDirectory() as folder:
+      restore_official_files(DEBIAN_DIR, pathlib.Path(folder))
+      prepared = prepare(name, data_dir, pathlib.Path(folder))
+  else:
+    prepared = prepare(name, data_dir, manual_dir)
+  print(f"prepared {name} in {prepared}")
+  try:
+    dataset = data.load_dataset(name, data_dir)
+  except data.DataError as error:
+    print(f"prepared, but it cannot be trained on in memory: {error}")
+    return
+  shape = "x".join(map(str, dataset.train["image"].shape[1:]))
+  print(
+    f"{len(dataset.train['label'])} train and {len(dataset.test['label'])} "
+    f"test images of {shape}, {dataset.num_classes} classes"
+  )
+
+
+def main(argv: list[str]) -> None:
+  if len(argv) != 2:
+    raise app.UsageError("give the name of one set: prepare_data.py NAME")
+  # TensorFlow speaks at length about processors that it could use.
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+  try:
+    run(argv[1])
+  except PrepareError as error:
+    sys.exit(f"prepare_data: {error}")
+
+
+if __name__ == "__main__":
+  app.run(main)

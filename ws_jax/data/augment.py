@@ -1,0 +1,114 @@
+"""Augmentation on the device: pure functions inside the jitted step.
+
+Images stay uint8 until `normalize`, so that a quarter of the bytes move.
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+def random_crop(key: jax.Array, images: jax.Array, padding: int) -> jax.Array:
+  """Shifts each image by a random offset; what comes in at the edge is zero.
+
+  The same as padding by `padding` zeros on each side and cutting the old size
+  out again at a random place, which is the crop of the CIFAR recipes (He et
+  al. 2015, "Deep Residual Learning for Image Recognition", section 4.2).
+
+  Args:
+    key: a JAX random key; the same key gives the same crops.
+    images: `[B, H, W, C]`, any dtype.
+    padding: pixels on each side, 0 for none.
+
+  Returns:
+    An array of the shape and dtype of `images`.
+
+  Raises:
+    ValueError: `images` is not of rank 4, or `padding` is negative.
+
+  Example:
+    >>> images = jnp.ones([2, 8, 8, 3], jnp.uint8)
+    >>> random_crop(jax.random.key(0), images, 2).shape
+    (2, 8, 8, 3)
+  """
+  _check_rank(images)
+  if padding < 0:
+    raise ValueError(f"padding is {padding}, but must be at least 0")
+  if padding == 0:
+    return images
+  batch, height, width, channels = images.shape
+  amounts = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+  padded = jnp.pad(images, amounts)
+  offsets = jax.random.randint(key, (batch, 2), 0, 2 * padding + 1)
+
+  def crop(image, offset):
+    start = (offset[0], offset[1], jnp.zeros_like(offset[0]))
+    return jax.lax.dynamic_slice(image, start, (height, width, channels))
+
+  return jax.vmap(crop)(padded, offsets)
+
+
+def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
+  """Mirrors each image left to right with probability one half.
+
+  Args:
+    key: a JAX random key; the same key gives the same flips.
+    images: `[B, H, W, C]`, any dtype.
+
+  Returns:
+    An array of the shape and dtype of `images`.
+
+  Raises:
+    ValueError: `images` is not of rank 4.
+
+  Example:
+    >>> images = jnp.ones([2, 8, 8, 3], jnp.uint8)
+    >>> random_flip(jax.random.key(0), images).dtype
+    dtype('uint8')
+  """
+  _check_rank(images)
+  flip = jax.random.bernoulli(key, 0.5, (images.shape[0], 1, 1, 1))
+  return jnp.where(flip, images[:, :, ::-1], images)
+
+
+def normalize(
+  images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]
+) -> jax.Array:
+  """Scales bytes to [0, 1], then to mean 0 and deviation 1 per channel.
+
+  Args:
+    images: uint8 `[B, H, W, C]`.
+    mean: of each channel over the training set, in [0, 1].
+    std: the same for the standard deviation.
+
+  Returns:
+    float32 `[B, H, W, C]`.
+
+  Raises:
+    ValueError: `images` is not of rank 4 or not uint8, or the number of
+      channels differs.
+
+  Example:
+    >>> images = jnp.full([1, 1, 1, 1], 255, jnp.uint8)
+    >>> float(normalize(images, (0.5,), (0.25,))[0, 0, 0, 0])
+    2.0
+  """
+  _check_rank(images)
+  if images.dtype != jnp.uint8:
+    # Floats may be in [0, 1] already: scaling them again would go unnoticed.
+    raise ValueError(f"images are {images.dtype}, but must be uint8")
+  channels = images.shape[-1]
+  if not len(mean) == len(std) == channels:
+    raise ValueError(
+      f"images have {channels} channels, mean {len(mean)}, std {len(std)}"
+    )
+  shape = (1, 1, 1, channels)
+  scale = jnp.asarray([1 / (255 * s) for s in std], jnp.float32)
+  ratios = [m / s for m, s in zip(mean, std, strict=True)]
+  shift = jnp.asarray(ratios, jnp.float32)
+  scaled = images.astype(jnp.float32) * scale.reshape(shape)
+  return scaled - shift.reshape(shape)
+
+
+def _check_rank(images: jax.Array) -> None:
+  if images.ndim != 4:
+    raise ValueError(f"images must be [B, H, W, C], not {images.shape}")
