@@ -24,6 +24,7 @@ STDLIB = sys.stdlib_module_names | {"__future__"}
 # Module of ws_jax -> floor. `data` and `models` stand for all files in them.
 FLOORS = {
   "backend": 0,
+  "conventions": 0,
   "names": 0,
   "kernels": 0,
   "standardize": 0,
@@ -40,14 +41,22 @@ FLOORS = {
   "checkpoint": 1,
   "writers": 1,
   "config": 1,
+  "step": 2,
   "train": 2,
+  "rows": 3,
   "sweep": 3,
   "report": 3,
   "main": 3,
 }
-# The imports between two modules of floor 1: a model is made of norms, and the
-# image task augments on the device, inside its step.
-SAME_FLOOR = {("models", "norm"), ("tasks", "data")}
+# Who may import whom on one floor. A model is made of norms, and the image task
+# augments on the device, inside its step.
+SAME_FLOOR = {
+  ("models", "norm"),
+  ("sweep", "rows"),
+  ("report", "rows"),
+  ("tasks", "data"),
+  ("train", "step"),
+}
 
 OUTSIDE = ("configs", "experiments", "scripts")
 
