@@ -57,7 +57,7 @@ find_python() {
   [ -z "${PYTHON:-}" ] \
     || die "PYTHON=$PYTHON is not a Python of version $wanted or newer."
   die "found no Python of version $wanted or newer (python3 is:" \
-    "$(python3 --version 2>&1 || true)). Install one, or name it:" \
+    "$(python3 --version 2>/dev/null || echo missing)). Install one, or name it:" \
     "PYTHON=/path/to/python3 bash scripts/setup.sh"
 }
 
