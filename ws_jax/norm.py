@@ -1,0 +1,408 @@
+"""Normalization layers that share one float32 core.
+
+Every layer here subtracts a mean and divides by a standard deviation; they
+differ only in which values share them, and `normalize` takes that as two
+numbers: how many consecutive examples, and how many groups of channels. On an
+input `[B, ..., C]`:
+
+=========  ===================  ==================
+layer      examples together    groups of channels
+=========  ===================  ==================
+batch      B, or a ghost batch  C
+group      1                    `num_groups`
+layer      1                    1
+instance   1                    C
+=========  ===================  ==================
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from ws_jax.names import lookup
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def normalize(
+  x: jax.Array,
+  scale: jax.Array,
+  bias: jax.Array,
+  examples: int,
+  groups: int,
+  epsilon: float = 1e-5,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Normalizes, scales and shifts, with statistics of the values themselves.
+
+  The statistics are float32, and the variance is the mean square of what is
+  left after the mean is gone: an input of mean 100 and deviation 0.01, where
+  `mean(x * x) - mean(x) ** 2` has no correct digit, comes out right. What is
+  kept for the backward pass is `x` itself and the statistics.
+
+  Args:
+    x: `[B, ..., C]`, any float dtype.
+    scale: `[C]`, multiplies the normalized values.
+    bias: `[C]`, is added to them.
+    examples: how many consecutive examples share statistics; divides B.
+    groups: how many groups the channels form; divides C.
+    epsilon: is added to the variance.
+
+  Returns:
+    The result, of the shape and dtype of `x`, and the means and the biased
+    variances, float32 `[B / examples, groups]`.
+
+  Example:
+    >>> x = 100 + jnp.arange(8.0).reshape(2, 2, 2)
+    >>> y, mean, _ = normalize(x, jnp.ones(2), jnp.zeros(2), 1, 1)
+    >>> mean
+    Array([[101.5],
+           [105.5]], dtype=float32)
+    >>> y.mean(axis=(1, 2))
+    Array([0., 0.], dtype=float32)
+  """
+  return _forward(x, scale, bias, examples, groups, epsilon)[0]
+
+
+def _forward(x, scale, bias, examples, groups, epsilon):
+  rows = _rows(x, examples)
+  mean = _pool(_sum_rows(rows), groups, rows.shape[1])
+  centred = rows - _spread(mean, rows)[:, None]
+  var = _pool(_sum_rows(centred * centred), groups, rows.shape[1])
+  rstd = jax.lax.rsqrt(var + epsilon)
+  factor = _spread(rstd, rows) * scale[None]
+  y = centred * factor[:, None] + bias[None, None]
+  y = y.reshape(x.shape).astype(x.dtype)
+  return (y, mean, var), (x, scale, mean, rstd)
+
+
+def _backward(examples, groups, epsilon, residuals, cotangents):
+  del epsilon  # it is inside rstd
+  x, scale, mean, rstd = residuals
+  dy, dmean, dvar = cotangents
+  dy = _rows(dy, examples)
+  rows = _rows(x, examples)
+  count = rows.shape[1]
+  centred = rows - _spread(mean, rows)[:, None]
+  # Per channel first: the gradients of scale and bias fall out on the way.
+  sum_dy = _sum_rows(dy)
+  sum_dy_xhat = _sum_rows(dy * centred) * _spread(rstd, rows)
+  # d(loss)/d(mean) and d(loss)/d(xhat direction), averaged over each group.
+  along_one = _pool(sum_dy * scale[None], groups, count)
+  along_xhat = _pool(sum_dy_xhat * scale[None], groups, count)
+  size = count * (rows.shape[2] // groups)
+  slope = 2 * dvar / size - rstd * rstd * along_xhat
+  shift = dmean / size - rstd * along_one
+  factor = _spread(rstd, rows) * scale[None]
+  dx = dy * factor[:, None] + centred * _spread(slope, rows)[:, None]
+  dx = dx + _spread(shift, rows)[:, None]
+  dx = dx.reshape(x.shape).astype(x.dtype)
+  dscale = sum_dy_xhat.sum(0).astype(scale.dtype)
+  return dx, dscale, sum_dy.sum(0).astype(scale.dtype)
+
+
+normalize.defvjp(_forward, _backward)
+
+
+def _rows(x, examples):
+  """`[B, ..., C]` as float32 `[B / examples, values per channel, C]`."""
+  shape = (x.shape[0] // examples, -1, x.shape[-1])
+  return x.reshape(shape).astype(jnp.float32)
+
+
+def _sum_rows(rows):
+  """`[A, M, C]` -> `[A, C]`."""
+  if jax.default_backend() != "cpu":
+    return rows.sum(1)
+  # XLA's CPU backend sums over a middle axis slowly and multiplies matrices
+  # fast; full precision, or a global setting could round the operands.
+  return jnp.einsum(
+    "amc,m->ac",
+    rows,
+    jnp.ones(rows.shape[1], rows.dtype),
+    precision=jax.lax.Precision.HIGHEST,
+  )
+
+
+def _pool(sums, groups, count):
+  """Sums `[A, C]` of `count` values each -> means `[A, groups]`."""
+  return sums.reshape(sums.shape[0], groups, -1).mean(2) / count
+
+
+def _spread(stats, rows):
+  """`[A, groups]` -> `[A, C]`: every channel gets what its group has."""
+  return jnp.repeat(stats, rows.shape[2] // stats.shape[1], axis=1)
+
+
+class BatchNorm(nn.Module):
+  """Batch normalization with a normalization batch of its own.
+
+  Statistics are shared by `batch_size` consecutive examples (a "ghost"
+  batch), so that the batch of the optimizer and that of the normalization are
+  two numbers. The running mean and biased variance, averaged over the ghost
+  batches, are in the collection `batch_stats`; they are what is used when
+  `train` is false, and they do not change during `init`.
+
+  Ioffe and Szegedy, 2015 (arXiv:1502.03167); ghost batches: Hoffer et al.,
+  2017 (arXiv:1705.08741).
+
+  Attributes:
+    batch_size: examples that share statistics; None: all that are given.
+    momentum: share of the old running statistics in the new ones.
+    epsilon: added to the variance.
+    dtype: of the result; statistics and parameters are float32.
+    scale_init: initializer of `scale`.
+
+  Example:
+    >>> x = jnp.arange(8.0).reshape(4, 2)
+    >>> layer = BatchNorm(batch_size=2)
+    >>> variables = layer.init(jax.random.key(0), x, train=False)
+    >>> y, _ = layer.apply(variables, x, train=True, mutable="batch_stats")
+    >>> y.round(2)[:, 0]
+    Array([-1.,  1., -1.,  1.], dtype=float32)
+  """
+
+  batch_size: int | None = None
+  momentum: float = 0.9
+  epsilon: float = 1e-5
+  dtype: DTypeLike = jnp.float32
+  scale_init: nn.initializers.Initializer = nn.initializers.ones
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """Normalizes `[B, ..., C]`; with `train`, updates `batch_stats`.
+
+    Raises:
+      ValueError: the normalization batch does not divide B.
+    """
+    scale, bias = _affine_params(self, x)
+    shape = (x.shape[-1],)
+    mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
+    var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
+    if not train or self.is_initializing():
+      factor = jax.lax.rsqrt(var.value + self.epsilon) * scale
+      y = _channelwise(x, -mean.value, factor, bias)
+      return y.astype(self.dtype)
+    examples = self.batch_size or x.shape[0]
+    if x.shape[0] % examples:
+      raise ValueError(
+        f"a normalization batch of {examples} does not divide the batch of"
+        f" {x.shape[0]} examples"
+      )
+    y, *stats = normalize(x, scale, bias, examples, shape[0], self.epsilon)
+    for running, new in zip((mean, var), stats, strict=True):
+      new = jax.lax.stop_gradient(new).mean(0)
+      running.value += (1 - self.momentum) * (new - running.value)
+    return y.astype(self.dtype)
+
+
+class GroupNorm(nn.Module):
+  """Group normalization: statistics per example and group of channels.
+
+  Wu and He, 2018 (arXiv:1803.08494).
+
+  Attributes:
+    num_groups: how many groups the channels form.
+    channels_per_group: the same said the other way; at most one of the two is
+      given. With neither there are 8 groups, which fits the 16 channels where
+      CIFAR ResNets begin; ImageNet models use 32.
+    epsilon: added to the variance.
+    dtype: of the result; statistics and parameters are float32.
+    scale_init: initializer of `scale`.
+
+  Example:
+    >>> layer = GroupNorm(channels_per_group=4)
+    >>> y, _ = layer.init_with_output(jax.random.key(0), jnp.ones((2, 5, 8)))
+    >>> y.shape
+    (2, 5, 8)
+  """
+
+  num_groups: int | None = None
+  channels_per_group: int | None = None
+  epsilon: float = 1e-5
+  dtype: DTypeLike = jnp.float32
+  scale_init: nn.initializers.Initializer = nn.initializers.ones
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+    """Normalizes `[B, ..., C]`, in training and evaluation alike.
+
+    Raises:
+      ValueError: the channels cannot be divided as asked.
+    """
+    scale, bias = _affine_params(self, x)
+    groups = _count_groups(
+      x.shape[-1], self.num_groups, self.channels_per_group
+    )
+    y, _, _ = normalize(x, scale, bias, 1, groups, self.epsilon)
+    return y.astype(self.dtype)
+
+
+class LayerNorm(GroupNorm):
+  """One group: statistics per example, over positions and channels.
+
+  Not `flax.linen.LayerNorm`, which normalizes every position by itself.
+  Ba et al., 2016 (arXiv:1607.06450); for convolutions as in Wu and He, 2018.
+  """
+
+  num_groups: int | None = 1
+
+
+class InstanceNorm(GroupNorm):
+  """One channel per group: statistics per example and channel.
+
+  Ulyanov et al., 2016 (arXiv:1607.08022).
+  """
+
+  channels_per_group: int | None = 1
+
+
+class Affine(nn.Module):
+  """What is left of a layer here without its normalization: scale and bias.
+
+  So the parameters are the same with and without normalization, the
+  convolutions before need no bias of their own, and a scale that starts at
+  zero switches a residual branch off as it does with normalization.
+  """
+
+  epsilon: float = 1e-5  # unused
+  dtype: DTypeLike = jnp.float32
+  scale_init: nn.initializers.Initializer = nn.initializers.ones
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+    """Scales and shifts the channels of `[B, ..., C]`."""
+    scale, bias = _affine_params(self, x)
+    y = _channelwise(x, jnp.zeros_like(bias), scale, bias)
+    return y.astype(self.dtype)
+
+
+NORMS = {
+  "batch": BatchNorm,
+  "group": GroupNorm,
+  "instance": InstanceNorm,
+  "layer": LayerNorm,
+  "none": Affine,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class NormSpec:
+  """Which normalization a model uses: plain values, equal if they are.
+
+  What a kind has no use for is ignored, so that a sweep over kinds can leave
+  the rest as it is.
+
+  Attributes:
+    kind: a name of `NORMS`.
+    num_groups: of `group`; see `GroupNorm` for the default.
+    channels_per_group: of `group`, instead of `num_groups`.
+    batch_size: of `batch`: the normalization batch; None: the whole batch.
+    momentum: of `batch`: share of the old running statistics in the new.
+    epsilon: added to the variance.
+
+  Raises:
+    ValueError: the kind is unknown, a number is out of range, or both
+      `num_groups` and `channels_per_group` are given.
+
+  Example:
+    >>> NormSpec("group", num_groups=32).check(16)
+    Traceback (most recent call last):
+    ValueError: 16 channels cannot form 32 groups; possible: 1, 2, 4, 8, 16
+  """
+
+  kind: str = "group"
+  num_groups: int | None = None
+  channels_per_group: int | None = None
+  batch_size: int | None = None
+  momentum: float = 0.9
+  epsilon: float = 1e-5
+
+  def __post_init__(self):
+    lookup(NORMS, self.kind, "norm")
+    for name in ("num_groups", "channels_per_group", "batch_size"):
+      value = getattr(self, name)
+      if value is not None and value < 1:
+        raise ValueError(f"{name} must be at least 1, not {value}")
+    if not 0 <= self.momentum < 1:
+      raise ValueError(
+        f"momentum must be at least 0 and below 1, not {self.momentum}"
+      )
+    if self.epsilon < 0:
+      raise ValueError(f"epsilon must not be negative, as is {self.epsilon}")
+    _refuse_both(self.num_groups, self.channels_per_group)
+
+  def check(self, channels: int) -> None:
+    """Refuses channels that cannot be divided into the groups; no compile.
+
+    Raises:
+      ValueError: with the channels, what was asked for, and what is possible.
+    """
+    if self.kind == "group":
+      _count_groups(channels, self.num_groups, self.channels_per_group)
+
+  def layer(
+    self,
+    *,
+    dtype: DTypeLike = jnp.float32,
+    scale_init: nn.initializers.Initializer = nn.initializers.ones,
+    name: str | None = None,
+  ) -> nn.Module:
+    """A layer of this kind, to be called as `layer(x, train=...)`."""
+    own: dict[str, Any] = {}
+    if self.kind == "batch":
+      own = {"batch_size": self.batch_size, "momentum": self.momentum}
+    if self.kind == "group":
+      own = {
+        "num_groups": self.num_groups,
+        "channels_per_group": self.channels_per_group,
+      }
+    return NORMS[self.kind](
+      epsilon=self.epsilon,
+      dtype=dtype,
+      scale_init=scale_init,
+      name=name,
+      **own,
+    )
+
+
+def _affine_params(module, x):
+  """The parameters `scale` and `bias` of a layer, float32 `[C]`."""
+  shape = (x.shape[-1],)
+  scale = module.param("scale", module.scale_init, shape, jnp.float32)
+  bias = module.param("bias", nn.initializers.zeros, shape, jnp.float32)
+  return scale, bias
+
+
+def _channelwise(x, offset, factor, bias):
+  """`(x + offset) * factor + bias` in float32, each of them `[C]`."""
+  rows = _rows(x, 1)
+  y = (rows + offset[None, None]) * factor[None, None] + bias[None, None]
+  return y.reshape(x.shape)
+
+
+def _count_groups(channels, num_groups, channels_per_group):
+  """How many groups `channels` form, or a ValueError saying why not."""
+  _refuse_both(num_groups, channels_per_group)
+  if channels_per_group is not None:
+    asked, what = channels_per_group, "groups of {} channels"
+  else:
+    asked, what = num_groups or 8, "{} groups"
+  if channels % asked:
+    divisors = [n for n in range(1, channels + 1) if channels % n == 0]
+    raise ValueError(
+      f"{channels} channels cannot form {what.format(asked)};"
+      f" possible: {', '.join(map(str, divisors))}"
+    )
+  return asked if channels_per_group is None else channels // asked
+
+
+def _refuse_both(num_groups, channels_per_group):
+  if num_groups is not None and channels_per_group is not None:
+    raise ValueError(
+      "num_groups and channels_per_group say the same thing; give one, not"
+      f" both {num_groups} and {channels_per_group}"
+    )
