@@ -1,0 +1,341 @@
+"""Weight Standardization as a pure function of the parameters.
+
+Qiao et al., "Weight Standardization" (arXiv 1903.10520): every filter of a
+convolution is shifted and scaled to mean 0 and variance 1 over its fan-in.
+"""
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ws_jax.conventions import BIT, Convention, get_convention
+from ws_jax.kernels import (
+  Axes,
+  Selector,
+  conv_kernels,
+  fan_in_axes,
+  selected_kernels,
+)
+from ws_jax.names import suggest
+
+PyTree = Any
+
+
+def standardize(
+  kernel: jax.typing.ArrayLike,
+  *,
+  axis: int | Sequence[int] | None = None,
+  convention: str | Convention = BIT,
+  gain: jax.typing.ArrayLike | None = None,
+) -> jax.Array:
+  """Standardizes every filter of one kernel over its fan-in.
+
+  Moments are two-pass and in float32 (float64 for a float64 kernel); the result
+  has the dtype of the kernel. Values and gradients are finite for constant,
+  zero, tiny and huge kernels in every convention.
+
+  Args:
+    kernel: floating-point array `[..., out]`, as `[H, W, in, out]`.
+    axis: the fan-in axes, over which the moments are taken. None stands for all
+      but the last, which is right for convolution kernels of Flax, grouped and
+      depthwise ones too.
+    convention: which definition: a name of `CONVENTIONS` or a `Convention`.
+    gain: optional factor per filter, of the kernel's shape without the fan-in
+      axes, or a scalar.
+
+  Returns:
+    The effective kernel, of the shape and dtype of `kernel`.
+
+  Raises:
+    ValueError: unknown convention, axes that the kernel does not have, a gain
+      of another shape, or a fan-in below the convention's `min_fan_in`.
+    TypeError: the kernel is not real floating point.
+
+  Example:
+    >>> kernel = jax.random.normal(jax.random.key(0), (3, 3, 8, 16))
+    >>> effective = standardize(0.1 * kernel + 2.0, convention="qiao")
+    >>> bool(jnp.allclose(effective.mean((0, 1, 2)), 0.0, atol=1e-5))
+    True
+    >>> bool(jnp.allclose(effective.std((0, 1, 2), ddof=1), 1.0, atol=1e-3))
+    True
+  """
+  kernel = jnp.asarray(kernel)
+  convention = get_convention(convention)
+  if not jnp.issubdtype(kernel.dtype, jnp.floating):
+    raise TypeError(f"a kernel must be floating point, got {kernel.dtype}")
+  axes = _canonical_axes(axis, kernel.ndim)
+  _check_fan_in(kernel.shape, axes, convention)
+  if gain is not None:
+    gain = _align_gain(jnp.asarray(gain), kernel.shape, axes)
+  return _standardize(kernel, gain, axes=axes, convention=convention)
+
+
+def weight_standardize(
+  params: PyTree,
+  *,
+  where: Selector = conv_kernels,
+  axes: Axes = fan_in_axes,
+  convention: str | Convention = BIT,
+  gains: Mapping[str, jax.Array] | None = None,
+) -> PyTree:
+  """Returns the effective parameters: selected kernels are standardized.
+
+  The parameters given stay the only state: call this inside the function that
+  is differentiated, once per optimizer step, in training and in evaluation.
+
+  Args:
+    params: any pytree of arrays, as from `model.init`.
+    where: `(path, leaf) -> bool`, which leaves are kernels. A path is
+      `"block/Conv_0/kernel"`.
+    axes: `(path, leaf) -> tuple`, the fan-in axes of a selected leaf.
+    convention: a name of `CONVENTIONS` or a `Convention`.
+    gains: optional `{path: [out] array}` with one entry per selected kernel, as
+      from `init_gains`.
+
+  Returns:
+    A tree of the same structure, shapes and dtypes; leaves that are not
+    selected are the same objects.
+
+  Raises:
+    ValueError: nothing was selected (the message lists the paths), a kernel
+      that cannot be standardized (names the path), or gains whose paths are not
+      the selected ones.
+
+  Example:
+    >>> params = {"Conv_0": {"kernel": jnp.arange(72.0).reshape(3, 3, 4, 2)}}
+    >>> effective = weight_standardize(params)
+    >>> bool(jnp.allclose(effective["Conv_0"]["kernel"].std((0, 1, 2)), 1.0))
+    True
+    >>> weight_standardize({"Dense_0": {"kernel": jnp.ones((8, 2))}})
+    Traceback (most recent call last):
+    ValueError: no kernel was selected; paths seen: Dense_0/kernel [8, 2]
+  """
+  convention = get_convention(convention)
+  paths, leaves, treedef = selected_kernels(params, where)
+  if gains is not None:
+    _check_gains(gains, [path for path in paths if path is not None])
+  out = []
+  for path, leaf in zip(paths, leaves, strict=True):
+    if path is None:
+      out.append(leaf)
+      continue
+    gain = None if gains is None else gains[path]
+    try:
+      out.append(
+        standardize(
+          leaf, axis=axes(path, leaf), convention=convention, gain=gain
+        )
+      )
+    except (TypeError, ValueError) as error:
+      raise type(error)(f"{path}: {error}") from None
+  return jax.tree.unflatten(treedef, out)
+
+
+def fold(
+  params: PyTree,
+  *,
+  where: Selector = conv_kernels,
+  axes: Axes = fan_in_axes,
+  convention: str | Convention = BIT,
+  gains: Mapping[str, jax.Array] | None = None,
+) -> PyTree:
+  """Returns plain parameters with which the plain model computes the same.
+
+  For deployment: the arguments and errors are those of `weight_standardize`.
+  Do not train on from folded parameters, and do not fold them again: they are
+  no longer the raw ones, and nothing in the tree says so.
+
+  Example:
+    >>> params = {"Conv_0": {"kernel": jnp.arange(72.0).reshape(3, 3, 4, 2)}}
+    >>> round(float(fold(params)["Conv_0"]["kernel"].max()), 2)
+    1.68
+  """
+  return weight_standardize(
+    params, where=where, axes=axes, convention=convention, gains=gains
+  )
+
+
+def init_gains(
+  params: PyTree, *, where: Selector = conv_kernels, axes: Axes = fan_in_axes
+) -> dict[str, jax.Array]:
+  """Returns gains of one, `{path: [out] float32}`, for the scaled conventions.
+
+  They are a tree of their own, so that an optimizer can leave them out of
+  weight decay.
+
+  Example:
+    >>> params = {"Conv_0": {"kernel": jnp.zeros((3, 3, 4, 2))}}
+    >>> {path: gain.shape for path, gain in init_gains(params).items()}
+    {'Conv_0/kernel': (2,)}
+  """
+  paths, leaves, _ = selected_kernels(params, where)
+  gains = {}
+  for path, leaf in zip(paths, leaves, strict=True):
+    if path is not None:
+      reduced = _canonical_axes(axes(path, leaf), leaf.ndim)
+      shape = [n for i, n in enumerate(leaf.shape) if i not in reduced]
+      gains[path] = jnp.ones(shape, jnp.float32)
+  return gains
+
+
+# Jitted so that kernels of one shape share a trace, and eager calls are one
+# dispatch.
+@functools.partial(jax.jit, static_argnames=("axes", "convention"))
+def _standardize(kernel, gain, *, axes, convention):
+  dtype = jnp.float64 if kernel.dtype == jnp.float64 else jnp.float32
+  fan_in = math.prod(kernel.shape[i] for i in axes)
+  wide = kernel.astype(dtype)
+  if kernel.dtype == jnp.float16 and convention.rescale:
+    wide = _tame_gradient(wide, axes, fan_in, convention)
+  centred = _centre(wide, axes, fan_in)
+  out = centred if convention.center else wide
+  if convention.rescale:
+    std = _std(centred, axes, fan_in - convention.ddof)
+    spread = _spread(std, fan_in, convention)
+    if not convention.center:
+      # The mean is divided too, and may be too large to be differentiated.
+      spread = jnp.where(std > 0, spread, lax.stop_gradient(spread))
+    out = out / spread
+    if convention.fan_in_scale:
+      out = out * fan_in**-0.5
+  if gain is not None:
+    out = out * gain.astype(dtype)
+  if kernel.dtype == jnp.float16:
+    limit = float(jnp.finfo(jnp.float16).max)
+    out = jnp.clip(out, -limit, limit)
+  return out.astype(kernel.dtype)
+
+
+def _sum(x, axes, weight):
+  """`weight * x.sum(axes, keepdims=True)`; as a dot, the fastest on CPU."""
+  ones = jnp.full([x.shape[i] for i in axes], weight, x.dtype)
+  contracted = (tuple(range(len(axes))), axes)
+  total = lax.dot_general(
+    ones, x, (contracted, ((), ())), precision=lax.Precision.HIGHEST
+  )
+  return jnp.expand_dims(total, axes)
+
+
+def _centre(x, axes, fan_in):
+  # Measured from one of its own weights a filter loses no digits, however far
+  # its mean is from zero, and a constant one becomes exactly zero. The slope of
+  # the result does not depend on where one measures from.
+  first = [slice(0, 1) if i in axes else slice(None) for i in range(x.ndim)]
+  x = x - lax.stop_gradient(x[tuple(first)])
+  return x - _sum(x, axes, 1 / fan_in)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _std(centred, axes, count):
+  """sqrt(sum(centred**2) / count) that neither overflows nor has NaN slope."""
+  square = _sum(centred * centred, axes, 1 / count)
+  shrink = 2.0 ** (-jnp.finfo(centred.dtype).maxexp // 2)
+  small = centred * shrink
+  return jnp.where(
+    jnp.isfinite(square),
+    jnp.sqrt(square),
+    jnp.sqrt(_sum(small * small, axes, 1 / count)) / shrink,
+  )
+
+
+@_std.defjvp
+def _std_jvp(axes, count, primals, tangents):
+  (centred,), (tangent,) = primals, tangents
+  std = _std(centred, axes, count)
+  # A constant filter has no direction in which its spread grows first: zero is
+  # the subgradient that keeps it finite (PyTorch takes the same one).
+  alive = std > jnp.sqrt(jnp.finfo(std.dtype).tiny)
+  unit = jnp.where(alive, centred / jnp.where(alive, std, 1.0), 0.0)
+  return std, _sum(unit * tangent, axes, 1 / count)
+
+
+def _spread(std, fan_in, convention):
+  """What the centred kernel is divided by, from its standard deviation."""
+  eps = convention.eps
+  if convention.eps_place == "variance":
+    return jnp.hypot(std, eps**0.5)
+  if convention.eps_place == "std":
+    return std + eps
+  if convention.eps_place == "floor_fan_in":
+    eps = eps / fan_in
+  return jnp.maximum(std, eps**0.5)
+
+
+def _tame_gradient(wide, axes, fan_in, convention):
+  """Bounds the slope of (nearly) constant filters that are stored in float16.
+
+  Their true slope, up to 1 / sqrt(eps) = 1e5, is beyond what float16 can hold.
+  """
+  frozen = lax.stop_gradient(wide)
+  std = _std(_centre(frozen, axes, fan_in), axes, fan_in - convention.ddof)
+  spread = _spread(std, fan_in, convention)
+  slope = 1.0 / spread
+  if not convention.center:
+    slope *= 1.0 + jnp.max(jnp.abs(frozen), axes, keepdims=True) / spread
+  share = jnp.minimum(1.0, 2.0**10 / slope)
+  return share * wide + (1.0 - share) * frozen
+
+
+def _canonical_axes(
+  axis: int | Sequence[int] | None, ndim: int
+) -> tuple[int, ...]:
+  if axis is None:
+    axis = range(ndim - 1)
+  axes = (axis,) if isinstance(axis, int) else tuple(axis)
+  if not axes:
+    raise ValueError(f"a kernel needs a fan-in axis, got {ndim} dimensions")
+  if not all(isinstance(i, int) and -ndim <= i < ndim for i in axes):
+    raise ValueError(f"no axes {axes} in a kernel of {ndim} dimensions")
+  unique = tuple(sorted({i % ndim for i in axes}))
+  if len(unique) != len(axes):
+    raise ValueError(f"axes {axes} name one axis twice")
+  return unique
+
+
+def _check_fan_in(
+  shape: tuple[int, ...], axes: tuple[int, ...], convention: Convention
+) -> None:
+  fan_in = math.prod(shape[i] for i in axes)
+  if fan_in >= convention.min_fan_in:
+    return
+  where = f"fan-in {fan_in} (shape {list(shape)}, axes {list(axes)})"
+  if fan_in < 2:
+    raise ValueError(
+      f"{where} has no standard deviation: leave this kernel out with `where`, "
+      "or check the axes"
+    )
+  raise ValueError(
+    f"{where} is below min_fan_in={convention.min_fan_in}: two weights become "
+    "+-1 whatever their values. Leave this kernel out with `where`, choose a "
+    "scaled or centred convention ('nfnet', 'timm_scaled', 'center'), or allow "
+    "it with dataclasses.replace(convention, min_fan_in=2)"
+  )
+
+
+def _align_gain(
+  gain: jax.Array, shape: tuple[int, ...], axes: tuple[int, ...]
+) -> jax.Array:
+  kept = tuple(n for i, n in enumerate(shape) if i not in axes)
+  if gain.ndim and gain.shape != kept:
+    raise ValueError(
+      f"gain of shape {list(gain.shape)} for a kernel {list(shape)} with "
+      f"fan-in axes {list(axes)}: must be {list(kept)} or a scalar"
+    )
+  return gain.reshape(
+    [n if gain.ndim and i not in axes else 1 for i, n in enumerate(shape)]
+  )
+
+
+def _check_gains(gains: Mapping[str, Any], paths: list[str]) -> None:
+  for path in sorted(set(gains) - set(paths)):
+    raise ValueError(
+      f"gain for unknown kernel {path!r}: {suggest(path, paths)}"
+    )
+  missing = sorted(set(paths) - set(gains))
+  if missing:
+    raise ValueError(f"kernels without a gain: {', '.join(missing)}")
