@@ -41,6 +41,8 @@ FLOORS = {
   "checkpoint": 1,
   "writers": 1,
   "config": 1,
+  "figures": 1,
+  "grid": 1,
   "step": 2,
   "train": 2,
   "rows": 3,
@@ -48,12 +50,12 @@ FLOORS = {
   "report": 3,
   "main": 3,
 }
-# Who may import whom on one floor. A model is made of norms, and the image task
-# augments on the device, inside its step.
+# Who may import whom on one floor, besides floor 0. A model is made of norms;
+# the image task augments on the device, inside its step.
 SAME_FLOOR = {
   ("models", "norm"),
-  ("sweep", "rows"),
   ("report", "rows"),
+  ("sweep", "rows"),
   ("tasks", "data"),
   ("train", "step"),
 }
