@@ -1,0 +1,28 @@
+"""BatchNorm and GN+WS on all of Fashion-MNIST: is training here right?
+
+Question: does ResNet-20 reach at least 93 % test accuracy on Fashion-MNIST,
+with BN and with GN+WS?
+
+Scientific parameters: the arm, BN or GN+WS.
+Nuisance parameters: none; both arms run at the learning rate of the config,
+  so the difference between them is not the best of one against the best of
+  the other.
+Fixed parameters: all of configs/fashion_mnist.py. Seeds: 3.
+
+  python scripts/prepare_data.py fashion_mnist --from-debian
+  python scripts/sweep.py --experiment=experiments/fashion_mnist_resnet20.py
+"""
+
+from ws_jax.sweep import product
+
+CONFIG = "configs/fashion_mnist.py"
+
+ARMS = (
+  {"model.norm": "batch", "model.ws": False},
+  {"model.norm": "group", "model.ws": True},
+)
+
+
+def sweep():
+  """Two arms, three seeds."""
+  return product([{"model.name": "resnet20"}], ARMS, seed=range(3))

@@ -1,0 +1,31 @@
+"""Does Weight Standardization let GroupNorm train at a high learning rate?
+
+Question: BN, GN and GN+WS, each at a moderate and at a high learning rate, on
+10,000 real images: which ones still learn?
+
+Scientific parameters: the norm, WS, the learning rate.
+Nuisance parameters: none; one seed and two rates show what happens, and prove
+  nothing. experiments/README.md lists the runs that do.
+Fixed parameters: a narrow ResNet-8, its training length, everything else.
+
+  bash scripts/quickstart.sh
+"""
+
+from ws_jax.sweep import product
+
+CONFIG = "configs/fashion_mnist_10k.py"
+
+ARMS = (
+  {"model.norm": "batch", "model.ws": False},
+  {"model.norm": "group", "model.ws": False},
+  {"model.norm": "group", "model.ws": True},
+)
+
+
+def sweep():
+  """Three arms, two learning rates."""
+  return product(
+    [{"model.name": "resnet8", "model.width": 0.5, "train.epochs": 3.0}],
+    ARMS,
+    **{"optim.learning_rate": [0.1, 3.0]},
+  )

@@ -1,0 +1,37 @@
+"""Reports on a sweep: prints its table, writes it and the figure.
+
+  python scripts/report.py workdirs/quickstart
+  python scripts/report.py workdirs/quickstart --to=experiments/quickstart
+
+Writes summary.csv, summary.md, figure.png and figure.svg beside the runs, or,
+with a copy of runs.csv, to another folder. A sweep that is not finished gives
+a report of what there is.
+"""
+
+import pathlib
+import sys
+
+from absl import app, flags
+
+from ws_jax import report
+
+_TO = flags.DEFINE_string("to", None, "Folder to write to. Default: DIR.")
+_TITLE = flags.DEFINE_string("title", "", "Of the figure.")
+
+
+def main(argv: list[str]) -> None:
+  """Writes the report of the folder that the command line names."""
+  if len(argv) != 2:
+    raise app.UsageError("give one folder: python scripts/report.py DIR")
+  out = pathlib.Path(argv[1])
+  target = pathlib.Path(_TO.value) if _TO.value else out
+  try:
+    lines = report.write(out, target, _TITLE.value)
+  except ValueError as error:
+    sys.exit(f"error: {error}")
+  report.show(lines)
+  print(f"table:  {target / 'summary.md'}\nfigure: {target / 'figure.png'}")
+
+
+if __name__ == "__main__":
+  app.run(main)

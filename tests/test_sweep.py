@@ -1,0 +1,407 @@
+"""The sweep, with a trainer that does nothing but what the test says."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+from ws_jax import config, rows, sweep, train
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def quiet(_):
+  pass
+
+
+class Trainer:
+  """Trains nothing; remembers what it was asked and does as told.
+
+  Args:
+    ends: run's seed -> the exception that it ends with.
+  """
+
+  def __init__(self, ends=None):
+    self.ends = ends or {}
+    self.seen = []
+
+  def __call__(self, c, workdir):
+    self.seen.append((c.model.norm, c.optim.learning_rate, c.seed))
+    if c.seed in self.ends:
+      raise self.ends[c.seed]
+    status = {
+      "status": "done",
+      "step": 7,
+      "reason": None,
+      "seconds": {"compile": 1.0, "train": 2.5, "eval": 0.5},
+      "versions": {"jax": "0.10.2"},
+      "device": "1 x cpu",
+      "commit": "12e4567",
+    }
+    (pathlib.Path(workdir) / "status.json").write_text(json.dumps(status))
+    return {"eval/accuracy": 0.5 + c.seed / 100}
+
+
+def run(out, overrides, train_fn, **kwargs):
+  return sweep.run_sweep(
+    config.default(), overrides, out, train_fn=train_fn, say=quiet, **kwargs
+  )
+
+
+def seeds(*values):
+  return list(sweep.product(seed=values))
+
+
+def test_product_takes_whole_arms_and_its_last_axis_is_the_fastest():
+  arms = [{"model.norm": "batch", "model.ws": False}, {"model.norm": "group"}]
+  axes = {"optim.momentum": [0.0, 0.9], "seed": [3]}
+  assert list(sweep.product(arms, **axes)) == [
+    {**arm, "optim.momentum": momentum, "seed": 3}
+    for arm in arms
+    for momentum in (0.0, 0.9)
+  ]
+
+
+def test_axes_that_cannot_be_combined_are_refused():
+  with pytest.raises(ValueError, match="'seed' is set by two axes"):
+    list(sweep.product([{"seed": 1}], seed=[2]))
+  with pytest.raises(ValueError, match="one length, got"):
+    list(sweep.zipped(seed=[1, 2], width=[1]))
+
+
+@pytest.mark.parametrize(
+  ("low", "high", "num"), [(1e-3, 10.0, 9), (0.05, 3.2, 7), (1, 2, 2)]
+)
+def test_log_grid_has_its_ends_and_equal_ratios(low, high, num):
+  grid = sweep.log_grid(low, high, num)
+  np.testing.assert_allclose(grid, np.geomspace(low, high, num), rtol=5e-3)
+  assert grid[0] == low and grid[-1] == high and len(grid) == num
+
+
+@pytest.mark.parametrize(
+  "bad", [(0.0, 1.0, 3), (1.0, 0.1, 3), (0.1, 1.0, 1), (1.0, 1.001, 5)]
+)
+def test_log_grid_refuses_what_is_no_grid(bad):
+  with pytest.raises(ValueError, match="log_grid needs|equal to 3 digits"):
+    sweep.log_grid(*bad)
+
+
+def test_runs_that_share_a_compile_are_neighbours_and_equal_ones_are_one():
+  # The norm is the fastest axis here, which is the slowest order to run in.
+  points = [
+    {"optim.learning_rate": rate, "seed": seed, "model.norm": norm}
+    for rate in (0.1, 1.0)
+    for seed in (0, 1)
+    for norm in ("batch", "group")
+  ]
+  runs = sweep.plan([*points, points[0]])
+  assert [r.overrides["model.norm"] for r in runs] == ["batch"] * 4 + [
+    "group"
+  ] * 4
+  assert len({r.structure for r in runs}) == 2
+  # In the order given within one program.
+  assert [r.overrides["optim.learning_rate"] for r in runs[:4]] == [
+    0.1,
+    0.1,
+    1.0,
+    1.0,
+  ]
+
+
+def test_key_does_not_depend_on_order_or_number_type():
+  (a,) = sweep.plan([{"seed": 1, "optim.momentum": 0.9}])
+  (b,) = sweep.plan([{"optim.momentum": np.float64(0.9), "seed": np.int64(1)}])
+  assert a.key == b.key == '{"optim.momentum":0.9,"seed":1}'
+
+
+def test_folder_names_read_well_and_are_safe():
+  long = [{"data.dir": "/some/where else"}]
+  runs = sweep.plan(
+    [
+      {"model.name": "resnet8", "model.ws": True, "optim.learning_rate": 0.4},
+      {},
+      {"data.name": "mnist", "model.name": "resnet8"},
+      {"train.steps": 5, "eval.steps": 6},
+      *long,
+    ]
+  )
+  assert [r.name for r in runs[:4]] == [
+    "model=resnet8,ws=true,learning_rate=0.4",
+    "base",
+    "data=mnist,model=resnet8",
+    "train.steps=5,eval.steps=6",
+  ]
+  assert runs[4].name.startswith("dir=-some-where-else-")
+  # What was replaced must not make two runs share a folder.
+  other = sweep.plan([{"data.dir": "/some/where-else"}])[0]
+  assert other.name != runs[4].name
+
+
+def test_runs_that_would_share_a_folder_are_refused():
+  with pytest.raises(ValueError, match="would share the folder"):
+    sweep.plan([{"model.ws": True}, {"model.ws": "true"}])
+
+
+def test_filter_keeps_runs_that_have_all_terms():
+  points = list(
+    sweep.product(
+      [{"model.norm": "batch"}, {"model.norm": "group"}],
+      **{"optim.learning_rate": [0.1, 0.4, 1.0]},
+    )
+  )
+  kept = sweep.plan(points, "norm=group,learning_rate=0.*")
+  assert [r.name for r in kept] == [
+    "norm=group,learning_rate=0.1",
+    "norm=group,learning_rate=0.4",
+  ]
+  with pytest.raises(ValueError, match="no run has 'norm=grup'; terms are: .*"):
+    sweep.plan(points, "norm=grup")
+
+
+def test_row_has_the_facts_of_its_run(tmp_path):
+  point = {"model.norm": "batch", "optim.learning_rate": 0.4, "seed": 2}
+  point["data.batch_size"] = 64
+  run(tmp_path, [point], Trainer())
+  (row,) = rows.read(tmp_path / "runs.csv")
+  expected = {
+    "key": json.dumps(point, sort_keys=True, separators=(",", ":")),
+    "run": "norm=batch,learning_rate=0.4,seed=2,batch_size=64",
+    "status": "done",
+    "step": 7,
+    "reason": None,
+    "model.norm": "batch",
+    "model.ws": True,
+    "optim.learning_rate": 0.4,
+    "data.batch_size": 64,
+    "optimizer_batch": 64,
+    "normalization_batch": 64,
+    "micro_batch": 64,
+    "eval/accuracy": 0.52,
+    "seconds.compile": 1.0,
+    "versions.jax": "0.10.2",
+    "device": "1 x cpu",
+    "commit": "12e4567",  # not the number 12 with 4567 zeros
+  }
+  assert {name: row[name] for name in expected} == expected
+
+
+def test_normalization_batch_is_that_of_the_statistics():
+  facts = {"data.batch_size": 128, "optim.micro_batch_size": 32}
+  make = lambda **more: rows.make(
+    "{}", "base", {}, facts | more, {"status": ""}
+  )
+  batch = make(**{"model.norm": "batch", "model.norm_batch_size": 8})
+  assert batch["normalization_batch"] == 8 and batch["micro_batch"] == 32
+  batch = make(**{"model.norm": "batch", "model.norm_batch_size": None})
+  assert batch["normalization_batch"] == 32
+  # GroupNorm looks at one example at a time, whatever it is given.
+  group = make(**{"model.norm": "group", "model.norm_batch_size": 32})
+  assert group["normalization_batch"] == 1 and group["optimizer_batch"] == 128
+
+
+def test_every_end_is_a_row_and_the_sweep_goes_on(tmp_path):
+  trainer = Trainer(
+    {0: train.Diverged(12, "loss is inf"), 1: RuntimeError("out of\nmemory")}
+  )
+  got = run(tmp_path, seeds(0, 1, 2), trainer)
+  assert [row["status"] for row in got] == ["diverged", "failed", "done"]
+  assert got[0]["step"] == 12 and got[0]["reason"] == "loss is inf"
+  assert got[1]["reason"] == "RuntimeError: out of"
+  error = (tmp_path / "seed=1" / "error.txt").read_text()
+  assert "Traceback" in error and "memory" in error
+
+
+def test_finished_runs_are_not_repeated(tmp_path):
+  ends = {0: train.Diverged(1, "inf"), 1: RuntimeError("broken")}
+  run(tmp_path, seeds(0, 1, 2), Trainer(ends))
+  again = Trainer()
+  run(tmp_path, seeds(0, 1, 2, 3), again)
+  assert [seed for _, _, seed in again.seen] == [3]
+  # Only when asked, and then the row is replaced, not added.
+  got = run(tmp_path, seeds(0, 1, 2, 3), again, retry_failed=True)
+  assert [seed for _, _, seed in again.seen] == [3, 1]
+  assert [row["status"] for row in got] == ["diverged", "done", "done", "done"]
+  assert len(rows.read(tmp_path / "runs.csv")) == 4
+
+
+def test_interrupted_run_is_recorded_ends_the_sweep_and_is_run_again(tmp_path):
+  stop = train.Interrupted(5, signal.SIGTERM)
+  with pytest.raises(train.Interrupted):
+    run(tmp_path, seeds(0, 1, 2), Trainer({1: stop}))
+  got = {row["seed"]: row["status"] for row in rows.read(tmp_path / "runs.csv")}
+  assert got == {0: "done", 1: "interrupted"}
+  trainer = Trainer()
+  got = run(tmp_path, seeds(0, 1, 2), trainer)
+  assert [seed for _, _, seed in trainer.seen] == [1, 2]
+  assert [row["status"] for row in got] == ["done"] * 3
+
+
+def test_limit_counts_the_runs_of_this_call(tmp_path):
+  trainer = Trainer()
+  assert len(run(tmp_path, seeds(0, 1, 2), trainer, limit=2)) == 2
+  assert len(run(tmp_path, seeds(0, 1, 2), trainer, limit=2)) == 3
+  assert len(trainer.seen) == 3
+
+
+def test_base_config_is_not_changed_from_run_to_run(tmp_path):
+  trainer = Trainer()
+  points = [{"optim.learning_rate": 0.5}, {"seed": 1}]
+  run(tmp_path, points, trainer)
+  assert trainer.seen == [("group", 0.5, 0), ("group", None, 1)]
+
+
+def test_misspelt_override_ends_it_before_the_first_run(tmp_path):
+  trainer = Trainer()
+  points = [{"seed": 1}, {"optim.learning_rat": 0.1}]
+  with pytest.raises(ValueError, match="did you mean 'optim.learning_rate'"):
+    run(tmp_path, points, trainer)
+  assert not trainer.seen
+
+
+def test_missing_data_end_it_before_the_first_run(tmp_path):
+  trainer = Trainer()
+  points = [{"data.name": "cifar10", "data.dir": str(tmp_path / "none")}]
+  with pytest.raises(ValueError, match="cifar10"):
+    run(tmp_path / "out", points, trainer)
+  assert not trainer.seen
+
+
+def test_folder_of_another_base_config_is_refused(tmp_path):
+  run(tmp_path, seeds(0), Trainer())
+  other = config.apply(config.default(), {"train.epochs": 9.0})
+  with pytest.raises(ValueError, match=r"train\.epochs: 5\.0 -> 9\.0"):
+    sweep.run_sweep(other, seeds(0), tmp_path, train_fn=Trainer(), say=quiet)
+
+
+def test_a_row_may_bring_new_columns(tmp_path):
+  path = tmp_path / "runs.csv"
+  rows.append(path, {"key": "a", "x": 1.5, "reason": 'a "b", c\nd'})
+  rows.append(path, {"key": "b", "y": False})
+  assert rows.read(path) == [
+    {"key": "a", "x": 1.5, "reason": 'a "b", c\nd', "y": None},
+    {"key": "b", "x": None, "reason": None, "y": False},
+  ]
+  left = {p.name for p in tmp_path.iterdir()}
+  assert left <= {"runs.csv", ".runs.csv.lock"}
+
+
+def python(code, *args, **kwargs):
+  return subprocess.Popen(
+    [sys.executable, "-c", textwrap.dedent(code), *map(str, args)],
+    cwd=ROOT,
+    text=True,
+    **kwargs,
+  )
+
+
+def test_rows_of_writers_at_the_same_time_are_all_kept(tmp_path):
+  code = """
+    import pathlib, sys
+    from ws_jax import rows
+    for i in range(40):
+      rows.append(pathlib.Path(sys.argv[1]), {"key": f"{sys.argv[2]}-{i}"})
+  """
+  path = tmp_path / "runs.csv"
+  writers = [python(code, path, name) for name in "ab"]
+  # Meanwhile every read sees whole rows.
+  while any(writer.poll() is None for writer in writers):
+    assert all(row["key"][1] == "-" for row in rows.read(path))
+  assert [writer.wait() for writer in writers] == [0, 0]
+  keys = {row["key"] for row in rows.read(path)}
+  assert keys == {f"{name}-{i}" for name in "ab" for i in range(40)}
+
+
+# A sweep in a process of its own. Argument 2 says what run 2 does to it.
+_SWEEP = """
+  import json, os, pathlib, signal, sys
+  from ws_jax import config, sweep
+
+  out, how = pathlib.Path(sys.argv[1]), sys.argv[2]
+
+  def train_fn(c, workdir):
+    with (out / "began").open("a") as file:
+      file.write(f"{c.seed}\\n")
+    if c.seed == 2 and how == "in the run":
+      os.kill(os.getpid(), signal.SIGKILL)
+    if c.seed == 2 and how == "term":
+      os.kill(os.getpid(), signal.SIGTERM)
+    status = {"status": "done", "metrics": {"eval/accuracy": 0.5}}
+    (pathlib.Path(workdir) / "status.json").write_text(json.dumps(status))
+    if c.seed == 2 and how == "before its row":
+      os.kill(os.getpid(), signal.SIGKILL)
+    return status["metrics"]
+
+  points = sweep.product(seed=range(4))
+  say = lambda line: print(line, flush=True)
+  sweep.run_sweep(config.default(), points, out, train_fn=train_fn, say=say)
+"""
+
+
+@pytest.mark.parametrize(
+  ("how", "code", "began"),
+  [
+    ("in the run", -signal.SIGKILL, [0, 1, 2, 2, 3]),
+    ("before its row", -signal.SIGKILL, [0, 1, 2, 3]),
+    # As Python ends on a KeyboardInterrupt that nobody catches.
+    ("term", -signal.SIGINT, [0, 1, 2, 2, 3]),
+  ],
+)
+def test_killed_sweep_goes_on_without_repeating(tmp_path, how, code, began):
+  first = python(_SWEEP, tmp_path, how, stderr=subprocess.PIPE)
+  _, err = first.communicate(timeout=60)
+  assert first.returncode == code, err
+  kept = {r["seed"]: r["status"] for r in rows.read(tmp_path / "runs.csv")}
+  assert kept == {0: "done", 1: "done"} | (
+    {2: "interrupted"} if how == "term" else {}
+  )
+  assert python(_SWEEP, tmp_path, "nothing").wait(timeout=60) == 0
+  got = rows.read(tmp_path / "runs.csv")
+  assert sorted(row["seed"] for row in got) == [0, 1, 2, 3]
+  assert {row["status"] for row in got} == {"done"}
+  assert {row["eval/accuracy"] for row in got} == {0.5}
+  lines = (tmp_path / "began").read_text().split()
+  assert [int(line) for line in lines] == began
+
+
+def script(*args, cwd=ROOT):
+  return subprocess.run(
+    [sys.executable, str(ROOT / "scripts" / "sweep.py"), *args],
+    cwd=cwd,
+    capture_output=True,
+    text=True,
+    env=os.environ | {"PYTHONPATH": str(ROOT)},
+  )
+
+
+def test_dry_run_prints_the_plan_from_any_folder(tmp_path):
+  experiment = ROOT / "experiments" / "quickstart.py"
+  done = script(f"--experiment={experiment}", "--dry_run", cwd=tmp_path)
+  assert done.returncode == 0, done.stderr
+  assert "6 runs, 3 compiles" in done.stdout
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_mistakes_on_the_command_line_are_one_clear_line():
+  done = script("--experiment=experiments/quikstart.py")
+  assert done.returncode == 2
+  assert "did you mean 'quickstart'?" in done.stdout
+  assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+  "path", sorted((ROOT / "experiments").glob("*.py")), ids=lambda p: p.stem
+)
+def test_experiments_only_override_what_their_config_has(path):
+  scope = {}
+  exec(compile(path.read_text(), path, "exec"), scope)
+  assert "Question:" in scope["__doc__"]
+  runs = sweep.plan(scope["sweep"]())
+  assert runs
+  for run in runs:
+    config.apply(config.load(scope["CONFIG"]), run.overrides)

@@ -1,0 +1,187 @@
+"""One row for each run of a sweep, in `runs.csv`: the evidence, kept whole.
+
+The file is replaced in one step, under a lock that ends with its process, so a
+reader never sees half a row and two writers never lose one.
+"""
+
+import contextlib
+import csv
+import fcntl
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ws_jax import config as config_lib
+from ws_jax import writers
+
+Row = dict[str, Any]
+
+# Of the resolved config: what a result must say whether or not it was varied.
+FACTS = (
+  "data.name",
+  "model.name",
+  "model.norm",
+  "model.ws",
+  "optim.learning_rate",
+  "optim.base_learning_rate",
+  "optim.weight_decay",
+  "optim.momentum",
+  "seed",
+)
+_SHORT = {"batch": "BN", "group": "GN", "layer": "LN", "instance": "IN"}
+# Read back as they stand: a commit such as 12e4567 is not a number.
+_TEXT = {"key", "run", "status", "reason", "device", "commit"}
+
+
+def make(
+  key: str,
+  run: str,
+  overrides: Mapping[str, Any],
+  config: Mapping[str, Any],
+  status: Mapping[str, Any],
+) -> Row:
+  """The row of one run.
+
+  Args:
+    key: canonical overrides; the identity of the row.
+    run: the name of its folder.
+    overrides: what it changed in the config, by dotted key.
+    config: the config as it ran, resolved, nested or flat.
+    status: as in `status.json`: `status`, `step`, `reason`, `metrics`,
+      `seconds`, `versions`, `device`, `commit`; all but the first may lack.
+
+  Returns:
+    Column name to value. The batch of the optimizer, of one normalization and
+    of one gradient are three columns; per-example norms have 1 as the second.
+  """
+  flat = config_lib.flatten(config)
+  batch = flat.get("data.batch_size")
+  micro = flat.get("optim.micro_batch_size") or batch
+  over_batch = flat.get("model.norm") == "batch"
+  row: Row = {
+    "key": key,
+    "run": run,
+    "status": status["status"],
+    "step": status.get("step"),
+    "reason": status.get("reason"),
+  }
+  row |= {fact: flat.get(fact) for fact in FACTS}
+  row |= overrides
+  row |= {
+    "optimizer_batch": batch,
+    "normalization_batch": (
+      (flat.get("model.norm_batch_size") or micro) if over_batch else 1
+    ),
+    "micro_batch": micro,
+  }
+  row |= status.get("metrics") or {}
+  for group in ("seconds", "versions"):
+    values = status.get(group) or {}
+    row |= {f"{group}.{name}": value for name, value in values.items()}
+  row |= {name: status.get(name) for name in ("device", "commit")}
+  return row
+
+
+def arm(norm: str, ws: bool) -> str:
+  """The name of a norm, with or without WS, as papers write it.
+
+  Example:
+    >>> arm("batch", False), arm("group", True), arm("none", True)
+    ('BN', 'GN+WS', 'WS')
+  """
+  if norm == "none":
+    return "WS" if ws else "no norm"
+  return _SHORT.get(norm, norm) + ("+WS" if ws else "")
+
+
+def arm_of(row: Row) -> str:
+  """The arm of a run."""
+  return arm(row["model.norm"], row["model.ws"])
+
+
+def seconds(row: Row) -> float:
+  """Seconds of a run: compiling, training and evaluating."""
+  spent = (row[name] for name in row if name.startswith("seconds."))
+  return sum(value for value in spent if value is not None)
+
+
+def verdict(row: Row) -> str:
+  """How a run ended, in one line."""
+  took = f"{seconds(row):.0f} s"
+  if row["status"] == "done":
+    shown = (f"{k} {row[k]:.4f}" for k in row if k.startswith("eval/"))
+    return ", ".join(["done", *shown, took])
+  step = "" if row["step"] is None else f" at step {row['step']}"
+  reason = f": {row['reason']}" if row["reason"] else ""
+  return f"{row['status']}{step}, {took}{reason}"
+
+
+def read(path: pathlib.Path) -> list[Row]:
+  """The rows of a `runs.csv`; none if there is no such file.
+
+  Numbers and booleans are read as such, empty cells as None.
+  """
+  if not path.exists():
+    return []
+  with path.open(newline="", encoding="utf-8") as file:
+    return [
+      {name: _parse(name, text) for name, text in row.items()}
+      for row in csv.DictReader(file)
+    ]
+
+
+def append(path: pathlib.Path, row: Row) -> None:
+  """Adds a row, in place of an earlier one with its key, in one step.
+
+  Args:
+    path: the `runs.csv`; made if missing. A column that it lacks is added.
+    row: as `make` returns it.
+  """
+  with _locked(path):
+    rows = [old for old in read(path) if old["key"] != row["key"]]
+    write(path, [*rows, row])
+
+
+def write(path: pathlib.Path, rows: list[Row]) -> None:
+  """Writes a CSV file whole or not at all; a row may lack columns."""
+  columns = list(dict.fromkeys(name for row in rows for name in row))
+  draft = path.with_name(f".{path.name}.{os.getpid()}")
+  with draft.open("w", newline="", encoding="utf-8") as file:
+    writer = csv.DictWriter(file, columns, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+      writer.writerow({name: _text(value) for name, value in row.items()})
+    file.flush()
+    os.fsync(file.fileno())
+  os.replace(draft, path)
+
+
+@contextlib.contextmanager
+def _locked(path: pathlib.Path) -> Iterator[None]:
+  with path.with_name(f".{path.name}.lock").open("w") as file:
+    fcntl.flock(file, fcntl.LOCK_EX)  # Let go when the file is closed.
+    yield
+
+
+def _text(value: Any) -> str:
+  if value is None:
+    return ""
+  return value if isinstance(value, str) else json.dumps(value)
+
+
+def _parse(name: str, text: str) -> Any:
+  if not text:
+    return None
+  if name in _TEXT or name.startswith("versions."):
+    return text
+  try:
+    return json.loads(text)
+  except json.JSONDecodeError:
+    return text
+
+
+def status_of(workdir: pathlib.Path) -> dict[str, Any]:
+  """What `status.json` of a run says; empty if it has not begun."""
+  return writers.read_json(workdir / "status.json") or {}
