@@ -13,6 +13,7 @@ import gzip
 import importlib.util
 import os
 import pathlib
+import queue
 import shlex
 import shutil
 import socket
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterable
@@ -132,24 +134,25 @@ def reachable(urls: Iterable[str]) -> bool:
     parts = urllib.parse.urlsplit(proxies.get(scheme, url))
     default = 443 if parts.scheme == "https" else 80
     hosts.add((parts.hostname, parts.port or default))
-  answered = threading.Event()
+  answers: queue.Queue[bool] = queue.Queue()
 
   def probe(host: tuple[str, int]) -> None:
     try:
       socket.create_connection(host, PROBE_SECONDS).close()
-      answered.set()
+      answers.put(True)
     except OSError:
-      pass
+      answers.put(False)
 
   # Threads, because a name server that does not answer has no timeout here.
-  threads = [
-    threading.Thread(target=probe, args=(host,), daemon=True) for host in hosts
-  ]
-  for thread in threads:
-    thread.start()
-  for thread in threads:
-    thread.join(PROBE_SECONDS)
-  return answered.is_set()
+  for host in hosts:
+    threading.Thread(target=probe, args=(host,), daemon=True).start()
+  deadline = time.monotonic() + PROBE_SECONDS
+  try:
+    return any(
+      answers.get(timeout=max(0.0, deadline - time.monotonic())) for _ in hosts
+    )
+  except queue.Empty:
+    return False
 
 
 def _refuse_downloads() -> None:
@@ -167,7 +170,7 @@ def wanted_files(builder) -> str:
   lines = [
     f"  {info.filename or url.rsplit('/', 1)[-1]}  {int(info.size)} bytes  "
     f"sha256 {info.checksum}\n    {url}"
-    for url, info in builder.url_infos.items()
+    for url, info in (builder.url_infos or {}).items()
   ]
   return "\n".join(lines)
 
@@ -212,13 +215,18 @@ def prepare(
       download_config=config, file_format="array_record"
     )
   except (OSError, tfds.download.DownloadError) as error:
-    if not offline:
-      raise
+    why = f"{name} could not be had: {error}"
+    if offline:
+      why = (
+        f"no network: none of the hosts of {name} answered within "
+        f"{PROBE_SECONDS:.0f} s ({error})"
+      )
     raise PrepareError(
-      f"no network: none of the hosts of {name} answered within "
-      f"{PROBE_SECONDS:.0f} s. Put these files in a folder and pass it as "
-      f"--manual_dir:\n{wanted_files(builder)}\n({error})"
+      f"{why}. If you have these files, put them in a folder and pass it as "
+      f"--manual_dir:\n{wanted_files(builder)}"
     ) from error
+  except tfds.download.download_manager.NonMatchingChecksumError as error:
+    raise PrepareError(str(error)) from error
   except AssertionError as error:  # How TFDS says "bring the files yourself".
     raise PrepareError(str(error)) from error
   return prepared
@@ -226,6 +234,50 @@ def prepare(
 
 def run(name: str) -> None:
   """Prepares the set, then decodes it once to see that it can be read."""
+  data_dir = pathlib.Path(_DATA_DIR.value or data.default_data_dir())
+  data_dir = data_dir.expanduser()
+  manual_dir = None
+  if _MANUAL_DIR.value:
+    manual_dir = pathlib.Path(_MANUAL_DIR.value).expanduser()
+    if not manual_dir.is_dir():
+      raise PrepareError(f"--manual_dir {manual_dir} is not a folder")
+  if _FROM_DEBIAN.value and name != "fashion_mnist":
+    raise PrepareError(
+      f"--from_debian has fashion_mnist only, not {name!r}: run without it"
+    )
+  if not is_ready(name, data_dir):
+    check_tensorflow()
+    if _FROM_DEBIAN.value:
+      install_debian_package()
+      with tempfile.TemporaryDirectory() as folder:
+        restore_official_files(DEBIAN_DIR, pathlib.Path(folder))
+        prepare(name, data_dir, pathlib.Path(folder))
+    else:
+      prepare(name, data_dir, manual_dir)
+  try:
+    dataset = data.load_dataset(name, data_dir)
+  except data.DataError as error:
+    print(f"{name} is prepared, but does not suit ws_jax: {error}")
+    return
+  shape = "x".join(map(str, dataset.train["image"].shape[1:]))
+  print(
+    f"{name} is ready: {len(dataset.train['label'])} train and "
+    f"{len(dataset.test['label'])} test images of {shape}, "
+    f"{dataset.num_classes} classes"
+  )
+
+
+def is_ready(name: str, data_dir: pathlib.Path) -> bool:
+  """Whether the set is there already, so that nothing else is needed."""
+  try:
+    data.check_dataset(name, data_dir)
+  except data.DataError:
+    return False
+  return True
+
+
+def check_tensorflow() -> None:
+  """Says how to get TensorFlow where it is missing."""
   if importlib.util.find_spec("tensorflow") is None:
     root = pathlib.Path(__file__).resolve().parent.parent
     raise PrepareError(
@@ -233,35 +285,6 @@ def run(name: str) -> None:
       f"{shlex.quote(sys.executable)} -m pip install "
       f"-e {shlex.quote(f'{root}[tf]')}"
     )
-  data_dir = pathlib.Path(_DATA_DIR.value or data.default_data_dir())
-  data_dir = data_dir.expanduser()
-  manual_dir = None
-  if _MANUAL_DIR.value:
-    manual_dir = pathlib.Path(_MANUAL_DIR.value).expanduser()
-  if manual_dir and not manual_dir.is_dir():
-    raise PrepareError(f"--manual_dir {manual_dir} is not a folder")
-  if _FROM_DEBIAN.value:
-    if name != "fashion_mnist":
-      raise PrepareError(
-        f"--from_debian has fashion_mnist only, not {name!r}: run without it"
-      )
-    install_debian_package()
-    with tempfile.TemporaryDirectory() as folder:
-      restore_official_files(DEBIAN_DIR, pathlib.Path(folder))
-      prepared = prepare(name, data_dir, pathlib.Path(folder))
-  else:
-    prepared = prepare(name, data_dir, manual_dir)
-  print(f"prepared {name} in {prepared}")
-  try:
-    dataset = data.load_dataset(name, data_dir)
-  except data.DataError as error:
-    print(f"prepared, but it cannot be trained on in memory: {error}")
-    return
-  shape = "x".join(map(str, dataset.train["image"].shape[1:]))
-  print(
-    f"{len(dataset.train['label'])} train and {len(dataset.test['label'])} "
-    f"test images of {shape}, {dataset.num_classes} classes"
-  )
 
 
 def main(argv: list[str]) -> None:

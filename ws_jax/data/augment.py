@@ -39,6 +39,7 @@ def random_crop(key: jax.Array, images: jax.Array, padding: int) -> jax.Array:
   amounts = ((0, 0), (padding, padding), (padding, padding), (0, 0))
   padded = jnp.pad(images, amounts)
   offsets = jax.random.randint(key, (batch, 2), 0, 2 * padding + 1)
+  offsets = _shard_like(offsets, images)
 
   def crop(image, offset):
     start = (offset[0], offset[1], jnp.zeros_like(offset[0]))
@@ -67,6 +68,7 @@ def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
   """
   _check_rank(images)
   flip = jax.random.bernoulli(key, 0.5, (images.shape[0], 1, 1, 1))
+  flip = _shard_like(flip, images)
   return jnp.where(flip, images[:, :, ::-1], images)
 
 
@@ -107,6 +109,19 @@ def normalize(
   shift = jnp.asarray(ratios, jnp.float32)
   scaled = images.astype(jnp.float32) * scale.reshape(shape)
   return scaled - shift.reshape(shape)
+
+
+def _shard_like(numbers: jax.Array, images: jax.Array) -> jax.Array:
+  """Spreads one row per image over the devices as the images are.
+
+  With the explicit axes of a mesh (what `jax.make_mesh` gives) the two would
+  not combine otherwise; with automatic ones the compiler does it by itself.
+  """
+  sharding = jax.typeof(images).sharding
+  if sharding.spec[0] is None:
+    return numbers
+  by_row = jax.NamedSharding(sharding.mesh, jax.P(sharding.spec[0]))
+  return jax.sharding.reshard(numbers, by_row)
 
 
 def _check_rank(images: jax.Array) -> None:

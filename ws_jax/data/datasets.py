@@ -7,6 +7,8 @@ import io
 import os
 import pathlib
 import shlex
+import shutil
+import sys
 
 import numpy as np
 
@@ -151,7 +153,7 @@ def _find(name: str, data_dir: str | os.PathLike | None) -> pathlib.Path:
   base = name.split("/")[0].split(":")[0]
   if base not in DATASETS and base not in _tfds_names():
     raise DataError(unknown_name(name, data_dir))
-  command = f"python scripts/prepare_data.py {shlex.quote(name)}"
+  command = f"{_prepare_command()} {shlex.quote(name)}"
   where = "" if data_dir is None else f" --data_dir={shlex.quote(str(folder))}"
   offline = ""
   if name == "fashion_mnist":
@@ -160,6 +162,23 @@ def _find(name: str, data_dir: str | os.PathLike | None) -> pathlib.Path:
     f"data set {name!r} is not prepared in {folder}: type `{command}{where}`"
     f"{offline}"
   )
+
+
+def _prepare_command() -> str:
+  """How to call the script that prepares, from the folder we are in."""
+
+  def short(path: pathlib.Path) -> str:
+    here = pathlib.Path.cwd()
+    inside = path.is_relative_to(here)
+    return shlex.quote(str(path.relative_to(here) if inside else path))
+
+  python = "python"
+  if shutil.which("python") != sys.executable:  # The environment is not active.
+    python = short(pathlib.Path(sys.executable))
+  script = pathlib.Path(__file__).parents[2] / "scripts" / "prepare_data.py"
+  if not script.exists():  # Installed without the checkout around it.
+    return f"{python} scripts/prepare_data.py"
+  return f"{python} {short(script)}"
 
 
 def _folder(data_dir: str | os.PathLike | None) -> pathlib.Path:

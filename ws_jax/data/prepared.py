@@ -54,8 +54,8 @@ def find(data_dir: pathlib.Path, name: str) -> pathlib.Path | None:
     DataError: the set is there in several configs and the name says none.
   """
   path, _, version = name.partition(":")
-  if not re.fullmatch(r"[\w.+-]+(/[\w.+-]+)*", path) or ".." in path:
-    return None
+  if not re.fullmatch(r"\w[\w.+-]*(/\w[\w.+-]*)*", path):
+    return None  # Not a name, or a way out of `data_dir`.
   folder = data_dir / path
   found = _versions(folder, version)
   if found:
@@ -105,25 +105,25 @@ def read_info(folder: pathlib.Path) -> Info:
   if not info.supervised_keys or len(info.supervised_keys) != 2:
     raise DataError(f"{folder} is not a set of inputs with one label each")
   image, label = info.supervised_keys
-  image_feature, label_feature = info.features[image], info.features[label]
-  if not isinstance(image_feature, tfds.features.Image) or not isinstance(
-    label_feature, tfds.features.ClassLabel
+  kinds = info.features[image], info.features[label]
+  if not isinstance(kinds[0], tfds.features.Image) or not isinstance(
+    kinds[1], tfds.features.ClassLabel
   ):
     raise DataError(
       f"{folder} is not image classification: {image!r} is "
-      f"{type(image_feature).__name__}, {label!r} is "
-      f"{type(label_feature).__name__}"
+      f"{type(kinds[0]).__name__}, {label!r} is {type(kinds[1]).__name__}"
     )
-  shape = tuple(image_feature.shape)
-  if None in shape or image_feature.np_dtype != np.uint8:
+  shape = tuple(info.features[image].shape)
+  dtype = np.dtype(info.features[image].np_dtype)
+  if None in shape or dtype != np.uint8:
     raise DataError(
-      f"{folder} holds images of {shape} {np.dtype(image_feature.np_dtype)}; "
-      "training in memory needs uint8 images of one size (None: sizes differ)"
+      f"{folder} holds images of {shape} {dtype}; training in memory needs "
+      "uint8 images of one size (None: sizes differ)"
     )
   splits = _choose_splits(folder, info.splits)
   sizes = tuple(info.splits[split].num_examples for split in splits)
   _check_memory(folder, sum(sizes) * int(np.prod(shape)))
-  num_classes = label_feature.num_classes
+  num_classes = info.features[label].num_classes
   return Info(builder, image, label, shape, num_classes, splits, sizes)
 
 
@@ -159,9 +159,7 @@ def read_arrays(folder: pathlib.Path) -> tuple[dict[str, np.ndarray], int]:
   Raises:
     DataError: see `read_info`; or a record cannot be decoded.
   """
-  cache = folder / CACHE_NAME
-  fingerprint = _fingerprint(folder)
-  arrays = _read_cache(cache, fingerprint)
+  arrays = _read_cache(folder)
   if arrays is None:
     info = read_info(folder)
     arrays = {"num_classes": np.asarray(info.num_classes)}
@@ -170,7 +168,7 @@ def read_arrays(folder: pathlib.Path) -> tuple[dict[str, np.ndarray], int]:
       arrays |= {f"{ours}_image": images, f"{ours}_label": labels}
     mean, std = channel_statistics(arrays["train_image"])
     arrays |= {"mean": np.asarray(mean), "std": np.asarray(std)}
-    _write_cache(cache, arrays, fingerprint)
+    _write_cache(folder, arrays)
   return arrays, int(arrays.pop("num_classes"))
 
 
@@ -196,13 +194,30 @@ def _decode(
 
 def _examples(folder: pathlib.Path, info: Info, split: str) -> Iterator[dict]:
   """Decoded examples in the order in which they are stored."""
-  try:
+  metadata = info.builder.info
+  stored = getattr(metadata.file_format, "value", metadata.file_format)
+  if stored == "array_record":
     yield from info.builder.as_data_source(split)
-  except NotImplementedError as error:
+  elif stored == "tfrecord":  # What TFDS writes unless told otherwise.
+    for path in metadata.splits[split].filepaths:
+      for record in _tfrecords(pathlib.Path(path)):
+        yield metadata.features.deserialize_example_np(record)
+  else:
     raise DataError(
-      f"{folder} is stored in a format that needs TensorFlow to read: delete "
-      "it and prepare it again with scripts/prepare_data.py"
-    ) from error
+      f"{folder} is stored as {stored}; delete it and prepare it again with "
+      "scripts/prepare_data.py, which writes array_record"
+    )
+
+
+def _tfrecords(path: pathlib.Path) -> Iterator[bytes]:
+  """The records of a TFRecord file; their checksums are not looked at."""
+  with open(path, "rb") as file:
+    while header := file.read(12):  # Length in 8 bytes, its checksum in 4.
+      length = int.from_bytes(header[:8], "little")
+      record = file.read(length)
+      if len(record) + len(file.read(4)) != length + 4:
+        raise DataError(f"{path} is cut off: delete its folder, prepare again")
+      yield record
 
 
 def channel_statistics(
@@ -241,23 +256,23 @@ def _fingerprint(folder: pathlib.Path) -> str:
   return digest.hexdigest()
 
 
-def _read_cache(
-  cache: pathlib.Path, fingerprint: str
-) -> dict[str, np.ndarray] | None:
+def _read_cache(folder: pathlib.Path) -> dict[str, np.ndarray] | None:
   try:
-    with np.load(cache, allow_pickle=False) as archive:
-      if str(archive["fingerprint"]) != fingerprint:
+    with (
+      open(folder / CACHE_NAME, "rb") as file,
+      np.load(file, allow_pickle=False) as archive,
+    ):
+      if str(archive["fingerprint"]) != _fingerprint(folder):
         return None
       return {key: archive[key] for key in archive if key != "fingerprint"}
   except Exception:  # Absent, damaged, of an older layout: decode again.
     return None
 
 
-def _write_cache(
-  cache: pathlib.Path, arrays: dict[str, np.ndarray], fingerprint: str
-) -> None:
+def _write_cache(folder: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
   # Written beside and renamed: a start at the same time sees all or nothing.
-  content: dict[str, Any] = {"fingerprint": np.asarray(fingerprint), **arrays}
+  content: dict[str, Any] = {"fingerprint": _fingerprint(folder), **arrays}
+  cache = folder / CACHE_NAME
   temporary = cache.with_suffix(f".{uuid.uuid4().hex}.tmp")
   try:
     with open(temporary, "xb") as file:
