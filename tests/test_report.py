@@ -169,6 +169,11 @@ def pixels(drawing):
   return np.asarray(canvas.buffer_rgba())[..., :3].astype(int)
 
 
+def xy(line):
+  """Points of a line [n, 2]."""
+  return np.asarray(line.get_xydata(), float)
+
+
 def has_color(image, name):
   value = figures.COLORS[name].removeprefix("#")
   color = np.array([int(value[i : i + 2], 16) for i in (0, 2, 4)])
@@ -189,15 +194,15 @@ def test_figure_shows_every_arm_and_what_diverged():
   assert sorted(labels) == ["BN", "GN", "GN+WS", "diverged"]
   assert [t.get_text() for t in ax.get_xticklabels()] == ["0.1", "1", "10"]
   crosses = [line for line in ax.lines if line.get_marker() == "x"]
-  crosses = [line for line in crosses if len(line.get_xdata())]
+  crosses = [line for line in crosses if len(xy(line))]
   # BN lost one seed at the highest rate, GN all three.
   assert len(crosses) == 2
   for line in crosses:
-    np.testing.assert_allclose(line.get_xdata(), 10.0, rtol=0.1)
-  bn = ax.containers[0].lines[0]
+    np.testing.assert_allclose(xy(line)[:, 0], 10.0, rtol=0.1)
+  bn = next(line for line in ax.lines if len(xy(line)) == 3)
   rates = (0.1, 1.0, 10.0)
   expected = [100 * cell(cells, "BN", rate)["accuracy"] for rate in rates]
-  np.testing.assert_allclose(bn.get_ydata(), expected, rtol=1e-12)
+  np.testing.assert_allclose(xy(bn)[:, 1], expected, rtol=1e-12)
 
 
 def test_figure_of_one_rate_puts_the_arms_side_by_side():
@@ -276,7 +281,7 @@ def test_curves_are_a_second_panel(tmp_path):
   np.testing.assert_array_equal(curves[0].steps, [20, 40, 60])
   drawing = figures.accuracy(report.summarize(data), (), curves)
   assert len(drawing.axes) == 2
-  drawn = [ln for ln in drawing.axes[1].lines if len(ln.get_xdata()) == 3]
+  drawn = [ln for ln in drawing.axes[1].lines if len(xy(ln)) == 3]
   assert len(drawn) == len(data)
   # A folder without them, as what is committed, has one panel.
   assert report.read_curves(data, tmp_path / "elsewhere") == []
