@@ -9,7 +9,6 @@ write (array_record) is read without it. The builder and its checksums are the
 ones of TFDS, wherever the files come from.
 """
 
-import gzip
 import importlib.util
 import os
 import pathlib
@@ -29,6 +28,7 @@ from collections.abc import Iterable
 from absl import app, flags, logging
 
 from ws_jax import data
+from ws_jax.data import fashion_mnist
 
 _DATA_DIR = flags.DEFINE_string(
   "data_dir", None, "Where to put it (default: the folder TFDS uses)."
@@ -43,57 +43,11 @@ _MANUAL_DIR = flags.DEFINE_string(
 for _flag in ("data_dir", "from_debian", "manual_dir"):
   flags.DEFINE_alias(_flag.replace("_", "-"), _flag)
 
-DEBIAN_PACKAGE = "dataset-fashion-mnist"
-DEBIAN_DIR = pathlib.Path("/usr/share/datasets/fashion-mnist")
-# The time stamps in the gzip headers of the official files. Debian packs the
-# same compressed data behind a header with no name and another time, which is
-# enough to change the checksums that TFDS compares.
-OFFICIAL_MTIMES = {
-  "train-images-idx3-ubyte.gz": 1504176606,
-  "train-labels-idx1-ubyte.gz": 1504176606,
-  "t10k-images-idx3-ubyte.gz": 1504176627,
-  "t10k-labels-idx1-ubyte.gz": 1504176627,
-}
 PROBE_SECONDS = 5.0
 
 
 class PrepareError(Exception):
   """What stops the preparation, in words for the one who typed the command."""
-
-
-def restore_gzip_header(packed: bytes, filename: str, mtime: int) -> bytes:
-  """Puts a file name and a time back into the header of a gzip file.
-
-  Args:
-    packed: a gzip file of one member whose header has no optional fields.
-    filename: the name of the file, with `.gz`, as the header shall carry it
-      without.
-    mtime: seconds since 1970.
-
-  Returns:
-    The same compressed data and trailer behind the new header.
-
-  Raises:
-    PrepareError: the file is not a gzip file with a plain header.
-  """
-  if packed[:3] != b"\x1f\x8b\x08" or packed[3] != 0:
-    raise PrepareError(
-      f"{filename} does not start with the plain gzip header that Debian's "
-      f"package {DEBIAN_PACKAGE} has: reinstall the package"
-    )
-  has_name, unix = 8, 3
-  header = b"\x1f\x8b\x08" + bytes([has_name]) + mtime.to_bytes(4, "little")
-  name = filename.removesuffix(".gz").encode("latin-1") + b"\0"
-  return header + bytes([0, unix]) + name + packed[10:]
-
-
-def restore_official_files(source: pathlib.Path, target: pathlib.Path) -> None:
-  """Writes the official Fashion-MNIST files, made from Debian's."""
-  for filename, mtime in OFFICIAL_MTIMES.items():
-    packed = (source / filename).read_bytes()
-    restored = restore_gzip_header(packed, filename, mtime)
-    gzip.decompress(restored)  # The trailer's checksum holds, or this raises.
-    (target / filename).write_bytes(restored)
 
 
 def install_debian_package() -> None:
@@ -102,9 +56,9 @@ def install_debian_package() -> None:
   Raises:
     PrepareError: it cannot be installed from here; says what to type.
   """
-  if all((DEBIAN_DIR / filename).exists() for filename in OFFICIAL_MTIMES):
+  if fashion_mnist.debian_files_exist():
     return
-  command = ["apt-get", "install", "-y", DEBIAN_PACKAGE]
+  command = ["apt-get", "install", "-y", fashion_mnist.DEBIAN_PACKAGE]
   typed = shlex.join(command)
   if shutil.which("apt-get") is None:
     raise PrepareError(
@@ -250,7 +204,7 @@ def run(name: str) -> None:
     if _FROM_DEBIAN.value:
       install_debian_package()
       with tempfile.TemporaryDirectory() as folder:
-        restore_official_files(DEBIAN_DIR, pathlib.Path(folder))
+        fashion_mnist.restore_official_files(pathlib.Path(folder))
         prepare(name, data_dir, pathlib.Path(folder))
     else:
       prepare(name, data_dir, manual_dir)
@@ -294,7 +248,7 @@ def main(argv: list[str]) -> None:
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
   try:
     run(argv[1])
-  except PrepareError as error:
+  except (PrepareError, data.DataError) as error:
     sys.exit(f"prepare_data: {error}")
 
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ws_jax import data
-from ws_jax.data import datasets, prepared
+from ws_jax.data import cache, datasets, prepared
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -265,7 +265,7 @@ def _match(dataset, arrays):
 
 def test_prepared_set_is_read_and_kept(small_set):
   folder, path, arrays = small_set
-  (path / prepared.CACHE_NAME).unlink(missing_ok=True)
+  (path / cache.CACHE_NAME).unlink(missing_ok=True)
   data.check_dataset("small", folder)
   dataset = data.load_dataset("small", folder)
   assert dataset.name == "small" and dataset.num_classes == 4
@@ -286,24 +286,24 @@ def test_second_start_decodes_nothing(small_set, monkeypatch):
   monkeypatch.setattr(prepared, "_decode", None)
   _match(data.load_dataset("small", folder), arrays)
   # What is kept is no pickle, and no half-written file stays behind.
-  with np.load(path / prepared.CACHE_NAME, allow_pickle=False) as archive:
+  with np.load(path / cache.CACHE_NAME, allow_pickle=False) as archive:
     assert "train_image" in archive
   assert not list(path.glob("*.tmp"))
 
 
 def test_stale_or_damaged_cache_is_decoded_again(small_set):
   folder, path, arrays = small_set
-  cache = path / prepared.CACHE_NAME
+  kept = path / cache.CACHE_NAME
   data.load_dataset("small", folder)
-  whole = cache.read_bytes()
-  cache.write_bytes(whole[: len(whole) // 2])
+  whole = kept.read_bytes()
+  kept.write_bytes(whole[: len(whole) // 2])
   _match(data.load_dataset("small", folder), arrays)
-  assert len(cache.read_bytes()) == len(whole), "the cache was not mended"
+  assert len(kept.read_bytes()) == len(whole), "the cache was not mended"
   # A set that was prepared again since: other files than the cache is of.
-  with np.load(cache) as archive:
+  with np.load(kept) as archive:
     content = dict(archive)
   content["train_image"] = np.zeros_like(content["train_image"])
-  np.savez(cache, **content)
+  np.savez(kept, **content)
   assert not data.load_dataset("small", folder).train["image"].any()
   info = path / "dataset_info.json"
   info.write_text(info.read_text() + " ")
@@ -312,14 +312,14 @@ def test_stale_or_damaged_cache_is_decoded_again(small_set):
 
 def test_folder_that_cannot_be_written_still_loads(small_set, monkeypatch):
   folder, path, arrays = small_set
-  (path / prepared.CACHE_NAME).unlink(missing_ok=True)
+  (path / cache.CACHE_NAME).unlink(missing_ok=True)
 
   def refuse(*args):
     raise PermissionError("read-only file system")
 
-  monkeypatch.setattr(prepared.os, "replace", refuse)
+  monkeypatch.setattr(cache.os, "replace", refuse)
   _match(data.load_dataset("small", folder), arrays)
-  assert not (path / prepared.CACHE_NAME).exists()
+  assert not (path / cache.CACHE_NAME).exists()
   assert not list(path.glob("*.tmp"))
 
 
@@ -336,15 +336,15 @@ def test_tfrecord_is_read_too(small_set, tmp_path):
   for split in info["splits"]:
     split["filepathTemplate"] = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
   (target / "dataset_info.json").write_text(json.dumps(info))
-  builder = tfds.builder_from_directory(path)
+  builder: Any = tfds.builder_from_directory(path)
   raw = tfds.decode.DeserializeMethod.RAW_BYTES
   for split in ("train", "test"):
-    records: Any = builder.as_data_source(split, deserialize_method=raw)
+    records = builder.as_data_source(split, deserialize_method=raw)
     with open(target / f"small-{split}.tfrecord-00000-of-00001", "wb") as file:
       for record in records:
         file.write(struct.pack("<QI", len(record), 0) + record + bytes(4))
   _match(data.load_dataset("small", tmp_path), arrays)
-  (target / prepared.CACHE_NAME).unlink()
+  (target / cache.CACHE_NAME).unlink()
   shard = target / "small-train.tfrecord-00000-of-00001"
   shard.write_bytes(shard.read_bytes()[:-7])
   with pytest.raises(data.DataError, match="cut off"):
@@ -495,7 +495,7 @@ assert "tensorflow" not in sys.modules
 
 def test_reading_does_not_import_tensorflow(small_set):
   folder, path, _ = small_set
-  (path / prepared.CACHE_NAME).unlink(missing_ok=True)
+  (path / cache.CACHE_NAME).unlink(missing_ok=True)
   code = f"""
 import sys
 from ws_jax import data

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from ws_jax import data
+from ws_jax.data import fashion_mnist
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -30,11 +31,8 @@ prepare_data = _load("prepare_data")
 make_subset = _load("make_fashion_mnist_10k")
 
 needs_debian = pytest.mark.skipif(
-  not all(
-    (prepare_data.DEBIAN_DIR / name).exists()
-    for name in prepare_data.OFFICIAL_MTIMES
-  ),
-  reason=f"Debian's package {prepare_data.DEBIAN_PACKAGE} is not installed",
+  not fashion_mnist.debian_files_exist(),
+  reason=f"Debian's package {fashion_mnist.DEBIAN_PACKAGE} is not installed",
 )
 
 
@@ -68,7 +66,7 @@ def _plain_gzip(content: bytes, mtime: int) -> bytes:
 def test_gzip_header_is_put_back():
   content = b"some labels" * 100
   debian = _plain_gzip(content, mtime=1)
-  restored = prepare_data.restore_gzip_header(debian, "labels.gz", 1504176606)
+  restored = fashion_mnist.restore_gzip_header(debian, "labels.gz", 1504176606)
   assert gzip.decompress(restored) == content
   assert restored[4:8] == (1504176606).to_bytes(4, "little")
   assert restored[10:17] == b"labels\0"
@@ -79,21 +77,21 @@ def test_other_files_are_refused():
   named = gzip.compress(b"x")
   named = named[:3] + b"\x08" + named[4:]
   for packed in (b"not gzip at all", named, b""):
-    with pytest.raises(prepare_data.PrepareError, match="plain gzip header"):
-      prepare_data.restore_gzip_header(packed, "labels.gz", 0)
+    with pytest.raises(data.DataError, match="plain gzip header"):
+      fashion_mnist.restore_gzip_header(packed, "labels.gz", 0)
 
 
 @needs_debian
 def test_restored_files_have_the_checksums_of_tfds(tmp_path):
   import tensorflow_datasets as tfds
 
-  prepare_data.restore_official_files(prepare_data.DEBIAN_DIR, tmp_path)
+  fashion_mnist.restore_official_files(tmp_path)
   builder = tfds.builder("fashion_mnist", data_dir=tmp_path / "data")
   expected = {
     info.filename: (info.checksum, int(info.size))
     for info in (builder.url_infos or {}).values()
   }
-  assert expected.keys() == prepare_data.OFFICIAL_MTIMES.keys()
+  assert expected.keys() == fashion_mnist.OFFICIAL_MTIMES.keys()
   for filename, (checksum, size) in expected.items():
     content = (tmp_path / filename).read_bytes()
     assert len(content) == size
@@ -102,7 +100,7 @@ def test_restored_files_have_the_checksums_of_tfds(tmp_path):
 
 @needs_debian
 def test_script_makes_the_bytes_of_the_embedded_set():
-  arrays = make_subset.make_arrays(prepare_data.DEBIAN_DIR)
+  arrays = make_subset.make_arrays(fashion_mnist.DEBIAN_DIR)
   with np.load(data.EMBEDDED_PATH, allow_pickle=False) as archive:
     assert list(archive) == list(arrays)
     for name, array in arrays.items():
@@ -166,7 +164,7 @@ def test_set_that_is_there_needs_no_tensorflow(tmp_path):
 
 
 def test_debian_package_without_rights_says_what_to_type(monkeypatch, tmp_path):
-  monkeypatch.setattr(prepare_data, "DEBIAN_DIR", tmp_path)
+  monkeypatch.setattr(fashion_mnist, "DEBIAN_DIR", tmp_path)
   monkeypatch.setattr(prepare_data.shutil, "which", lambda name: "/bin/apt-get")
   monkeypatch.setattr(prepare_data.os, "geteuid", lambda: 1000)
   with pytest.raises(

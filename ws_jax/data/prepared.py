@@ -1,18 +1,17 @@
 """Reads what TFDS prepared, without TensorFlow, and keeps it decoded."""
 
 import dataclasses
-import hashlib
 import os
 import pathlib
 import re
-import uuid
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from absl import logging
 
-CACHE_NAME = "ws_jax_decoded.npz"
+from ws_jax.data import cache
+
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
@@ -159,7 +158,7 @@ def read_arrays(folder: pathlib.Path) -> tuple[dict[str, np.ndarray], int]:
   Raises:
     DataError: see `read_info`; or a record cannot be decoded.
   """
-  arrays = _read_cache(folder)
+  arrays = cache.read(folder)
   if arrays is None:
     info = read_info(folder)
     arrays = {"num_classes": np.asarray(info.num_classes)}
@@ -168,7 +167,7 @@ def read_arrays(folder: pathlib.Path) -> tuple[dict[str, np.ndarray], int]:
       arrays |= {f"{ours}_image": images, f"{ours}_label": labels}
     mean, std = channel_statistics(arrays["train_image"])
     arrays |= {"mean": np.asarray(mean), "std": np.asarray(std)}
-    _write_cache(folder, arrays)
+    cache.write(folder, arrays)
   return arrays, int(arrays.pop("num_classes"))
 
 
@@ -244,40 +243,3 @@ def channel_statistics(
   # A channel that never varies must not divide by zero later.
   std = np.where(variance > 0, np.sqrt(np.maximum(variance, 0)), 255.0)
   return tuple((mean / 255).tolist()), tuple((std / 255).tolist())
-
-
-def _fingerprint(folder: pathlib.Path) -> str:
-  """Changes when the set is prepared again."""
-  digest = hashlib.sha256((folder / "dataset_info.json").read_bytes())
-  for path in sorted(folder.iterdir()):
-    if "record" in path.name:
-      stat = path.stat()
-      digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}".encode())
-  return digest.hexdigest()
-
-
-def _read_cache(folder: pathlib.Path) -> dict[str, np.ndarray] | None:
-  try:
-    with (
-      open(folder / CACHE_NAME, "rb") as file,
-      np.load(file, allow_pickle=False) as archive,
-    ):
-      if str(archive["fingerprint"]) != _fingerprint(folder):
-        return None
-      return {key: archive[key] for key in archive if key != "fingerprint"}
-  except Exception:  # Absent, damaged, of an older layout: decode again.
-    return None
-
-
-def _write_cache(folder: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
-  # Written beside and renamed: a start at the same time sees all or nothing.
-  content: dict[str, Any] = {"fingerprint": _fingerprint(folder), **arrays}
-  cache = folder / CACHE_NAME
-  temporary = cache.with_suffix(f".{uuid.uuid4().hex}.tmp")
-  try:
-    with open(temporary, "xb") as file:
-      np.savez(file, **content)
-    os.replace(temporary, cache)
-  except OSError as error:  # A full disk or a folder of others: slower starts.
-    logging.warning("cannot keep the decoded images in %s: %s", cache, error)
-    temporary.unlink(missing_ok=True)
