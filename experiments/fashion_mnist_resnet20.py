@@ -15,7 +15,7 @@ Fixed parameters: all of configs/fashion_mnist.py. Seeds: 3.
 
 from ws_jax.sweep import product
 
-CONFIG = "configs/fashion_mnist.py"
+CONFIG = "configs/fashion_mnist.py:model.name=resnet20"
 
 ARMS = (
   {"model.norm": "batch", "model.ws": False},
@@ -25,4 +25,4 @@ ARMS = (
 
 def sweep():
   """Two arms, three seeds."""
-  return product([{"model.name": "resnet20"}], ARMS, seed=range(3))
+  return product(ARMS, seed=range(3))

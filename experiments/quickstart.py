@@ -6,14 +6,14 @@ Question: BN, GN and GN+WS, each at a moderate and at a high learning rate, on
 Scientific parameters: the norm, WS, the learning rate.
 Nuisance parameters: none; one seed and two rates show what happens, and prove
   nothing. experiments/README.md lists the runs that do.
-Fixed parameters: a narrow ResNet-8, its training length, everything else.
+Fixed parameters: a narrow ResNet-8, three epochs, all of the config.
 
   bash scripts/quickstart.sh
 """
 
 from ws_jax.sweep import product
 
-CONFIG = "configs/fashion_mnist_10k.py"
+CONFIG = "configs/fashion_mnist_10k.py:model.name=resnet8,width=0.5,epochs=3"
 
 ARMS = (
   {"model.norm": "batch", "model.ws": False},
@@ -24,8 +24,4 @@ ARMS = (
 
 def sweep():
   """Three arms, two learning rates."""
-  return product(
-    [{"model.name": "resnet8", "model.width": 0.5, "train.epochs": 3.0}],
-    ARMS,
-    **{"optim.learning_rate": [0.1, 3.0]},
-  )
+  return product(ARMS, **{"optim.learning_rate": [0.1, 3.0]})

@@ -15,7 +15,7 @@ import pathlib
 import sys
 from types import ModuleType
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from ws_jax import backend, config, names, sweep, train
 
@@ -66,6 +66,7 @@ def main(argv: list[str]) -> None:
   """Loads the experiment and runs what is left of it."""
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+  logging.set_verbosity(logging.WARNING)
   say = functools.partial(print, flush=True)
   path = pathlib.Path(_EXPERIMENT.value)
   out = pathlib.Path(_OUT.value or f"workdirs/{path.stem}")

@@ -354,13 +354,13 @@ _SWEEP = """
 )
 def test_killed_sweep_goes_on_without_repeating(tmp_path, how, code, began):
   first = python(_SWEEP, tmp_path, how, stderr=subprocess.PIPE)
-  _, err = first.communicate(timeout=60)
+  _, err = first.communicate(timeout=300)
   assert first.returncode == code, err
   kept = {r["seed"]: r["status"] for r in rows.read(tmp_path / "runs.csv")}
   assert kept == {0: "done", 1: "done"} | (
     {2: "interrupted"} if how == "term" else {}
   )
-  assert python(_SWEEP, tmp_path, "nothing").wait(timeout=60) == 0
+  assert python(_SWEEP, tmp_path, "nothing").wait(timeout=300) == 0
   got = rows.read(tmp_path / "runs.csv")
   assert sorted(row["seed"] for row in got) == [0, 1, 2, 3]
   assert {row["status"] for row in got} == {"done"}

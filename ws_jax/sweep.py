@@ -111,7 +111,11 @@ def _run_one(
     except train.Diverged as error:
       outcome = {"status": "diverged"}
       outcome |= {"step": error.step, "reason": error.reason}
-    except (train.Interrupted, KeyboardInterrupt) as error:
+    except train.Interrupted as error:
+      stop = error
+      outcome = {"status": "interrupted"}
+      outcome |= {"step": error.step, "reason": error.reason}
+    except KeyboardInterrupt as error:
       stop = error
       outcome = {"status": "interrupted", "reason": str(error)}
     except Exception as error:  # One broken run must not cost the others.
