@@ -1,0 +1,120 @@
+"""Settings of JAX itself, by backend, and what the machine is."""
+
+import contextlib
+import functools
+import importlib.metadata
+import os
+import pathlib
+import subprocess
+import sys
+import time
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+# Tracing is left out: its events nest, so that their sum counts twice.
+_COMPILE_EVENTS = (
+  "/jax/core/compile/jaxpr_to_mlir_module_duration",
+  "/jax/core/compile/backend_compile_duration",
+)
+
+
+def enable_compilation_cache() -> pathlib.Path:
+  """Keeps compiled programs on disk between processes.
+
+  The folder is `$JAX_COMPILATION_CACHE_DIR` if set, else `ws_jax/compiled` in
+  the user's cache folder.
+
+  Returns:
+    The folder, for the caller to announce.
+  """
+  chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+  home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+  folder = pathlib.Path(chosen or pathlib.Path(home, "ws_jax", "compiled"))
+  jax.config.update("jax_compilation_cache_dir", str(folder))
+  # The default keeps only what took a second: a ResNet is many small programs.
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+  return folder
+
+
+def loops_on_device() -> bool:
+  """Whether `lax.scan` over steps is fast here.
+
+  XLA's CPU backend runs convolutions inside a while loop on one thread: 8
+  times slower for a small ResNet, and their filter gradients 38 to 64 times.
+  There Python dispatches each step instead.
+  """
+  return jax.default_backend() != "cpu"
+
+
+def describe() -> dict[str, Any]:
+  """Versions, device and commit, for the record of a run."""
+  device = jax.devices()[0]
+  versions = {"python": sys.version.split()[0]}
+  versions |= {name: importlib.metadata.version(name) for name in _PACKAGES}
+  return {
+    "versions": versions,
+    "device": f"{jax.device_count()} x {device.device_kind}",
+    "backend": device.platform,
+    "cpu_count": os.cpu_count(),
+    "xla_flags": os.environ.get("XLA_FLAGS", ""),
+    "commit": _commit(),
+  }
+
+
+@functools.cache
+def _commit() -> str:
+  """The commit of the checkout this file is in, `+` if changed; or empty."""
+  git = ["git", "-C", str(pathlib.Path(__file__).parent)]
+  try:
+    run = functools.partial(
+      subprocess.run, capture_output=True, text=True, timeout=10
+    )
+    commit = run([*git, "rev-parse", "--short=12", "HEAD"]).stdout.strip()
+    changed = run([*git, "status", "--porcelain", "-uno"]).stdout.strip()
+  except (OSError, subprocess.TimeoutExpired):
+    return ""
+  return commit + ("+" if commit and changed else "")
+
+
+class Clock:
+  """Seconds by what they went into, with compiling kept apart.
+
+  Example:
+    >>> clock = Clock()
+    >>> with clock("train"):
+    ...   pass
+    >>> sorted(clock.seconds)
+    ['compile', 'eval', 'train']
+  """
+
+  def __init__(self):
+    self.seconds = {"compile": 0.0, "train": 0.0, "eval": 0.0}
+
+  @contextlib.contextmanager
+  def __call__(self, name: str) -> Iterator[None]:
+    """Counts a `with` block as `name`, less what was compiled in it."""
+    _listen()
+    began, compiled = time.monotonic(), _compiled.seconds
+    try:
+      yield
+    finally:
+      compiling = _compiled.seconds - compiled
+      self.seconds["compile"] += compiling
+      self.seconds[name] += time.monotonic() - began - compiling
+
+
+# JAX tells of each compilation, and has no way to stop listening.
+_compiled = types.SimpleNamespace(seconds=0.0)
+
+
+@functools.cache
+def _listen() -> None:
+  def add(event: str, seconds: float, **_: Any) -> None:
+    if event in _COMPILE_EVENTS:
+      _compiled.seconds += seconds
+
+  jax.monitoring.register_event_duration_secs_listener(add)

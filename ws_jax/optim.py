@@ -1,0 +1,201 @@
+"""Optimizers whose numbers are data, so that changing one compiles nothing.
+
+The learning rate, weight decay and momentum are leaves of the optimizer state
+(`optax.inject_hyperparams`). What shapes the program (which optimizer, which
+schedule, how long) is a hashable value that `jax.jit` takes as static.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ws_jax import names
+
+PyTree = Any
+
+SCHEDULES = ("constant", "step", "cosine", "one_cycle")
+OPTIMIZERS = ("sgd", "adamw")
+DECAYS = ("kernels", "all")
+
+# Smith and Topin 2017 (1708.07120); the values fastai and PyTorch settled on.
+_ONE_CYCLE_WARMUP = 0.3
+_ONE_CYCLE_START = 1 / 25
+_ONE_CYCLE_END = 1 / 1e4
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+  """The learning rate over its peak, as a function of the step.
+
+  Attributes:
+    kind: `constant`, `step` (times `factor` at each boundary), `cosine` (to
+      0) or `one_cycle` (cosine from 1/25 of the peak up to it, then down to
+      1e-4 of it; momentum is not cycled).
+    total_steps: length of the run.
+    warmup_steps: steps of linear warm-up before `constant`, `step` and
+      `cosine`; for `one_cycle` the steps up to the peak, 0 meaning 30 %.
+    boundaries: of `step`, as parts of `total_steps`.
+    factor: of `step`.
+
+  Raises:
+    ValueError: unknown kind.
+
+  Example:
+    >>> schedule = Schedule("cosine", total_steps=100, warmup_steps=10)
+    >>> [round(float(schedule(s)), 3) for s in (0, 10, 55, 100)]
+    [0.1, 1.0, 0.5, 0.0]
+  """
+
+  kind: str
+  total_steps: int
+  warmup_steps: int = 0
+  boundaries: tuple[float, ...] = (1 / 3, 2 / 3)
+  factor: float = 0.1
+
+  def __post_init__(self):
+    names.lookup(dict.fromkeys(SCHEDULES), self.kind, "schedule")
+
+  def __call__(self, step: jax.Array | int) -> jax.Array:
+    """The multiplier of the peak for update number `step` (from 0)."""
+    step = jnp.asarray(step, jnp.float32)
+    if self.kind == "one_cycle":
+      return self._one_cycle(step)
+    # Counted from 1, so that the first update already moves.
+    warmup = jnp.minimum(1.0, (step + 1) / max(1, self.warmup_steps))
+    if self.kind == "constant":
+      return warmup
+    if self.kind == "step":
+      edges = jnp.asarray(self.boundaries) * self.total_steps
+      return warmup * self.factor ** jnp.sum(step >= edges)
+    length = max(1, self.total_steps - self.warmup_steps)
+    return warmup * _cosine((step - self.warmup_steps) / length)
+
+  def _one_cycle(self, step: jax.Array) -> jax.Array:
+    up = self.warmup_steps or round(_ONE_CYCLE_WARMUP * self.total_steps)
+    rise = _cosine(1 - step / max(1, up))
+    fall = _cosine((step - up) / max(1, self.total_steps - up))
+    return jnp.where(
+      step < up,
+      _ONE_CYCLE_START + (1 - _ONE_CYCLE_START) * rise,
+      _ONE_CYCLE_END + (1 - _ONE_CYCLE_END) * fall,
+    )
+
+
+def _cosine(part: jax.Array) -> jax.Array:
+  """Half a cosine from 1 at 0 to 0 at 1, flat beyond."""
+  return 0.5 * (1 + jnp.cos(math.pi * jnp.clip(part, 0.0, 1.0)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+  """SGD with momentum, or AdamW, with clipping, decay mask and schedule.
+
+  Attributes:
+    schedule: relative learning rate.
+    name: `sgd` (weight decay is added to the gradient, as in the WS paper's
+      recipe) or `adamw` (decoupled, b2 0.999, eps 1e-8; momentum is b1).
+    nesterov: for both.
+    decay: which leaves decay: `kernels`, or `all`.
+    clip_norm: largest global norm of the gradient, None for no limit.
+    adaptive_clip: largest ratio of unit-wise gradient to weight norm (AGC,
+      Brock et al. 2021, sec. 4; not on the head), None for no limit.
+
+  Raises:
+    ValueError: an unknown name.
+  """
+
+  schedule: Schedule
+  name: str = "sgd"
+  nesterov: bool = True
+  decay: str = "kernels"
+  clip_norm: float | None = None
+  adaptive_clip: float | None = None
+
+  def __post_init__(self):
+    names.lookup(dict.fromkeys(OPTIMIZERS), self.name, "optimizer")
+    names.lookup(dict.fromkeys(DECAYS), self.decay, "decay mask")
+
+  def init(
+    self, params: PyTree, *, learning_rate, weight_decay, momentum
+  ) -> optax.OptState:
+    """The optimizer state for raw parameters; the three numbers may be traced.
+
+    Args:
+      params: raw parameters, float32.
+      learning_rate: the peak of the schedule.
+      weight_decay: coefficient of the decay.
+      momentum: of SGD, or b1 of AdamW.
+    """
+    state = _transformation(self).init(params)
+    numbers = {
+      "learning_rate": learning_rate,
+      "weight_decay": weight_decay,
+      "momentum": momentum,
+    }
+    as_float = lambda x: jnp.asarray(x, jnp.float32)
+    return state._replace(hyperparams=jax.tree.map(as_float, numbers))
+
+  def update(
+    self, grads: PyTree, state: optax.OptState, params: PyTree
+  ) -> tuple[PyTree, optax.OptState]:
+    """New parameters and state; all trees have the shape of `params`."""
+    updates, state = _transformation(self).update(grads, state, params)
+    return optax.apply_updates(params, updates), state
+
+
+@functools.cache
+def _transformation(spec: Optimizer) -> optax.GradientTransformation:
+  def build(learning_rate, weight_decay, momentum):
+    decay = optax.add_decayed_weights(weight_decay, mask=decay_mask(spec.decay))
+    if spec.name == "sgd":
+      rule = [decay, optax.trace(momentum, nesterov=spec.nesterov)]
+    else:
+      adam = optax.scale_by_adam(b1=momentum, nesterov=spec.nesterov)
+      rule = [adam, decay]
+    return optax.chain(
+      *_clipping(spec),
+      *rule,
+      optax.scale_by_schedule(spec.schedule),
+      optax.scale_by_learning_rate(learning_rate),
+    )
+
+  return optax.inject_hyperparams(build)(
+    learning_rate=0.0, weight_decay=0.0, momentum=0.0
+  )
+
+
+def _clipping(spec: Optimizer) -> list[optax.GradientTransformation]:
+  steps = []
+  if spec.clip_norm is not None:
+    steps.append(optax.clip_by_global_norm(spec.clip_norm))
+  if spec.adaptive_clip is not None:
+    clip = optax.adaptive_grad_clip(spec.adaptive_clip)
+    not_head = functools.partial(
+      jax.tree_util.tree_map_with_path,
+      lambda path, _: "head" not in jax.tree_util.keystr(path),
+    )
+    steps.append(optax.masked(clip, not_head))
+  return steps
+
+
+def decay_mask(kind: str):
+  """A function from parameters to a tree of bools: which leaves decay.
+
+  Args:
+    kind: `kernels` (leaves named kernel: not biases, not the scales of
+      norms), or `all`.
+
+  Example:
+    >>> mask = decay_mask("kernels")
+    >>> mask({"conv": {"kernel": 0, "bias": 0}})
+    {'conv': {'bias': False, 'kernel': True}}
+  """
+  if kind == "all":
+    return lambda params: jax.tree.map(lambda _: True, params)
+  is_kernel = lambda path, _: "'kernel'" in jax.tree_util.keystr(path)
+  return lambda params: jax.tree_util.tree_map_with_path(is_kernel, params)

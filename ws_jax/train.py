@@ -1,0 +1,299 @@
+"""`train_and_evaluate`: the whole story of a run, from config to metrics."""
+
+import contextlib
+import pathlib
+import signal
+import threading
+import types
+from collections.abc import Iterator
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ws_jax import (
+  backend,
+  checkpoint,
+  data,
+  models,
+  names,
+  norm,
+  optim,
+  tasks,
+  writers,
+)
+from ws_jax import config as config_lib
+from ws_jax import step as steps
+
+# A run may be continued with other values of these: they change no number.
+_CADENCE = (
+  "data.dir",
+  "data.eval_batch_size",
+  "train.checkpoint_every_epochs",
+  "train.checkpoint_every_steps",
+  "train.keep_checkpoints",
+)
+
+
+class Diverged(RuntimeError):
+  """The loss became non-finite, or rose far above where it began.
+
+  Attributes:
+    step: the optimizer step at which it was seen.
+    reason: in words.
+  """
+
+  def __init__(self, step: int, reason: str):
+    super().__init__(f"diverged at step {step}: {reason}")
+    self.step, self.reason = step, reason
+
+
+class Interrupted(RuntimeError):
+  """A signal ended the run; what was computed is kept.
+
+  Attributes:
+    step: optimizer steps done.
+    signum: the signal.
+  """
+
+  def __init__(self, step: int, signum: int):
+    self.step, self.signum = step, signum
+    self.reason = f"received {signal.Signals(signum).name}"
+    super().__init__(f"interrupted after step {step}: {self.reason}")
+
+
+def train_and_evaluate(
+  config: ml_collections.ConfigDict, workdir: str | pathlib.Path
+) -> dict[str, float]:
+  """Trains to the end, evaluating on the way; continues what it finds.
+
+  Args:
+    config: as `ws_jax.config.default`, after all overrides.
+    workdir: folder of the run, made if need be. If it holds a checkpoint of
+      the same configuration the run goes on from there, to the same bits.
+
+  Returns:
+    The last `train/...` and `eval/...` metrics.
+
+  Raises:
+    ValueError: (of which `ConfigError` and `DataError` are kinds) the
+      configuration cannot be run. Raised before anything is compiled.
+    Diverged: the loss left its bounds; recorded in `status.json`.
+    Interrupted: SIGTERM or SIGINT came; the state has been saved.
+
+  Example:
+    >>> from ws_jax import config
+    >>> c = config.apply(config.default(), {"train.epochs": 0.1})
+    >>> train_and_evaluate(c, "/tmp/run")["eval/accuracy"]  # doctest: +SKIP
+    0.61
+  """
+  config, dataset, program = prepare(config)
+  workdir = pathlib.Path(workdir)
+  run = writers.Run(
+    workdir,
+    config.to_dict(),
+    cadence=_CADENCE,
+    about=backend.describe(),
+    clock=backend.Clock(),
+  )
+  checkpoints = checkpoint.Checkpoints(
+    workdir / "checkpoints", keep=config.train.keep_checkpoints
+  )
+  try:
+    with _stop_signals() as stop:
+      metrics = _loop(config, dataset, program, run, checkpoints, stop)
+    run.status("done")
+    return metrics
+  except Diverged as error:
+    run.status("diverged", error.step, error.reason)
+    raise
+  except Interrupted as error:
+    run.status("interrupted", error.step, error.reason)
+    raise
+  except BaseException as error:
+    run.status("failed", reason=f"{type(error).__name__}: {error}")
+    raise
+  finally:
+    checkpoints.close()
+    run.close()
+
+
+def _loop(config, dataset, program, run, checkpoints, stop):
+  """Train, log, evaluate, save: in that order at each step that is due."""
+  train, batch_size = config.train, config.data.batch_size
+  micro_batches = batch_size // config.optim.micro_batch_size
+  everywhere = NamedSharding(program.mesh, PartitionSpec())
+  with run.clock("train"):
+    arrays, held_out = jax.device_put((dataset.train, dataset.test), everywhere)
+    numbers = {
+      name: config.optim[name]
+      for name in ("learning_rate", "weight_decay", "momentum")
+    }
+    state = steps.init_state(program, arrays, config.seed, numbers)
+    step = checkpoints.latest() or 0
+    if step:
+      state = checkpoints.load(step, state)
+  run.start(step)
+  # One compiled loop where that is fast; else a dispatch for every step.
+  block = train.log_every_steps if backend.loops_on_device() else None
+  while step < train.steps:
+    due = [train.log_every_steps, train.eval_every_steps, train.steps]
+    due.append(train.checkpoint_every_steps)
+    num_steps = min(every - step % every for every in due) if block else 1
+    indices = data.batch_indices(
+      config.seed, step, num_steps, batch_size, len(dataset.train["label"])
+    ).reshape(num_steps, micro_batches, -1)
+    with run.clock("train"):
+      state = steps.train_block(program, state, arrays, indices, block=block)
+    step += num_steps
+    run.advance(step)
+    last = step == train.steps
+    if step % train.log_every_steps == 0 or last:
+      with run.clock("train"):
+        state = _log(run, program, state, step)
+    if step % train.eval_every_steps == 0 or last:
+      with run.clock("eval"):
+        metrics = steps.evaluate(
+          program, state, held_out, config.data.eval_batch_size
+        )
+      run.write({f"eval/{name}": x for name, x in metrics.items()})
+      if not np.isfinite(metrics["loss"]):
+        raise Diverged(step, f"evaluation loss is {metrics['loss']}")
+    if step % train.checkpoint_every_steps == 0 or last or stop.signum:
+      checkpoints.save(step, state)
+    if stop.signum and not last:
+      checkpoints.close()
+      raise Interrupted(step, stop.signum)
+  return run.metrics
+
+
+def _log(run, program, state, step):
+  """Writes the means since the last row, and stops a run that diverged."""
+  metrics = {f"train/{k}": v for k, v in steps.means(state.sums).items()}
+  peak = state.opt_state.hyperparams["learning_rate"]
+  rate = float(peak * _multiplier(program.optimizer.schedule, step - 1))
+  run.write(metrics | {"train/learning_rate": rate})
+  diverged_at = int(state.diverged_at)
+  if diverged_at >= 0:
+    raise Diverged(
+      diverged_at,
+      f"training loss not finite, or over {program.divergence_factor:g} times"
+      f" the first, {float(state.first_loss):.3g}",
+    )
+  fresh = lambda x: jax.device_put(np.zeros(x.shape, x.dtype), x.sharding)
+  return state.replace(sums=jax.tree.map(fresh, state.sums))
+
+
+_multiplier = jax.jit(lambda schedule, step: schedule(step), static_argnums=0)
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[types.SimpleNamespace]:
+  """Turns the first SIGTERM or SIGINT into a number; a second one kills."""
+  stop = types.SimpleNamespace(signum=None)
+
+  def receive(signum, _):
+    stop.signum = signum
+    signal.signal(signum, signal.SIG_DFL)
+
+  # Python allows handlers in the main thread alone; elsewhere nobody signals.
+  main = threading.current_thread() is threading.main_thread()
+  caught = (signal.SIGTERM, signal.SIGINT) if main else ()
+  before = {signum: signal.signal(signum, receive) for signum in caught}
+  try:
+    yield stop
+  finally:
+    for signum, handler in before.items():
+      signal.signal(signum, handler)
+
+
+def prepare(
+  config: ml_collections.ConfigDict,
+) -> tuple[ml_collections.ConfigDict, data.Dataset, steps.Program]:
+  """Resolves a configuration and builds what it names; compiles nothing.
+
+  Args:
+    config: after all overrides; it is not changed.
+
+  Returns:
+    The resolved configuration, the data set and the program.
+
+  Raises:
+    ValueError: as `train_and_evaluate`.
+  """
+  # What is quick to refuse is refused before the data are read.
+  data.check_dataset(config.data.name, config.data.dir)
+  config_lib.resolve(config, num_examples=1 << 20, num_devices=1)
+  build_model(config, num_classes=2)
+  dataset = data.load_dataset(config.data.name, config.data.dir)
+  config = config_lib.resolve(
+    config,
+    num_examples=len(dataset.train["label"]),
+    num_devices=jax.device_count(),
+  )
+  return config, dataset, build_program(config, dataset)
+
+
+def build_model(
+  config: ml_collections.ConfigDict, num_classes: int
+) -> nn.Module:
+  """The model of a configuration; every wrong name or number is an error."""
+  c = config.model
+  spec = norm.NormSpec(
+    kind=c.norm,
+    num_groups=None if c.channels_per_group else c.num_groups,
+    channels_per_group=c.channels_per_group,
+    batch_size=c.norm_batch_size,
+    momentum=c.norm_momentum,
+  )
+  dtypes = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+  return models.create_model(
+    c.name,
+    num_classes=num_classes,
+    norm=spec,
+    version=c.version,
+    width=c.width,
+    stem=c.stem,
+    zero_init_last=c.zero_init_last,
+    dtype=names.lookup(dtypes, c.dtype, "model.dtype"),
+    remat=c.remat,
+  )
+
+
+def build_program(
+  config: ml_collections.ConfigDict, dataset: data.Dataset
+) -> steps.Program:
+  """The program of a resolved configuration."""
+  o = config.optim
+  schedule = optim.Schedule(
+    o.schedule,
+    total_steps=config.train.steps,
+    warmup_steps=o.warmup_steps,
+    boundaries=tuple(o.boundaries),
+    factor=o.boundary_factor,
+  )
+  return steps.Program(
+    task=tasks.ImageClassification(
+      mean=dataset.mean,
+      std=dataset.std,
+      crop_padding=config.data.crop_padding,
+      flip=config.data.flip,
+      label_smoothing=o.label_smoothing,
+    ),
+    model=build_model(config, dataset.num_classes),
+    optimizer=optim.Optimizer(
+      schedule,
+      name=o.name,
+      nesterov=o.nesterov,
+      decay=o.decay,
+      clip_norm=o.clip_norm,
+      adaptive_clip=o.adaptive_clip,
+    ),
+    mesh=Mesh(np.array(jax.devices()), ("data",)),
+    convention=config.model.ws_convention if config.model.ws else None,
+    ema_decay=o.ema_decay,
+    divergence_factor=config.train.divergence_factor,
+  )
