@@ -32,6 +32,7 @@ FLOORS = {
   "linen": 1,
   "nnx": 1,
   "norm": 1,
+  "normalize": 0,
   "models": 1,
   "data": 1,
   "optim": 1,
