@@ -87,7 +87,7 @@ class Program:
   model: nn.Module
   optimizer: optim.Optimizer
   mesh: Mesh
-  convention: str | None = None
+  convention: ws_jax.Convention | None = None
   ema_decay: float | None = None
   divergence_factor: float = 20.0
 
@@ -252,7 +252,7 @@ def _loop(program, state, arrays, indices, num_steps):
 _train_step = jax.jit(train_step, static_argnums=0, donate_argnums=1)
 _begin = jax.jit(begin, static_argnums=0)
 _accumulate = jax.jit(accumulate, static_argnums=0, donate_argnums=3)
-_finish = jax.jit(finish, static_argnums=0, donate_argnums=(1, 2))
+_finish = jax.jit(finish, static_argnums=0, donate_argnums=1)
 
 
 def train_block(

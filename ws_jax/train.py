@@ -14,6 +14,7 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+import ws_jax
 from ws_jax import (
   backend,
   checkpoint,
@@ -268,6 +269,7 @@ def build_program(
 ) -> steps.Program:
   """The program of a resolved configuration."""
   o = config.optim
+  convention = ws_jax.get_convention(config.model.ws_convention)
   schedule = optim.Schedule(
     o.schedule,
     total_steps=config.train.steps,
@@ -293,7 +295,7 @@ def build_program(
       adaptive_clip=o.adaptive_clip,
     ),
     mesh=Mesh(np.array(jax.devices()), ("data",)),
-    convention=config.model.ws_convention if config.model.ws else None,
+    convention=convention if config.model.ws else None,
     ema_decay=o.ema_decay,
     divergence_factor=config.train.divergence_factor,
   )

@@ -1,0 +1,228 @@
+import json
+import os
+import signal
+import threading
+
+import jax
+import numpy as np
+import pytest
+
+from ws_jax import backend, checkpoint, config, data, train, writers
+from ws_jax import step as steps
+
+TINY = {
+  "model.name": "resnet8",
+  "model.width": 0.25,
+  "model.num_groups": 2,
+  "data.batch_size": 32,
+  "train.steps": 30,
+  "train.log_every_steps": 5,
+  "train.eval_every_steps": 15,
+  "train.checkpoint_every_steps": 10,
+  "optim.learning_rate": 0.2,
+}
+
+
+def tiny(**overrides):
+  changed = TINY | {k.replace("__", "."): v for k, v in overrides.items()}
+  return config.apply(config.load("configs/fashion_mnist_10k.py"), changed)
+
+
+@pytest.fixture(autouse=True)
+def small_data(monkeypatch):
+  """The embedded images, fewer of them, so that evaluation is quick."""
+  whole = data.load_dataset("fashion_mnist_10k")
+  few = data.Dataset(
+    name=whole.name,
+    train={k: v[::20] for k, v in whole.train.items()},
+    test={k: v[::10] for k, v in whole.test.items()},
+    num_classes=whole.num_classes,
+    mean=whole.mean,
+    std=whole.std,
+  )
+  monkeypatch.setattr(data, "load_dataset", lambda *_: few)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+  """One whole run, for the tests that look at what it leaves."""
+  return tmp_path_factory.mktemp("runs") / "whole"
+
+
+def final_state(workdir, c):
+  c, dataset, program = train.prepare(c)
+  checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", keep=1)
+  numbers = dict.fromkeys(("learning_rate", "weight_decay", "momentum"), 0.0)
+  like = steps.init_state(program, dataset.train, 0, numbers)
+  state = checkpoints.load(checkpoints.latest(), like)
+  checkpoints.close()
+  return jax.device_get(state)
+
+
+def test_a_run_learns_and_leaves_its_record(finished):
+  metrics = train.train_and_evaluate(tiny(), finished)
+  assert metrics["eval/accuracy"] > 0.2  # of ten classes, in thirty steps
+  names = {path.name.split(".")[0] for path in finished.iterdir()}
+  assert names == {"config", "metrics", "status", "checkpoints", "events"}
+
+  status = json.loads((finished / "status.json").read_text())
+  assert status["status"] == "done"
+  assert status["step"] == 30
+  assert status["metrics"] == metrics
+  assert set(status["seconds"]) == {"compile", "train", "eval"}
+  assert min(status["seconds"].values()) > 0
+  assert status["versions"]["jax"] == jax.__version__
+
+  resolved = json.loads((finished / "config.json").read_text())
+  assert resolved["train"]["steps"] == 30
+  assert resolved["model"]["norm_batch_size"] == 32
+
+  rows = writers.read_metrics(finished)
+  logged = [row["step"] for row in rows if "train/loss" in row]
+  evaluated = [row["step"] for row in rows if "eval/loss" in row]
+  assert logged == [5, 10, 15, 20, 25, 30]
+  assert evaluated == [15, 30]
+  assert rows[-1]["eval/accuracy"] == metrics["eval/accuracy"]
+
+
+def test_a_finished_run_is_not_repeated(finished):
+  before = (finished / "metrics.jsonl").read_text()
+  metrics = train.train_and_evaluate(tiny(), finished)
+  assert (finished / "metrics.jsonl").read_text() == before
+  assert (
+    metrics == json.loads((finished / "status.json").read_text())["metrics"]
+  )
+
+
+@pytest.mark.parametrize("when", [7, 20])
+def test_a_stopped_run_resumes_to_the_same_bits(
+  finished, tmp_path, monkeypatch, when
+):
+  """Off and on a logging step; by SIGTERM, as a cluster sends it."""
+  block = steps.train_block
+
+  def stop_at(program, state, *args, **kwargs):
+    state = block(program, state, *args, **kwargs)
+    if int(state.step) == when:
+      os.kill(os.getpid(), signal.SIGTERM)
+    return state
+
+  with monkeypatch.context() as patch:
+    patch.setattr(steps, "train_block", stop_at)
+    with pytest.raises(train.Interrupted, match=f"after step {when}: .*SIGT"):
+      train.train_and_evaluate(tiny(), tmp_path)
+  status = json.loads((tmp_path / "status.json").read_text())
+  assert (status["status"], status["step"]) == ("interrupted", when)
+
+  train.train_and_evaluate(tiny(), tmp_path)
+  assert (tmp_path / "metrics.jsonl").read_text() == (
+    finished / "metrics.jsonl"
+  ).read_text()
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    final_state(tmp_path, tiny()),
+    final_state(finished, tiny()),
+  )
+
+
+def test_rows_after_the_checkpoint_are_written_once(tmp_path, monkeypatch):
+  """A crash between two checkpoints leaves rows that will come again."""
+  log = train._log
+
+  def crash(run, program, state, step):
+    state = log(run, program, state, step)
+    if step == 25:
+      raise OSError("disk full")
+    return state
+
+  with monkeypatch.context() as patch:
+    patch.setattr(train, "_log", crash)
+    with pytest.raises(OSError, match="disk full"):
+      train.train_and_evaluate(tiny(), tmp_path)
+  status = json.loads((tmp_path / "status.json").read_text())
+  assert status["status"] == "failed"
+  assert "disk full" in status["reason"]
+  train.train_and_evaluate(tiny(), tmp_path)
+  found = [r["step"] for r in writers.read_metrics(tmp_path)]
+  assert found == [5, 10, 15, 15, 20, 25, 30, 30]
+
+
+def test_a_folder_holds_one_configuration(finished):
+  with pytest.raises(ValueError, match=r"optim.learning_rate was 0.2, is 0.3"):
+    train.train_and_evaluate(tiny(optim__learning_rate=0.3), finished)
+
+
+def test_divergence_is_recorded_and_ends_the_run(tmp_path):
+  with pytest.raises(train.Diverged) as caught:
+    train.train_and_evaluate(
+      tiny(model__norm="none", model__ws=False, optim__learning_rate=1e6),
+      tmp_path,
+    )
+  status = json.loads((tmp_path / "status.json").read_text())
+  assert status["status"] == "diverged"
+  assert status["step"] == caught.value.step < 5
+  assert "training loss" in status["reason"]
+
+
+@pytest.mark.parametrize(
+  ("overrides", "message"),
+  [
+    ({"model.name": "resnet5"}, "did you mean 'resnet56'"),
+    ({"model.norm": "grup"}, "did you mean 'group'"),
+    ({"model.num_groups": 5}, "5"),
+    ({"model.ws_convention": "bitt"}, "did you mean 'bit'"),
+    ({"model.dtype": "float31"}, "did you mean 'float32'"),
+    ({"model.version": 3}, "3"),
+    ({"data.name": "fashion_mnist_10"}, "fashion_mnist_10k"),
+    ({"optim.schedule": "cosin"}, "did you mean 'cosine'"),
+    ({"optim.name": "adam"}, "did you mean 'adamw'"),
+    ({"optim.micro_batch_size": 5}, "not divisible"),
+    ({"model.norm_batch_size": 5}, "not divisible"),
+  ],
+)
+def test_what_cannot_run_is_refused_before_anything_is_made(
+  overrides, message, tmp_path
+):
+  compiled = backend._compiled.seconds
+  workdir = tmp_path / "run"
+  with pytest.raises(ValueError, match=message) as caught:
+    train.train_and_evaluate(config.apply(tiny(), overrides), workdir)
+  assert "\n" not in str(caught.value)
+  assert not workdir.exists()
+  assert backend._compiled.seconds == compiled
+
+
+def test_a_second_run_of_the_same_structure_compiles_nothing(
+  finished, tmp_path
+):
+  train.train_and_evaluate(
+    tiny(
+      seed=5,
+      optim__learning_rate=0.1,
+      optim__momentum=0.5,
+      optim__weight_decay=0.0,
+    ),
+    tmp_path,
+  )
+  seconds = json.loads((tmp_path / "status.json").read_text())["seconds"]
+  assert seconds["compile"] < 0.5  # of small host-side programs, if any
+
+
+def test_a_thread_may_train(finished, tmp_path):
+  """Signals belong to the main thread; a run elsewhere does without."""
+  c = tiny(train__steps=5)
+  caught = []
+  thread = threading.Thread(
+    target=lambda: caught.append(train.train_and_evaluate(c, tmp_path))
+  )
+  thread.start()
+  thread.join()
+  assert "eval/accuracy" in caught[0]
+
+
+def test_mixed_precision_keeps_parameters_in_float32(tmp_path):
+  c = tiny(model__dtype="bfloat16", train__steps=5)
+  train.train_and_evaluate(c, tmp_path)
+  state = final_state(tmp_path, c)
+  dtypes = {str(x.dtype) for x in jax.tree.leaves(state.params)}
+  assert dtypes == {"float32"}
