@@ -16,7 +16,6 @@ instance   1                    C
 """
 
 import dataclasses
-import functools
 from typing import Any
 
 import flax.linen as nn
@@ -25,116 +24,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from ws_jax.names import lookup
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
-def normalize(
-  x: jax.Array,
-  scale: jax.Array,
-  bias: jax.Array,
-  examples: int,
-  groups: int,
-  epsilon: float = 1e-5,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Normalizes, scales and shifts, with statistics of the values themselves.
-
-  The statistics are float32, and the variance is the mean square of what is
-  left after the mean is gone: an input of mean 100 and deviation 0.01, where
-  `mean(x * x) - mean(x) ** 2` has no correct digit, comes out right. What is
-  kept for the backward pass is `x` itself and the statistics.
-
-  Args:
-    x: `[B, ..., C]`, any float dtype.
-    scale: `[C]`, multiplies the normalized values.
-    bias: `[C]`, is added to them.
-    examples: how many consecutive examples share statistics; divides B.
-    groups: how many groups the channels form; divides C.
-    epsilon: is added to the variance.
-
-  Returns:
-    The result, of the shape and dtype of `x`, and the means and the biased
-    variances, float32 `[B / examples, groups]`.
-
-  Example:
-    >>> x = 100 + jnp.arange(8.0).reshape(2, 2, 2)
-    >>> y, mean, _ = normalize(x, jnp.ones(2), jnp.zeros(2), 1, 1)
-    >>> mean
-    Array([[101.5],
-           [105.5]], dtype=float32)
-    >>> y.mean(axis=(1, 2))
-    Array([0., 0.], dtype=float32)
-  """
-  return _forward(x, scale, bias, examples, groups, epsilon)[0]
-
-
-def _forward(x, scale, bias, examples, groups, epsilon):
-  rows = _rows(x, examples)
-  mean = _pool(_sum_rows(rows), groups, rows.shape[1])
-  centred = rows - _spread(mean, rows)[:, None]
-  var = _pool(_sum_rows(centred * centred), groups, rows.shape[1])
-  rstd = jax.lax.rsqrt(var + epsilon)
-  factor = _spread(rstd, rows) * scale[None]
-  y = centred * factor[:, None] + bias[None, None]
-  y = y.reshape(x.shape).astype(x.dtype)
-  return (y, mean, var), (x, scale, mean, rstd)
-
-
-def _backward(examples, groups, epsilon, residuals, cotangents):
-  del epsilon  # it is inside rstd
-  x, scale, mean, rstd = residuals
-  dy, dmean, dvar = cotangents
-  dy = _rows(dy, examples)
-  rows = _rows(x, examples)
-  count = rows.shape[1]
-  centred = rows - _spread(mean, rows)[:, None]
-  # Per channel first: the gradients of scale and bias fall out on the way.
-  sum_dy = _sum_rows(dy)
-  sum_dy_xhat = _sum_rows(dy * centred) * _spread(rstd, rows)
-  # d(loss)/d(mean) and d(loss)/d(xhat direction), averaged over each group.
-  along_one = _pool(sum_dy * scale[None], groups, count)
-  along_xhat = _pool(sum_dy_xhat * scale[None], groups, count)
-  size = count * (rows.shape[2] // groups)
-  slope = 2 * dvar / size - rstd * rstd * along_xhat
-  shift = dmean / size - rstd * along_one
-  factor = _spread(rstd, rows) * scale[None]
-  dx = dy * factor[:, None] + centred * _spread(slope, rows)[:, None]
-  dx = dx + _spread(shift, rows)[:, None]
-  dx = dx.reshape(x.shape).astype(x.dtype)
-  dscale = sum_dy_xhat.sum(0).astype(scale.dtype)
-  return dx, dscale, sum_dy.sum(0).astype(scale.dtype)
-
-
-normalize.defvjp(_forward, _backward)
-
-
-def _rows(x, examples):
-  """`[B, ..., C]` as float32 `[B / examples, values per channel, C]`."""
-  shape = (x.shape[0] // examples, -1, x.shape[-1])
-  return x.reshape(shape).astype(jnp.float32)
-
-
-def _sum_rows(rows):
-  """`[A, M, C]` -> `[A, C]`."""
-  if jax.default_backend() != "cpu":
-    return rows.sum(1)
-  # XLA's CPU backend sums over a middle axis slowly and multiplies matrices
-  # fast; full precision, or a global setting could round the operands.
-  return jnp.einsum(
-    "amc,m->ac",
-    rows,
-    jnp.ones(rows.shape[1], rows.dtype),
-    precision=jax.lax.Precision.HIGHEST,
-  )
-
-
-def _pool(sums, groups, count):
-  """Sums `[A, C]` of `count` values each -> means `[A, groups]`."""
-  return sums.reshape(sums.shape[0], groups, -1).mean(2) / count
-
-
-def _spread(stats, rows):
-  """`[A, groups]` -> `[A, C]`: every channel gets what its group has."""
-  return jnp.repeat(stats, rows.shape[2] // stats.shape[1], axis=1)
+from ws_jax.normalize import normalize
 
 
 class BatchNorm(nn.Module):
@@ -184,14 +74,15 @@ class BatchNorm(nn.Module):
     var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
     if not train or self.is_initializing():
       factor = jax.lax.rsqrt(var.value + self.epsilon) * scale
-      y = _channelwise(x, -mean.value, factor, bias)
+      y = _channelwise(x, mean.value, factor, bias)
       return y.astype(self.dtype)
-    examples = self.batch_size or x.shape[0]
-    if x.shape[0] % examples:
+    examples = x.shape[0] if self.batch_size is None else self.batch_size
+    if examples < 1 or x.shape[0] % examples:
       raise ValueError(
         f"a normalization batch of {examples} does not divide the batch of"
         f" {x.shape[0]} examples"
       )
+    x = x.astype(jnp.promote_types(x.dtype, self.dtype))
     y, *stats = normalize(x, scale, bias, examples, shape[0], self.epsilon)
     for running, new in zip((mean, var), stats, strict=True):
       new = jax.lax.stop_gradient(new).mean(0)
@@ -237,6 +128,7 @@ class GroupNorm(nn.Module):
     groups = _count_groups(
       x.shape[-1], self.num_groups, self.channels_per_group
     )
+    x = x.astype(jnp.promote_types(x.dtype, self.dtype))
     y, _, _ = normalize(x, scale, bias, 1, groups, self.epsilon)
     return y.astype(self.dtype)
 
@@ -377,11 +269,11 @@ def _affine_params(module, x):
   return scale, bias
 
 
-def _channelwise(x, offset, factor, bias):
-  """`(x + offset) * factor + bias` in float32, each of them `[C]`."""
-  rows = _rows(x, 1)
-  y = (rows + offset[None, None]) * factor[None, None] + bias[None, None]
-  return y.reshape(x.shape)
+def _channelwise(x, mean, factor, bias):
+  """`(x - mean) * factor + bias` in float32: `[B, ..., C]` and thrice `[C]`."""
+  shape = (1,) * (x.ndim - 1) + (-1,)
+  mean, factor, bias = (v.reshape(shape) for v in (mean, factor, bias))
+  return (x.astype(jnp.float32) - mean) * factor + bias
 
 
 def _count_groups(channels, num_groups, channels_per_group):
@@ -390,8 +282,8 @@ def _count_groups(channels, num_groups, channels_per_group):
   if channels_per_group is not None:
     asked, what = channels_per_group, "groups of {} channels"
   else:
-    asked, what = num_groups or 8, "{} groups"
-  if channels % asked:
+    asked, what = 8 if num_groups is None else num_groups, "{} groups"
+  if asked < 1 or channels % asked:
     divisors = [n for n in range(1, channels + 1) if channels % n == 0]
     raise ValueError(
       f"{channels} channels cannot form {what.format(asked)};"
