@@ -25,7 +25,7 @@ def main(argv: list[str]) -> None:
   from ws_jax import backend, train
 
   if len(argv) > 1:
-    sys.exit(f"error: unexpected arguments {' '.join(argv[1:])}")
+    _stop(f"error: unexpected arguments {' '.join(argv[1:])}", 2)
   logging.set_verbosity(logging.WARNING)
   _say(f"compiled programs are kept in {backend.enable_compilation_cache()}")
   try:

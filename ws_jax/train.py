@@ -165,7 +165,7 @@ def _loop(config, dataset, program, run, checkpoints, stop):
         raise Diverged(step, f"evaluation loss is {metrics['loss']}")
     if step % train.checkpoint_every_steps == 0 or last or stop.signum:
       checkpoints.save(step, state)
-    if stop.signum and not last:
+    if stop.signum:
       checkpoints.close()
       raise Interrupted(step, stop.signum)
   return run.metrics

@@ -177,8 +177,9 @@ class Progress:
   """
 
   def __init__(self, total: int, start: int, name: str):
-    self._total, self._start, self._name = total, start, name
-    self._began = self._said = time.monotonic()
+    self._total, self._name = total, name
+    self._first: tuple[int, float] | None = None
+    self._said = time.monotonic()
     self._bar = None
     if sys.stderr.isatty():
       from rich import progress
@@ -199,7 +200,9 @@ class Progress:
   def update(self, step: int, metrics: Mapping[str, float] | None) -> None:
     """Shows that `step` is done, with the newest metrics."""
     now = time.monotonic()
-    rate = (step - self._start) / max(now - self._began, 1e-9)
+    # From the first step on: the time before it went into compiling.
+    self._first = self._first or (step, now)
+    rate = (step - self._first[0]) / max(now - self._first[1], 1e-9)
     shown = " ".join(f"{k}={v:.4g}" for k, v in (metrics or {}).items())
     if self._bar:
       self._bar.update(
