@@ -148,7 +148,9 @@ def test_rows_after_the_checkpoint_are_written_once(tmp_path, monkeypatch):
 
 
 def test_a_folder_holds_one_configuration(finished):
-  with pytest.raises(ValueError, match=r"optim.learning_rate was 0.2, is 0.3"):
+  with pytest.raises(
+    config.ConfigError, match=r"optim.learning_rate was 0.2, is 0.3"
+  ):
     train.train_and_evaluate(tiny(optim__learning_rate=0.3), finished)
 
 
@@ -185,7 +187,7 @@ def test_what_cannot_run_is_refused_before_anything_is_made(
 ):
   compiled = backend._compiled.seconds
   workdir = tmp_path / "run"
-  with pytest.raises(ValueError, match=message) as caught:
+  with pytest.raises(config.ConfigError, match=message) as caught:
     train.train_and_evaluate(config.apply(tiny(), overrides), workdir)
   assert "\n" not in str(caught.value)
   assert not workdir.exists()

@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
       f"{error}; saved in {_WORKDIR.value}, run the same command to go on",
       128 + error.signum,
     )
-  except ValueError as error:
+  except config.ConfigError as error:
     _stop(f"error: {error}", 2)
   else:
     _say("  ".join(f"{name} {x:.4f}" for name, x in sorted(metrics.items())))

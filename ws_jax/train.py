@@ -80,8 +80,8 @@ def train_and_evaluate(
     The last `train/...` and `eval/...` metrics.
 
   Raises:
-    ValueError: (of which `ConfigError` and `DataError` are kinds) the
-      configuration cannot be run. Raised before anything is compiled.
+    ConfigError: the configuration cannot be run, or not in this workdir.
+      Raised before anything is compiled or written.
     Diverged: the loss left its bounds; recorded in `status.json`.
     Interrupted: SIGTERM or SIGINT came; the state has been saved.
 
@@ -91,15 +91,19 @@ def train_and_evaluate(
     >>> train_and_evaluate(c, "/tmp/run")["eval/accuracy"]  # doctest: +SKIP
     0.61
   """
-  config, dataset, program = prepare(config)
   workdir = pathlib.Path(workdir)
-  run = writers.Run(
-    workdir,
-    config.to_dict(),
-    cadence=_CADENCE,
-    about=backend.describe(),
-    clock=backend.Clock(),
-  )
+  try:
+    config, dataset, program = prepare(config)
+    run = writers.Run(
+      workdir,
+      config.to_dict(),
+      cadence=_CADENCE,
+      about=backend.describe(),
+      clock=backend.Clock(),
+    )
+  except ValueError as error:
+    # Told apart from a ValueError out of the depths of a running program.
+    raise config_lib.ConfigError(str(error)) from error
   checkpoints = checkpoint.Checkpoints(
     workdir / "checkpoints", keep=config.train.keep_checkpoints
   )
