@@ -191,18 +191,18 @@ def _standardize(kernel, gain, *, axes, convention):
   fan_in = math.prod(kernel.shape[i] for i in axes)
   wide = kernel.astype(dtype)
   if kernel.dtype == jnp.float16 and convention.rescale:
-    wide = _tame_gradient(wide, axes, fan_in, convention)
-  centred = _centre(wide, axes, fan_in)
-  out = centred if convention.center else wide
+    wide = _tame_gradient(wide, axes, convention)
   if convention.rescale:
-    std = _std(centred, axes, fan_in - convention.ddof)
-    spread = _spread(std, fan_in, convention)
+    out, std = _normalize(wide, axes, convention)
     if not convention.center:
-      # The mean is divided too, and may be too large to be differentiated.
+      spread = _spread(std, fan_in, convention)
+      # A mean that is too large to be differentiated times slope zero is NaN.
       spread = jnp.where(std > 0, spread, lax.stop_gradient(spread))
-    out = out / spread
+      out = out + _sum(wide, axes, 1 / fan_in) / spread
     if convention.fan_in_scale:
       out = out * fan_in**-0.5
+  else:
+    out = _centre(wide, axes)
   if gain is not None:
     out = out * gain.astype(dtype)
   if kernel.dtype == jnp.float16:
@@ -211,47 +211,65 @@ def _standardize(kernel, gain, *, axes, convention):
   return out.astype(kernel.dtype)
 
 
+# A rule of its own, because what JAX derives keeps more of the kernel's size in
+# memory, and has a NaN slope where a filter is constant. As a rule of forward
+# mode it serves every mode and order.
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _normalize(wide, axes, convention):
+  """Returns (wide - mean) / spread, and the standard deviation."""
+  fan_in = math.prod(wide.shape[i] for i in axes)
+  centred = _centre(wide, axes)
+  std = _std(centred, axes, fan_in - convention.ddof)
+  return centred / _spread(std, fan_in, convention), std
+
+
+@_normalize.defjvp
+def _normalize_jvp(axes, convention, primals, tangents):
+  (wide,), (tangent,) = primals, tangents
+  fan_in = math.prod(wide.shape[i] for i in axes)
+  unit, std = _normalize(wide, axes, convention)
+  spread = _spread(std, fan_in, convention)
+  along = _sum(unit * tangent, axes, 1 / (fan_in - convention.ddof))
+  # How much of a change of the standard deviation reaches the spread, relative
+  # to both. It is 0 at a constant filter, which has no direction in which its
+  # deviation grows first: the subgradient that keeps the slope finite.
+  alive = std > jnp.sqrt(jnp.finfo(std.dtype).tiny)
+  ratio = spread / jnp.where(alive, std, spread)
+  if convention.eps_place == "variance":
+    share = 1.0
+  elif convention.eps_place == "std":
+    share = jnp.where(alive, ratio, 0.0)
+  else:
+    share = jnp.where(spread == std, 1.0, 0.0)
+  centred = tangent - _sum(tangent, axes, 1 / fan_in)
+  unit_tangent = (centred - unit * (share * along)) / spread
+  return (unit, std), (unit_tangent, jnp.where(alive, ratio, 0.0) * along)
+
+
 def _sum(x, axes, weight):
-  """`weight * x.sum(axes, keepdims=True)`; as a dot, the fastest on CPU."""
-  ones = jnp.full([x.shape[i] for i in axes], weight, x.dtype)
-  contracted = (tuple(range(len(axes))), axes)
-  total = lax.dot_general(
-    ones, x, (contracted, ((), ())), precision=lax.Precision.HIGHEST
-  )
-  return jnp.expand_dims(total, axes)
+  # Weighted first: a sum of a million huge numbers could overflow, their mean
+  # does not.
+  return jnp.sum(x * weight, axes, keepdims=True)
 
 
-def _centre(x, axes, fan_in):
+def _centre(x, axes):
   # Measured from one of its own weights a filter loses no digits, however far
   # its mean is from zero, and a constant one becomes exactly zero. The slope of
   # the result does not depend on where one measures from.
   first = [slice(0, 1) if i in axes else slice(None) for i in range(x.ndim)]
   x = x - lax.stop_gradient(x[tuple(first)])
-  return x - _sum(x, axes, 1 / fan_in)
+  return x - _sum(x, axes, 1 / math.prod(x.shape[i] for i in axes))
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
 def _std(centred, axes, count):
-  """sqrt(sum(centred**2) / count) that neither overflows nor has NaN slope."""
+  """sqrt(sum(centred**2) / count), also where the squares overflow."""
   square = _sum(centred * centred, axes, 1 / count)
   shrink = 2.0 ** (-jnp.finfo(centred.dtype).maxexp // 2)
   small = centred * shrink
+  small_square = _sum(small * small, axes, 1 / count)
   return jnp.where(
-    jnp.isfinite(square),
-    jnp.sqrt(square),
-    jnp.sqrt(_sum(small * small, axes, 1 / count)) / shrink,
+    jnp.isfinite(square), jnp.sqrt(square), jnp.sqrt(small_square) / shrink
   )
-
-
-@_std.defjvp
-def _std_jvp(axes, count, primals, tangents):
-  (centred,), (tangent,) = primals, tangents
-  std = _std(centred, axes, count)
-  # A constant filter has no direction in which its spread grows first: zero is
-  # the subgradient that keeps it finite (PyTorch takes the same one).
-  alive = std > jnp.sqrt(jnp.finfo(std.dtype).tiny)
-  unit = jnp.where(alive, centred / jnp.where(alive, std, 1.0), 0.0)
-  return std, _sum(unit * tangent, axes, 1 / count)
 
 
 def _spread(std, fan_in, convention):
@@ -266,13 +284,14 @@ def _spread(std, fan_in, convention):
   return jnp.maximum(std, eps**0.5)
 
 
-def _tame_gradient(wide, axes, fan_in, convention):
+def _tame_gradient(wide, axes, convention):
   """Bounds the slope of (nearly) constant filters that are stored in float16.
 
   Their true slope, up to 1 / sqrt(eps) = 1e5, is beyond what float16 can hold.
   """
+  fan_in = math.prod(wide.shape[i] for i in axes)
   frozen = lax.stop_gradient(wide)
-  std = _std(_centre(frozen, axes, fan_in), axes, fan_in - convention.ddof)
+  _, std = _normalize(frozen, axes, convention)
   spread = _spread(std, fan_in, convention)
   slope = 1.0 / spread
   if not convention.center:
