@@ -485,7 +485,7 @@ assert "tensorflow" not in sys.modules
     cwd=ROOT,
     capture_output=True,
     text=True,
-    timeout=60,
+    timeout=300,
     check=False,
   )
   assert done.returncode == 0, done.stderr
@@ -508,7 +508,7 @@ assert "tensorflow" not in sys.modules
     cwd=ROOT,
     capture_output=True,
     text=True,
-    timeout=60,
+    timeout=300,
     check=False,
   )
   assert done.returncode == 0, done.stderr

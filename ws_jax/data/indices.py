@@ -90,9 +90,7 @@ def eval_indices(
 def _permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
   # Kept for a few epochs, because a block of steps asks for its epoch again.
   order = np.random.default_rng([seed, epoch]).permutation(num_examples)
-  order = order.astype(np.int32)
-  order.flags.writeable = False
-  return order
+  return order.astype(np.int32)
 
 
 def _at_least(least: int, **numbers: int) -> None:
