@@ -56,7 +56,9 @@ class Contender:
       "weight_decay": o.weight_decay,
       "momentum": o.momentum,
     }
-    self.state = steps.init_state(self.program, self.arrays, 0, numbers)
+    self.state: steps.TrainState = steps.init_state(
+      self.program, self.arrays, 0, numbers
+    )
     self.done, self.seconds = 0, []
 
   def step(self) -> float:

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import signal
@@ -28,25 +29,26 @@ def tiny(**overrides):
   return config.apply(config.load("configs/fashion_mnist_10k.py"), changed)
 
 
-@pytest.fixture(autouse=True)
-def small_data(monkeypatch):
+@pytest.fixture(autouse=True, scope="module")
+def small_data():
   """The embedded images, fewer of them, so that evaluation is quick."""
   whole = data.load_dataset("fashion_mnist_10k")
-  few = data.Dataset(
-    name=whole.name,
+  few = dataclasses.replace(
+    whole,
     train={k: v[::20] for k, v in whole.train.items()},
     test={k: v[::10] for k, v in whole.test.items()},
-    num_classes=whole.num_classes,
-    mean=whole.mean,
-    std=whole.std,
   )
-  monkeypatch.setattr(data, "load_dataset", lambda *_: few)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(data, "load_dataset", lambda *_: few)
+    yield
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
   """One whole run, for the tests that look at what it leaves."""
-  return tmp_path_factory.mktemp("runs") / "whole"
+  workdir = tmp_path_factory.mktemp("runs") / "whole"
+  train.train_and_evaluate(tiny(), workdir)
+  return workdir
 
 
 def final_state(workdir, c):
@@ -60,7 +62,7 @@ def final_state(workdir, c):
 
 
 def test_a_run_learns_and_leaves_its_record(finished):
-  metrics = train.train_and_evaluate(tiny(), finished)
+  metrics = writers.read_json(finished / "status.json")["metrics"]
   assert metrics["eval/accuracy"] > 0.2  # of ten classes, in thirty steps
   names = {path.name.split(".")[0] for path in finished.iterdir()}
   assert names == {"config", "metrics", "status", "checkpoints", "events"}

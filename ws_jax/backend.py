@@ -113,8 +113,8 @@ _compiled = types.SimpleNamespace(seconds=0.0)
 
 @functools.cache
 def _listen() -> None:
-  def add(event: str, seconds: float, **_: Any) -> None:
+  def add(event: str, duration_secs: float, **_: Any) -> None:
     if event in _COMPILE_EVENTS:
-      _compiled.seconds += seconds
+      _compiled.seconds += duration_secs
 
   jax.monitoring.register_event_duration_secs_listener(add)

@@ -27,12 +27,12 @@ class Checkpoints:
     if keep:
       from orbax.checkpoint import v1 as ocp
 
-      training = ocp.training
+      # Its own policies do not fit its own annotations.
+      training: Any = ocp.training
+      every_step = training.save_decision_policies.FixedIntervalPolicy(1)
       self._checkpointer = training.Checkpointer(
-        folder.absolute(),
-        save_decision_policy=training.save_decision_policies.FixedIntervalPolicy(
-          1
-        ),
+        str(folder.absolute()),
+        save_decision_policy=every_step,
         preservation_policy=training.preservation_policies.LatestN(keep),
         cleanup_tmp_directories=True,
       )

@@ -188,7 +188,9 @@ did you mean 'optim.learning_rate'?
   return config
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(
+  config: Mapping[str, Any] | ml_collections.ConfigDict, prefix: str = ""
+) -> dict[str, Any]:
   """Dotted key to value, for every leaf."""
   flat = {}
   for key in config:

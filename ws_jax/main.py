@@ -16,7 +16,10 @@ _CONFIG = config_flags.DEFINE_config_file(
   lock_config=True,
 )
 _WORKDIR = flags.DEFINE_string(
-  "workdir", None, "Folder of the run; a run found there is continued."
+  "workdir",
+  None,
+  "Folder of the run; a run found there is continued.",
+  required=True,
 )
 
 
@@ -74,5 +77,5 @@ def _stop(line: str, code: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-  flags.mark_flags_as_required(["config", "workdir"])
+  flags.mark_flag_as_required("config")
   app.run(main, flags_parser=parse)

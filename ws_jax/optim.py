@@ -60,7 +60,7 @@ class Schedule:
   def __post_init__(self):
     names.lookup(dict.fromkeys(SCHEDULES), self.kind, "schedule")
 
-  def __call__(self, step: jax.Array | int) -> jax.Array:
+  def __call__(self, step: jax.typing.ArrayLike) -> jax.Array:
     """The multiplier of the peak for update number `step` (from 0)."""
     step = jnp.asarray(step, jnp.float32)
     if self.kind == "one_cycle":
@@ -131,7 +131,7 @@ class Optimizer:
       weight_decay: coefficient of the decay.
       momentum: of SGD, or b1 of AdamW.
     """
-    state = _transformation(self).init(params)
+    state: Any = _transformation(self).init(params)
     numbers = {
       "learning_rate": learning_rate,
       "weight_decay": weight_decay,

@@ -24,8 +24,7 @@ PyTree = Any
 Sums = dict[str, jax.Array]
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
   """Everything that a step changes, and all that a checkpoint holds.
 
   Attributes:
@@ -51,8 +50,7 @@ class TrainState:
   diverged_at: jax.Array
 
 
-@flax.struct.dataclass
-class Work:
+class Work(flax.struct.PyTreeNode):
   """A step under way: what the micro-batches done so far add up to.
 
   Attributes:

@@ -47,7 +47,8 @@ class Run:
     self.clock = clock
     self.metrics: dict[str, float] = {}
     self._about, self._steps = about, config["train"]["steps"]
-    self._writer = self._progress = None
+    self._writer: MetricWriter | None = None
+    self._progress: Progress | None = None
     config = json.loads(json.dumps(config, default=str))
     _same_run(self.workdir, config, cadence)
     self.workdir.mkdir(parents=True, exist_ok=True)
@@ -69,11 +70,13 @@ class Run:
 
   def advance(self, step: int) -> None:
     """Tells that `step` steps are done."""
+    assert self._progress, "start() comes first"
     self._step = step
     self._progress.update(step, self.metrics)
 
   def write(self, metrics: Mapping[str, float]) -> None:
     """Records a row of metrics of the current step."""
+    assert self._writer, "start() comes first"
     self.metrics.update(metrics)
     self._writer.write(self._step, metrics)
 
