@@ -255,9 +255,9 @@ def _sum(x, axes, weight):
 def _centre(x, axes):
   # Measured from one of its own weights a filter loses no digits, however far
   # its mean is from zero, and a constant one becomes exactly zero. The slope of
-  # the result does not depend on where one measures from.
-  first = [slice(0, 1) if i in axes else slice(None) for i in range(x.ndim)]
-  x = x - lax.stop_gradient(x[tuple(first)])
+  # the result does not depend on where one measures from. (The smallest weight
+  # rather than the first: a sharded axis can be reduced, but not sliced.)
+  x = x - lax.stop_gradient(jnp.min(x, axes, keepdims=True))
   return x - _sum(x, axes, 1 / math.prod(x.shape[i] for i in axes))
 
 
