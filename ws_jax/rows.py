@@ -30,9 +30,11 @@ FACTS = (
   "optim.momentum",
   "seed",
 )
+# Of status.json: where it ran.
+_MACHINE = ("device", "cpu_count", "xla_flags", "commit")
 _SHORT = {"batch": "BN", "group": "GN", "layer": "LN", "instance": "IN"}
 # Read back as they stand: a commit such as 12e4567 is not a number.
-_TEXT = {"key", "run", "status", "reason", "device", "commit"}
+_TEXT = {"key", "run", "status", "reason", "device", "xla_flags", "commit"}
 
 
 def make(
@@ -50,7 +52,7 @@ def make(
     overrides: what it changed in the config, by dotted key.
     config: the config as it ran, resolved, nested or flat.
     status: as in `status.json`: `status`, `step`, `reason`, `metrics`,
-      `seconds`, `versions`, `device`, `commit`; all but the first may lack.
+      `seconds`, `versions`, `device` and its like; all but the first may lack.
 
   Returns:
     Column name to value. The batch of the optimizer, of one normalization and
@@ -80,7 +82,7 @@ def make(
   for group in ("seconds", "versions"):
     values = status.get(group) or {}
     row |= {f"{group}.{name}": value for name, value in values.items()}
-  row |= {name: status.get(name) for name in ("device", "commit")}
+  row |= {name: status.get(name) for name in _MACHINE}
   return row
 
 
