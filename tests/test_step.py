@@ -137,10 +137,10 @@ def test_four_devices_compute_what_one_does(arrays):
 def test_a_sweep_of_numbers_compiles_once(arrays):
   program = make(ema_decay=0.5)
   train(program, arrays, 2)
-  before = step._train_step._cache_size(), step.init_state._cache_size()
+  before = step._train_step._cache_size(), step._jitted_init()._cache_size()
   numbers = {"learning_rate": 0.01, "weight_decay": 0.0, "momentum": 0.5}
   train(program, arrays, 2, seed=7, numbers=numbers)
-  after = step._train_step._cache_size(), step.init_state._cache_size()
+  after = step._train_step._cache_size(), step._jitted_init()._cache_size()
   assert after == before
 
 

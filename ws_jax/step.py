@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import ws_jax
-from ws_jax import data, optim
+from ws_jax import backend, data, optim
 
 PyTree = Any
 Sums = dict[str, jax.Array]
@@ -97,12 +97,6 @@ def effective_params(program: Program, params: PyTree) -> PyTree:
   return ws_jax.weight_standardize(params, convention=program.convention)
 
 
-# It runs once: hardly optimized it compiles six times sooner.
-@functools.partial(
-  jax.jit,
-  static_argnums=0,
-  compiler_options={"xla_backend_optimization_level": 0},
-)
 def init_state(
   program: Program, arrays: PyTree, seed: jax.Array, numbers: PyTree
 ) -> TrainState:
@@ -114,11 +108,19 @@ def init_state(
     seed: int32 scalar.
     numbers: `learning_rate`, `weight_decay` and `momentum`.
   """
-  inputs = program.task.batch(arrays, jnp.zeros((1,), jnp.int32), None)[
-    "inputs"
-  ]
+  return _jitted_init()(program, arrays, seed, numbers)
+
+
+@functools.cache
+def _jitted_init():
+  options = backend.options_to_compile_quickly()
+  return jax.jit(_init_state, static_argnums=0, compiler_options=options)
+
+
+def _init_state(program, arrays, seed, numbers):
+  batch = program.task.batch(arrays, jnp.zeros((1,), jnp.int32), None)
   key = jax.random.key(seed)
-  variables = dict(program.model.init(key, inputs, train=False))
+  variables = dict(program.model.init(key, batch["inputs"], train=False))
   params = variables.pop("params")
   state = TrainState(
     step=jnp.zeros((), jnp.int32),
