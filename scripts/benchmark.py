@@ -16,7 +16,7 @@ import statistics
 import time
 
 import jax
-from absl import app, flags
+from absl import app, flags, logging
 from rich import box, console, table
 
 from ws_jax import backend, config, data, train
@@ -106,6 +106,7 @@ def main(argv: list[str]) -> None:
   """Runs the benchmark that is named first."""
   if argv[1:] != ["step"]:
     raise app.UsageError(f"expected the name of a benchmark: {argv[1:]}: step")
+  logging.set_verbosity(logging.WARNING)
   about = backend.describe() | {"processor": platform.processor()}
   print(json.dumps(about))
   print(f"{_MODEL.value}, batch {_BATCH_SIZE.value}, {_ROUNDS.value} rounds")

@@ -11,7 +11,7 @@ a report of what there is.
 import pathlib
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from ws_jax import report
 
@@ -23,6 +23,7 @@ def main(argv: list[str]) -> None:
   """Writes the report of the folder that the command line names."""
   if len(argv) != 2:
     raise app.UsageError("give one folder: python scripts/report.py DIR")
+  logging.set_verbosity(logging.WARNING)
   out = pathlib.Path(argv[1])
   target = pathlib.Path(_TO.value) if _TO.value else out
   try:
