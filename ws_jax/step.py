@@ -98,7 +98,10 @@ def effective_params(program: Program, params: PyTree) -> PyTree:
 
 
 def init_state(
-  program: Program, arrays: PyTree, seed: jax.Array, numbers: PyTree
+  program: Program,
+  arrays: PyTree,
+  seed: jax.typing.ArrayLike,
+  numbers: PyTree,
 ) -> TrainState:
   """A fresh state, the same on every device.
 
