@@ -213,13 +213,11 @@ class Progress:
       )
     elif now - self._said > _PLAIN_LINE_SECONDS or step == self._total:
       self._said = now
-      left = (self._total - step) / max(rate, 1e-9)
-      print(
-        f"{self._name} step {step}/{self._total} {rate:.3g} steps/s"
-        f" {left:.0f} s left {shown}",
-        file=sys.stderr,
-        flush=True,
-      )
+      line = [f"{self._name} step {step}/{self._total}"]
+      if rate:
+        left = (self._total - step) / rate
+        line += [f"{rate:.3g} steps/s", f"{left:.0f} s left"]
+      print(*line, shown, file=sys.stderr, flush=True)
 
   def close(self) -> None:
     if self._bar:
