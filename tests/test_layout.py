@@ -28,6 +28,7 @@ FLOORS = {
   "names": 0,
   "kernels": 0,
   "standardize": 0,
+  "plain": 0,
   "describe": 0,
   "linen": 1,
   "nnx": 1,

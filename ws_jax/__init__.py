@@ -23,6 +23,7 @@ from ws_jax.kernels import (
   matching,
   matching_regex,
 )
+from ws_jax.plain import from_plain
 from ws_jax.standardize import (
   fold,
   init_gains,
@@ -46,6 +47,7 @@ __all__ = [
   "describe",
   "fan_in_axes",
   "fold",
+  "from_plain",
   "get_convention",
   "init_gains",
   "matching",

@@ -32,6 +32,7 @@ def standardize(
   axis: int | Sequence[int] | None = None,
   convention: str | Convention = BIT,
   gain: jax.typing.ArrayLike | None = None,
+  mean: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
   """Standardizes every filter of one kernel over its fan-in.
 
@@ -47,13 +48,14 @@ def standardize(
     convention: which definition: a name of `CONVENTIONS` or a `Convention`.
     gain: optional factor per filter, of the kernel's shape without the fan-in
       axes, or a scalar.
+    mean: optional, of the same form: added to every filter at the end.
 
   Returns:
     The effective kernel, of the shape and dtype of `kernel`.
 
   Raises:
     ValueError: unknown convention, axes that the kernel does not have, a gain
-      of another shape, or a fan-in below the convention's `min_fan_in`.
+      or mean of another shape, or a fan-in below the convention's `min_fan_in`.
     TypeError: the kernel is not real floating point.
 
   Example:
@@ -64,15 +66,12 @@ def standardize(
     >>> bool(jnp.allclose(effective.std((0, 1, 2), ddof=1), 1.0, atol=1e-3))
     True
   """
-  kernel = jnp.asarray(kernel)
-  convention = get_convention(convention)
-  if not jnp.issubdtype(kernel.dtype, jnp.floating):
-    raise TypeError(f"a kernel must be floating point, got {kernel.dtype}")
-  axes = _canonical_axes(axis, kernel.ndim)
-  _check_fan_in(kernel.shape, axes, convention)
+  kernel, axes, convention = _checked(kernel, axis, convention)
   if gain is not None:
-    gain = _align_gain(jnp.asarray(gain), kernel.shape, axes)
-  return _standardize(kernel, gain, axes=axes, convention=convention)
+    gain = _align(jnp.asarray(gain), "gain", kernel.shape, axes)
+  if mean is not None:
+    mean = _align(jnp.asarray(mean), "mean", kernel.shape, axes)
+  return _standardize(kernel, gain, mean, axes=axes, convention=convention)
 
 
 def weight_standardize(
@@ -82,6 +81,7 @@ def weight_standardize(
   axes: Axes = fan_in_axes,
   convention: str | Convention = BIT,
   gains: Mapping[str, jax.Array] | None = None,
+  means: Mapping[str, jax.Array] | None = None,
 ) -> PyTree:
   """Returns the effective parameters: selected kernels are standardized.
 
@@ -96,6 +96,7 @@ def weight_standardize(
     convention: a name of `CONVENTIONS` or a `Convention`.
     gains: optional `{path: [out] array}` with one entry per selected kernel, as
       from `init_gains`.
+    means: optional, of the same form: the means that `from_plain` kept.
 
   Returns:
     A tree of the same structure, shapes and dtypes; leaves that are not
@@ -103,8 +104,8 @@ def weight_standardize(
 
   Raises:
     ValueError: nothing was selected (the message lists the paths), a kernel
-      that cannot be standardized (names the path), or gains whose paths are not
-      the selected ones.
+      that cannot be standardized (names the path), or gains or means whose
+      paths are not the selected ones.
 
   Example:
     >>> params = {"Conv_0": {"kernel": jnp.arange(72.0).reshape(3, 3, 4, 2)}}
@@ -117,18 +118,25 @@ def weight_standardize(
   """
   convention = get_convention(convention)
   paths, leaves, treedef = selected_kernels(params, where)
-  if gains is not None:
-    _check_gains(gains, [path for path in paths if path is not None])
+  chosen = [path for path in paths if path is not None]
+  for what, given in (("gain", gains), ("mean", means)):
+    if given is not None:
+      _check_paths(given, what, chosen)
   out = []
   for path, leaf in zip(paths, leaves, strict=True):
     if path is None:
       out.append(leaf)
       continue
     gain = None if gains is None else gains[path]
+    mean = None if means is None else means[path]
     try:
       out.append(
         standardize(
-          leaf, axis=axes(path, leaf), convention=convention, gain=gain
+          leaf,
+          axis=axes(path, leaf),
+          convention=convention,
+          gain=gain,
+          mean=mean,
         )
       )
     except (TypeError, ValueError) as error:
@@ -143,6 +151,7 @@ def fold(
   axes: Axes = fan_in_axes,
   convention: str | Convention = BIT,
   gains: Mapping[str, jax.Array] | None = None,
+  means: Mapping[str, jax.Array] | None = None,
 ) -> PyTree:
   """Returns plain parameters with which the plain model computes the same.
 
@@ -156,7 +165,12 @@ def fold(
     1.68
   """
   return weight_standardize(
-    params, where=where, axes=axes, convention=convention, gains=gains
+    params,
+    where=where,
+    axes=axes,
+    convention=convention,
+    gains=gains,
+    means=means,
   )
 
 
@@ -183,13 +197,64 @@ def init_gains(
   return gains
 
 
+def scale_and_mean(
+  kernel: jax.typing.ArrayLike,
+  *,
+  axis: int | Sequence[int] | None = None,
+  convention: str | Convention = BIT,
+) -> tuple[jax.Array, jax.Array]:
+  """Returns the gain and the mean that undo `standardize`.
+
+  Args:
+    kernel: as in `standardize`.
+    axis: as in `standardize`.
+    convention: as in `standardize`.
+
+  Returns:
+    Two arrays of the kernel's shape without the fan-in axes, float32 (float64
+    for a float64 kernel). With them `standardize(kernel, gain=, mean=)` is the
+    kernel. The gain of a constant filter is what eps makes of it, not 0.
+
+  Raises:
+    ValueError: as `standardize`.
+    TypeError: as `standardize`.
+
+  Example:
+    >>> kernel = jnp.array([[1.0, 5.0], [3.0, 5.0], [5.0, 5.0]])
+    >>> scale_and_mean(kernel)[1].tolist()
+    [3.0, 5.0]
+  """
+  kernel, axes, convention = _checked(kernel, axis, convention)
+  return _scale_and_mean(kernel, axes=axes, convention=convention)
+
+
+@functools.partial(jax.jit, static_argnames=("axes", "convention"))
+def _scale_and_mean(kernel, *, axes, convention):
+  fan_in = math.prod(kernel.shape[i] for i in axes)
+  wide = _widen(kernel)
+  centred = _centre(wide, axes)
+  if convention.rescale:
+    std = _std(centred, axes, fan_in - convention.ddof)
+    scale = _spread(std, fan_in, convention)
+    if convention.fan_in_scale:
+      scale = scale * fan_in**0.5
+  else:
+    scale = jnp.ones_like(jnp.min(wide, axes, keepdims=True))
+  # As in `_centre`, so that a constant filter keeps its constant to the bit.
+  low = jnp.min(wide, axes, keepdims=True)
+  mean = low + _sum(wide - low, axes, 1 / fan_in)
+  if not convention.center:
+    mean = jnp.zeros_like(mean)
+  return scale.squeeze(axes), mean.squeeze(axes)
+
+
 # Jitted so that kernels of one shape share a trace, and eager calls are one
 # dispatch.
 @functools.partial(jax.jit, static_argnames=("axes", "convention"))
-def _standardize(kernel, gain, *, axes, convention):
-  dtype = jnp.float64 if kernel.dtype == jnp.float64 else jnp.float32
+def _standardize(kernel, gain, mean, *, axes, convention):
   fan_in = math.prod(kernel.shape[i] for i in axes)
-  wide = kernel.astype(dtype)
+  wide = _widen(kernel)
+  dtype = wide.dtype
   if kernel.dtype == jnp.float16 and convention.rescale:
     wide = _tame_gradient(wide, axes, convention)
   if convention.rescale:
@@ -205,6 +270,8 @@ def _standardize(kernel, gain, *, axes, convention):
     out = _centre(wide, axes)
   if gain is not None:
     out = out * gain.astype(dtype)
+  if mean is not None:
+    out = out + mean.astype(dtype)
   if kernel.dtype == jnp.float16:
     limit = float(jnp.finfo(jnp.float16).max)
     out = jnp.clip(out, -limit, limit)
@@ -300,6 +367,26 @@ def _tame_gradient(wide, axes, convention):
   return share * wide + (1.0 - share) * frozen
 
 
+def _widen(kernel):
+  return kernel.astype(
+    jnp.float64 if kernel.dtype == jnp.float64 else jnp.float32
+  )
+
+
+def _checked(
+  kernel: jax.typing.ArrayLike,
+  axis: int | Sequence[int] | None,
+  convention: str | Convention,
+) -> tuple[jax.Array, tuple[int, ...], Convention]:
+  kernel = jnp.asarray(kernel)
+  convention = get_convention(convention)
+  if not jnp.issubdtype(kernel.dtype, jnp.floating):
+    raise TypeError(f"a kernel must be floating point, got {kernel.dtype}")
+  axes = _canonical_axes(axis, kernel.ndim)
+  _check_fan_in(kernel.shape, axes, convention)
+  return kernel, axes, convention
+
+
 def _canonical_axes(
   axis: int | Sequence[int] | None, ndim: int
 ) -> tuple[int, ...]:
@@ -336,25 +423,25 @@ def _check_fan_in(
   )
 
 
-def _align_gain(
-  gain: jax.Array, shape: tuple[int, ...], axes: tuple[int, ...]
+def _align(
+  value: jax.Array, what: str, shape: tuple[int, ...], axes: tuple[int, ...]
 ) -> jax.Array:
   kept = tuple(n for i, n in enumerate(shape) if i not in axes)
-  if gain.ndim and gain.shape != kept:
+  if value.ndim and value.shape != kept:
     raise ValueError(
-      f"gain of shape {list(gain.shape)} for a kernel {list(shape)} with "
+      f"{what} of shape {list(value.shape)} for a kernel {list(shape)} with "
       f"fan-in axes {list(axes)}: must be {list(kept)} or a scalar"
     )
-  return gain.reshape(
-    [n if gain.ndim and i not in axes else 1 for i, n in enumerate(shape)]
+  return value.reshape(
+    [n if value.ndim and i not in axes else 1 for i, n in enumerate(shape)]
   )
 
 
-def _check_gains(gains: Mapping[str, Any], paths: list[str]) -> None:
-  for path in sorted(set(gains) - set(paths)):
+def _check_paths(given: Mapping[str, Any], what: str, paths: list[str]) -> None:
+  for path in sorted(set(given) - set(paths)):
     raise ValueError(
-      f"gain for unknown kernel {path!r}: {suggest(path, paths)}"
+      f"{what} for unknown kernel {path!r}: {suggest(path, paths)}"
     )
-  missing = sorted(set(paths) - set(gains))
+  missing = sorted(set(paths) - set(given))
   if missing:
-    raise ValueError(f"kernels without a gain: {', '.join(missing)}")
+    raise ValueError(f"kernels without a {what}: {', '.join(missing)}")
