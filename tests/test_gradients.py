@@ -1,0 +1,156 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import ws_jax
+from ws_jax import gradients
+
+
+def tree(dtype=np.float32):
+  rng = np.random.default_rng(0)
+  normal = lambda *shape: jnp.asarray(rng.normal(size=shape) + 1, dtype)
+  return {
+    "Conv_0": {"kernel": normal(3, 3, 4, 5), "bias": normal(5)},
+    "Dense_0": {"kernel": normal(6, 2), "bias": normal(2)},
+    "Embed_0": {"embedding": normal(7, 3)},
+    "norm": {"scale": normal(5)},
+  }
+
+
+def centralize(grads, **options):
+  transformation = ws_jax.centralize_gradients(**options)
+  updates, _ = transformation.update(grads, transformation.init(grads))
+  return updates
+
+
+def test_each_filter_loses_its_mean_and_nothing_else():
+  grads = tree()
+  got = centralize(grads)
+  for layer, axes in (("Conv_0", (0, 1, 2)), ("Dense_0", (0,))):
+    wide = np.asarray(grads[layer]["kernel"], np.float64)
+    expected = wide - wide.mean(axes)
+    np.testing.assert_allclose(got[layer]["kernel"], expected, atol=1e-6)
+    assert got[layer]["bias"] is grads[layer]["bias"]
+  assert got["Embed_0"]["embedding"] is grads["Embed_0"]["embedding"]
+  convolutions = centralize(grads, where=ws_jax.conv_kernels)
+  assert convolutions["Dense_0"]["kernel"] is grads["Dense_0"]["kernel"]
+
+
+def test_optax_keeps_the_mean_of_a_flax_filter():
+  """Its fan-in is all axes but the first, as in PyTorch's [out, in, H, W]."""
+  grads = {"Conv_0": {"kernel": tree()["Conv_0"]["kernel"]}}
+  grads = jax.tree.map(lambda g: g + jnp.arange(5.0).reshape(1, 1, 1, 5), grads)
+  state = optax.centralize().init(grads)
+  theirs, _ = optax.centralize().update(grads, state)
+  mean = lambda t: np.abs(t["Conv_0"]["kernel"].mean((0, 1, 2))).max()
+  assert mean(theirs) > 1
+  assert mean(centralize(grads)) < 1e-6
+  # In the layout it is made for, the two are one.
+  turned = {"weight": grads["Conv_0"]["kernel"].transpose(3, 2, 0, 1)}
+  theirs, _ = optax.centralize().update(turned, state)
+  np.testing.assert_allclose(
+    centralize(turned)["weight"], theirs["weight"], atol=1e-6
+  )
+
+
+def test_training_keeps_the_mean_of_every_filter():
+  raw = {"Conv_0": {"kernel": tree()["Conv_0"]["kernel"]}}
+  optimizer = optax.chain(
+    ws_jax.centralize_gradients(), optax.sgd(0.1, momentum=0.9)
+  )
+  state = optimizer.init(raw)
+
+  @jax.jit
+  def step(raw, state):
+    grads = jax.grad(lambda p: jnp.sum(p["Conv_0"]["kernel"] ** 3))(raw)
+    updates, state = optimizer.update(grads, state, raw)
+    return optax.apply_updates(raw, updates), state
+
+  start = raw["Conv_0"]["kernel"]
+  for _ in range(3):
+    raw, state = step(raw, state)
+  moved = raw["Conv_0"]["kernel"]
+  assert jnp.abs(moved - start).max() > 0.1
+  mean = lambda x: np.asarray(x, np.float64).mean((0, 1, 2))
+  size = float(jnp.abs(moved).max())
+  np.testing.assert_allclose(mean(moved), mean(start), atol=1e-6 * size)
+
+
+def test_behind_weight_standardization_it_does_nothing():
+  raw = {"Conv_0": {"kernel": tree()["Conv_0"]["kernel"]}}
+  loss = lambda p: jnp.sum(
+    ws_jax.weight_standardize(p)["Conv_0"]["kernel"] ** 3
+  )
+  grads = jax.grad(loss)(raw)["Conv_0"]["kernel"]
+  got = centralize({"Conv_0": {"kernel": grads}})["Conv_0"]["kernel"]
+  np.testing.assert_allclose(got, grads, atol=1e-6)
+
+
+def test_axes_and_dtypes():
+  stack = tree(jnp.bfloat16)["Conv_0"]["kernel"]
+  got = centralize({"kernel": stack}, axes=ws_jax.all_but(0, -1))["kernel"]
+  assert got.dtype == jnp.bfloat16
+  wide = np.asarray(stack, np.float64)
+  expected = wide - wide.mean((1, 2), keepdims=True)
+  np.testing.assert_allclose(
+    got.astype(jnp.float32), expected, rtol=2**-8, atol=1e-6
+  )
+
+
+def test_it_works_under_a_mask():
+  grads = tree()
+  mask = jax.tree_util.tree_map_with_path(
+    lambda path, _: path[0].key == "Conv_0", grads
+  )
+  optimizer = optax.masked(ws_jax.centralize_gradients(), mask)
+  got, _ = optimizer.update(grads, optimizer.init(grads))
+  assert abs(got["Conv_0"]["kernel"].mean()) < 1e-6
+  assert got["Dense_0"]["kernel"] is grads["Dense_0"]["kernel"]
+
+
+def test_what_cannot_be_centralized_is_an_error_at_init():
+  transformation = ws_jax.centralize_gradients()
+  with pytest.raises(ValueError, match=r"Dense_0/kernel: fan-in 1 .*`where`"):
+    transformation.init({"Dense_0": {"kernel": jnp.ones((1, 4))}})
+  with pytest.raises(ValueError, match="paths seen: scale"):
+    transformation.init({"scale": jnp.ones(4)})
+
+
+def test_gains_do_not_decay():
+  params = tree()
+  gains = ws_jax.init_gains(params)
+  # The gains of stacked layers look like a matrix, named as a kernel.
+  both = {
+    "gains": gains | {"stack/kernel": jnp.ones((3, 5))},
+    "means": gains,
+    "params": params,
+  }
+  mask = ws_jax.kernel_decay_mask(both)
+  assert jax.tree.structure(mask) == jax.tree.structure(both)
+  flat = jax.tree.leaves_with_path(mask)
+  decaying = [jax.tree_util.keystr(p, simple=True) for p, on in flat if on]
+  assert decaying == ["paramsConv_0kernel", "paramsDense_0kernel"]
+  assert not any(ws_jax.kernel_decay_mask(gains).values())
+
+  optimizer = optax.chain(
+    optax.add_decayed_weights(0.1, mask=ws_jax.kernel_decay_mask),
+    optax.scale(-1.0),
+  )
+  zeros = jax.tree.map(jnp.zeros_like, both)
+  updates, _ = optimizer.update(zeros, optimizer.init(both), both)
+  assert not any(map(jnp.any, jax.tree.leaves(updates["gains"])))
+  np.testing.assert_allclose(
+    updates["params"]["Conv_0"]["kernel"],
+    -0.1 * params["Conv_0"]["kernel"],
+    rtol=1e-6,
+  )
+
+
+def test_the_package_exports_both_and_knows_no_others():
+  assert ws_jax.centralize_gradients is gradients.centralize_gradients
+  assert ws_jax.kernel_decay_mask is gradients.kernel_decay_mask
+  assert set(ws_jax.__all__) <= set(dir(ws_jax))
+  with pytest.raises(AttributeError, match="no attribute 'centralise'"):
+    ws_jax.centralise  # noqa: B018
