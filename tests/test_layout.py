@@ -36,6 +36,7 @@ FLOORS = {
   "normalize": 0,
   "models": 1,
   "data": 1,
+  "files": 1,
   "gradients": 1,
   "optim": 1,
   "tasks": 1,
@@ -108,7 +109,12 @@ def imports(path: pathlib.Path) -> set[str]:
 
 
 def owner(path: pathlib.Path) -> str:
-  """The name in FLOORS of a file of the package."""
+  """The name in FLOORS of a file of the package.
+
+  What `python -m` runs is a program, and so of the floor of `main`.
+  """
+  if path.stem == "__main__":
+    return "main"
   return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
