@@ -76,7 +76,7 @@ def main(argv: list[str]) -> None:
       describe(sweep.plan(experiment.sweep(), _FILTER.value))
       return
     base = config.load(experiment.CONFIG)
-    say(f"compiled programs are kept in {backend.enable_compilation_cache()}")
+    say(backend.configure())
     rows = sweep.run_sweep(
       base,
       experiment.sweep(),

@@ -58,6 +58,7 @@ FLOORS = {
 # the image task augments on the device, inside its step.
 SAME_FLOOR = {
   ("models", "norm"),
+  ("optim", "gradients"),
   ("report", "rows"),
   ("sweep", "rows"),
   ("tasks", "data"),

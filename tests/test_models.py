@@ -84,7 +84,7 @@ def test_depth_is_the_number_of_layers_with_weights(depth):
 
 @pytest.mark.parametrize(
   ("kind", "version", "stem"),
-  list(itertools.product(NORMS, (1, 2), ("cifar", "imagenet"))),
+  list(itertools.product(NORMS, (1, 2), ("cifar", "half", "imagenet"))),
 )
 def test_every_variant_runs_on_odd_images(kind, version, stem):
   model = tiny(norm=NormSpec(kind), version=version, stem=stem)
@@ -93,6 +93,19 @@ def test_every_variant_runs_on_odd_images(kind, version, stem):
   assert (logits.shape, logits.dtype) == ((2, 3), jnp.float32)
   assert ("batch_stats" in variables) == (kind == "batch")
   assert all(p.dtype == jnp.float32 for p in jax.tree.leaves(variables))
+
+
+def test_the_half_stem_is_the_cifar_network_at_half_the_resolution():
+  image = jnp.ones((1, 28, 28, 1))
+  parts = {}
+  for stem in ("cifar", "half"):
+    model = tiny(stem=stem)
+    variables = model.init(jax.random.key(0), image, train=False)
+    parts[stem] = inside(model, variables, image)["stem"], variables["params"]
+  assert parts["cifar"][0].shape[1:3] == (28, 28)
+  assert parts["half"][0].shape[1:3] == (14, 14)
+  sizes = [jax.tree.map(jnp.shape, parts[stem][1]) for stem in parts]
+  assert sizes[0] == sizes[1]
 
 
 def test_norm_kinds_have_the_same_parameters():

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,6 +45,36 @@ def test_sgd_is_the_textbook_recursion(nesterov, decay):
       velocity = 0.8 * velocity + g
       w = w - rate * (g + 0.8 * velocity if nesterov else velocity)
     np.testing.assert_allclose(got[section][name], w, rtol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_centralized_gradients_leave_the_mean_of_a_filter_alone(name):
+  numbers = {"learning_rate": 0.3, "weight_decay": 0.0, "momentum": 0.8}
+  plain = optim.Optimizer(optim.Schedule("constant", 5), name=name)
+  moved = run(dataclasses.replace(plain, centralize=True), numbers, 5)
+  drifted = run(plain, numbers, 5)
+  mean = lambda params: np.asarray(params["conv"]["kernel"]).mean(0)
+  if name == "sgd":  # Adam divides by another number for each weight
+    np.testing.assert_allclose(mean(moved), mean(PARAMS), atol=1e-6)
+  assert not np.allclose(mean(drifted), mean(PARAMS), atol=1e-2)
+  assert not np.allclose(
+    moved["conv"]["kernel"], PARAMS["conv"]["kernel"], atol=1e-2
+  )
+  # What is no kernel takes the same steps with it as without.
+  np.testing.assert_array_equal(
+    moved["norm"]["scale"], drifted["norm"]["scale"]
+  )
+
+
+def test_a_centralized_filter_keeps_its_mean_under_weight_decay():
+  numbers = {"learning_rate": 0.3, "weight_decay": 0.1, "momentum": 0.8}
+  schedule = optim.Schedule("constant", 5)
+  got = run(optim.Optimizer(schedule, centralize=True), numbers, 5)
+  np.testing.assert_allclose(
+    np.asarray(got["conv"]["kernel"]).mean(0),
+    PARAMS["conv"]["kernel"].mean(0),
+    atol=1e-6,
+  )
 
 
 def test_adamw_decays_apart_from_the_gradient():

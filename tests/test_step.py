@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import ws_jax
-from ws_jax import data, optim, step, tasks
+from ws_jax import backend, data, optim, step, tasks
 
 NUMBERS = {"learning_rate": 0.3, "weight_decay": 0.01, "momentum": 0.9}
 
@@ -137,11 +137,43 @@ def test_four_devices_compute_what_one_does(arrays):
 def test_a_sweep_of_numbers_compiles_once(arrays):
   program = make(ema_decay=0.5)
   train(program, arrays, 2)
-  before = step._train_step._cache_size(), step._jitted_init()._cache_size()
+  jitted = (
+    step._jitted(step.train_step, donate=1),
+    step._jitted(step._init_state, options=backend.options_to_compile_quickly),
+  )
+  before = [function._cache_size() for function in jitted]
+  assert all(before)
   numbers = {"learning_rate": 0.01, "weight_decay": 0.0, "momentum": 0.5}
   train(program, arrays, 2, seed=7, numbers=numbers)
-  after = step._train_step._cache_size(), step._jitted_init()._cache_size()
-  assert after == before
+  assert [function._cache_size() for function in jitted] == before
+
+
+def test_motion_is_the_step_over_the_size_of_the_kernels(arrays):
+  program = make()
+  places = [0, 1, 2]
+  states = [train(program, arrays, steps) for steps in (0, 1, 2)]
+  kernels = [
+    [
+      np.asarray(s.params[name]["kernel"], np.float64)
+      for name in ("conv", "head")
+    ]
+    for s in states
+  ]
+  steps, rates = [], []
+  for i in places[1:]:
+    pairs = list(zip(kernels[i - 1], kernels[i], strict=True))
+    rate = 0.3 * 0.5 * (1 + np.cos(np.pi * (i - 1) / 8))
+    steps += [np.linalg.norm(b - a) / np.linalg.norm(a) for a, b in pairs]
+    # The mean over filters of the squared norm of one.
+    rates += [
+      rate / np.mean(np.sum(a * a, axis=tuple(range(a.ndim - 1))))
+      for a, _ in pairs
+    ]
+  got = step.means(states[2].motion)
+  assert got["relative_step"] == pytest.approx(np.mean(steps), rel=1e-4)
+  assert got["effective_learning_rate"] == pytest.approx(
+    np.mean(rates), rel=1e-4
+  )
 
 
 def test_the_moving_average(arrays):

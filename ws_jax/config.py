@@ -46,7 +46,7 @@ def default() -> ml_collections.ConfigDict:
         "name": "resnet20",
         "version": 1,  # 1: post-activation, 2: pre-activation
         "width": 1.0,
-        "stem": text(),  # cifar or imagenet; None: the model's own
+        "stem": text(),  # cifar, half or imagenet; None: the model's own
         "norm": "group",
         "num_groups": 8,
         "channels_per_group": integer(),  # wins over num_groups
@@ -72,6 +72,7 @@ def default() -> ml_collections.ConfigDict:
         "boundaries": (1 / 3, 2 / 3),  # of schedule=step, parts of the run
         "boundary_factor": 0.1,
         "label_smoothing": 0.0,
+        "centralize": False,  # Gradient Centralization
         "clip_norm": number(),
         "adaptive_clip": number(),
         "ema_decay": number(),

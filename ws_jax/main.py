@@ -30,7 +30,7 @@ def main(argv: list[str]) -> None:
   if len(argv) > 1:
     _stop(f"error: unexpected arguments {' '.join(argv[1:])}", 2)
   logging.set_verbosity(logging.WARNING)
-  _say(f"compiled programs are kept in {backend.enable_compilation_cache()}")
+  _say(backend.configure())
   try:
     metrics = train.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
   except train.Diverged as error:

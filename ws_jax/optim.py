@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ws_jax import names
+from ws_jax import gradients, names
 
 PyTree = Any
 
@@ -102,6 +102,8 @@ class Optimizer:
     nesterov: for both.
     decay: which leaves decay: `kernels`, or `all`.
     clip_norm: largest global norm of the gradient, None for no limit.
+    centralize: take from the gradient of each kernel its mean over the fan-in
+      (Gradient Centralization, see `ws_jax.centralize_gradients`).
     adaptive_clip: largest ratio of unit-wise gradient to weight norm (AGC,
       Brock et al. 2021, sec. 4; not on the head), None for no limit.
 
@@ -113,6 +115,7 @@ class Optimizer:
   name: str = "sgd"
   nesterov: bool = True
   decay: str = "kernels"
+  centralize: bool = False
   clip_norm: float | None = None
   adaptive_clip: float | None = None
 
@@ -140,6 +143,13 @@ class Optimizer:
     as_float = lambda x: jnp.asarray(x, jnp.float32)
     return state._replace(hyperparams=jax.tree.map(as_float, numbers))
 
+  def learning_rate(
+    self, state: optax.OptState, step: jax.typing.ArrayLike
+  ) -> jax.Array:
+    """The learning rate of update number `step` (from 0)."""
+    numbers: Any = state
+    return numbers.hyperparams["learning_rate"] * self.schedule(step)
+
   def update(
     self, grads: PyTree, state: optax.OptState, params: PyTree
   ) -> tuple[PyTree, optax.OptState]:
@@ -152,11 +162,14 @@ class Optimizer:
 def _transformation(spec: Optimizer) -> optax.GradientTransformation:
   def build(learning_rate, weight_decay, momentum):
     decay = optax.add_decayed_weights(weight_decay, mask=decay_mask(spec.decay))
+    centralize = [gradients.centralize_gradients()] if spec.centralize else []
     if spec.name == "sgd":
-      rule = [decay, optax.trace(momentum, nesterov=spec.nesterov)]
+      # As in the authors' code, where a filter's mean does not decay either.
+      trace = optax.trace(momentum, nesterov=spec.nesterov)
+      rule = [decay, *centralize, trace]
     else:
       adam = optax.scale_by_adam(b1=momentum, nesterov=spec.nesterov)
-      rule = [adam, decay]
+      rule = [*centralize, adam, decay]
     return optax.chain(
       *_clipping(spec),
       *rule,

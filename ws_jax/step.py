@@ -35,6 +35,7 @@ class TrainState(flax.struct.PyTreeNode):
     opt_state: holds the learning rate, weight decay and momentum as leaves.
     ema_params: moving average of `params`, or None.
     sums: training metrics since they were last read, as sums and `count`.
+    motion: the same for how far the steps went; see `_motion`.
     first_loss: training loss of the first step.
     diverged_at: the first step whose loss was out of bounds, or -1.
   """
@@ -46,6 +47,7 @@ class TrainState(flax.struct.PyTreeNode):
   opt_state: PyTree
   ema_params: PyTree
   sums: Sums
+  motion: Sums
   first_loss: jax.Array
   diverged_at: jax.Array
 
@@ -111,13 +113,19 @@ def init_state(
     seed: int32 scalar.
     numbers: `learning_rate`, `weight_decay` and `momentum`.
   """
-  return _jitted_init()(program, arrays, seed, numbers)
+  init = _jitted(_init_state, options=backend.options_to_compile_quickly)
+  return init(program, arrays, seed, numbers)
 
 
 @functools.cache
-def _jitted_init():
-  options = backend.options_to_compile_quickly()
-  return jax.jit(_init_state, static_argnums=0, compiler_options=options)
+def _jitted(function, donate=(), *, options=backend.options_to_run_fast):
+  """The compiled function; made late, since the options ask for the backend."""
+  return jax.jit(
+    function,
+    static_argnums=0,
+    donate_argnums=donate,
+    compiler_options=options(),
+  )
 
 
 def _init_state(program, arrays, seed, numbers):
@@ -135,6 +143,7 @@ def _init_state(program, arrays, seed, numbers):
     sums={
       name: jnp.zeros(()) for name in ("loss", *program.task.metrics, "count")
     },
+    motion={name: jnp.zeros(()) for name in (*_MOTION, "count")},
     first_loss=jnp.full((), jnp.inf, jnp.float32),
     diverged_at=jnp.full((), -1, jnp.int32),
   )
@@ -196,6 +205,8 @@ def finish(program: Program, state: TrainState, work: Work) -> TrainState:
   params, opt_state = program.optimizer.update(
     grads, state.opt_state, state.params
   )
+  rate = program.optimizer.learning_rate(state.opt_state, state.step)
+  motion = _motion(state.params, params, rate)
   ema_params = state.ema_params
   if program.ema_decay is not None:
     mix = lambda old, new: old + (1 - program.ema_decay) * (new - old)
@@ -211,6 +222,7 @@ def finish(program: Program, state: TrainState, work: Work) -> TrainState:
     opt_state=opt_state,
     ema_params=ema_params,
     sums=_add(state.sums, work.sums),
+    motion=_add(state.motion, motion),
     first_loss=first,
     diverged_at=jnp.where(newly, state.step, state.diverged_at),
   )
@@ -245,17 +257,10 @@ def train_step(
   return finish(program, state, work)
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
 def _loop(program, state, arrays, indices, num_steps):
   """The first `num_steps` of `indices` [block, micro-batches, examples]."""
   body = lambda i, state: train_step(program, state, arrays, indices[i])
   return jax.lax.fori_loop(0, num_steps, body, state)
-
-
-_train_step = jax.jit(train_step, static_argnums=0, donate_argnums=1)
-_begin = jax.jit(begin, static_argnums=0)
-_accumulate = jax.jit(accumulate, static_argnums=0, donate_argnums=3)
-_finish = jax.jit(finish, static_argnums=0, donate_argnums=1)
 
 
 def train_block(
@@ -287,31 +292,29 @@ def train_block(
   if block:
     padding = ((0, block - len(indices)), (0, 0), (0, 0))
     padded = put(np.pad(indices, padding))
-    return _loop(program, state, arrays, padded, len(indices))
+    loop = _jitted(_loop, donate=1)
+    return loop(program, state, arrays, padded, len(indices))
   for chosen in indices:
     if len(chosen) == 1:
-      state = _train_step(program, state, arrays, put(chosen))
+      one = _jitted(train_step, donate=1)
+      state = one(program, state, arrays, put(chosen))
       continue
-    effective, work = _begin(program, state)
+    effective, work = _jitted(begin)(program, state)
     # `work` has taken these buffers over, and donates them.
     state = state.replace(model_state=None)
     for number, micro in enumerate(chosen):
-      work = _accumulate(
+      work = _jitted(accumulate, donate=3)(
         program, state, effective, work, arrays, put(micro), number
       )
-    state = _finish(program, state, work)
+    state = _jitted(finish, donate=1)(program, state, work)
   return state
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
 def _eval_step(program, sums, effective, model_state, arrays, indices, mask):
   batch = _split(program, program.task.batch(arrays, indices, None))
   variables = {"params": effective, **model_state}
   outputs = program.model.apply(variables, batch["inputs"], train=False)
   return _add(sums, program.task.sums(outputs, batch, mask, training=False))
-
-
-_effective_params = jax.jit(effective_params, static_argnums=0)
 
 
 def evaluate(
@@ -326,7 +329,7 @@ def evaluate(
     batch_size: examples at once; rounded up to a multiple of the devices.
   """
   params = state.params if state.ema_params is None else state.ema_params
-  effective = _effective_params(program, params)
+  effective = _jitted(effective_params)(program, params)
   sums = jax.tree.map(jnp.zeros_like, state.sums)
   num_devices = program.mesh.size
   batch_size = -(-batch_size // num_devices) * num_devices
@@ -335,7 +338,7 @@ def evaluate(
   batches = zip(*data.eval_indices(num_examples, batch_size), strict=True)
   for batch in batches:
     indices, mask = jax.device_put(batch, sharding)
-    sums = _eval_step(
+    sums = _jitted(_eval_step, donate=1)(
       program, sums, effective, state.model_state, arrays, indices, mask
     )
   return means(sums)
@@ -346,6 +349,40 @@ def means(sums: Sums) -> dict[str, float]:
   values = jax.device_get(sums)
   count = max(float(values.pop("count")), 1.0)
   return {name: float(value) / count for name, value in values.items()}
+
+
+_MOTION = ("relative_step", "effective_learning_rate")
+
+
+def _motion(before: PyTree, after: PyTree, rate: jax.Array) -> Sums:
+  """How far a step went, in units that a kernel's own size leaves alone.
+
+  Where the scale of a kernel does not matter, neither does the learning rate by
+  itself: what counts is the step over the size of the kernel, and the rate over
+  the square of it (van Laarhoven, 2017, arXiv:1706.05350). The square is that
+  of a filter here, on average over the filters of a kernel.
+
+  Returns:
+    Means over the kernels, and a `count` of 1.
+  """
+  pairs = zip(*map(jax.tree.leaves, (before, after)), strict=True)
+  kernels = [(old, new) for old, new in pairs if old.ndim > 1]
+  norm = lambda x: jnp.sqrt(jnp.sum(x * x)) + 1e-30
+  sizes = [norm(old) for old, _ in kernels]
+  steps = [
+    norm(new - old) / size
+    for (old, new), size in zip(kernels, sizes, strict=True)
+  ]
+  rates = [
+    rate * old.shape[-1] / size**2
+    for (old, _), size in zip(kernels, sizes, strict=True)
+  ]
+  mean = lambda values: sum(values, jnp.zeros(())) / max(1, len(kernels))
+  return {
+    "relative_step": mean(steps),
+    "effective_learning_rate": mean(rates),
+    "count": jnp.ones(()),
+  }
 
 
 def _add(a: PyTree, b: PyTree) -> PyTree:

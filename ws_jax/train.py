@@ -177,10 +177,16 @@ def _loop(config, dataset, program, run, checkpoints, stop):
 
 def _log(run, program, state, step):
   """Writes the means since the last row, and stops a run that diverged."""
-  metrics = {f"train/{k}": v for k, v in steps.means(state.sums).items()}
-  peak = state.opt_state.hyperparams["learning_rate"]
-  rate = float(peak * _multiplier(program.optimizer.schedule, step - 1))
-  run.write(metrics | {"train/learning_rate": rate})
+  metrics = steps.means(state.sums) | steps.means(state.motion)
+  metrics = {f"train/{name}": value for name, value in metrics.items()}
+  rate = float(_learning_rate(program.optimizer, state.opt_state, step - 1))
+  run.write(
+    metrics
+    | {
+      "train/learning_rate": rate,
+      "train/first_loss": float(state.first_loss),
+    }
+  )
   diverged_at = int(state.diverged_at)
   if diverged_at >= 0:
     raise Diverged(
@@ -189,10 +195,13 @@ def _log(run, program, state, step):
       f" the first, {float(state.first_loss):.3g}",
     )
   fresh = lambda x: jax.device_put(np.zeros(x.shape, x.dtype), x.sharding)
-  return state.replace(sums=jax.tree.map(fresh, state.sums))
+  return state.replace(
+    sums=jax.tree.map(fresh, state.sums),
+    motion=jax.tree.map(fresh, state.motion),
+  )
 
 
-_multiplier = jax.jit(lambda schedule, step: schedule(step), static_argnums=0)
+_learning_rate = jax.jit(optim.Optimizer.learning_rate, static_argnums=0)
 
 
 @contextlib.contextmanager
@@ -295,6 +304,7 @@ def build_program(
       name=o.name,
       nesterov=o.nesterov,
       decay=o.decay,
+      centralize=o.centralize,
       clip_norm=o.clip_norm,
       adaptive_clip=o.adaptive_clip,
     ),

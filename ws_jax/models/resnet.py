@@ -47,7 +47,11 @@ _IMAGENET = {
   )
 }
 MODELS: dict[str, dict[str, Any]] = _CIFAR | _IMAGENET
-STEMS = {"cifar": "3x3 convolution", "imagenet": "7x7 / 2, then a pool / 2"}
+STEMS = {
+  "cifar": "3x3 convolution",
+  "half": "3x3 convolution / 2",
+  "imagenet": "7x7 / 2, then a pool / 2",
+}
 VERSIONS = {"1": "post-activation", "2": "pre-activation"}
 
 # Variance 2 / fan-out: He et al., 2015 (arXiv:1502.01852), backward form.
@@ -74,7 +78,7 @@ def create_model(
     norm: the normalization, everywhere in the model.
     version: 1 (post-activation) or 2 (pre-activation).
     width: factor on the number of channels.
-    stem: `cifar` or `imagenet`; None: that of the published model.
+    stem: a name of `STEMS`; None: that of the published model.
     zero_init_last: whether each block starts as its shortcut; see `ResNet`.
     dtype: of the activations. Parameters, statistics and logits are float32.
     remat: whether the backward pass computes each block a second time instead
@@ -135,7 +139,8 @@ class ResNet(nn.Module):
     channels: of the first stage.
     bottleneck: whether blocks are 1x1, 3x3, 1x1 with 4 times the channels at
       the end, and not 3x3, 3x3. The stride is on the 3x3.
-    stem: `cifar` (3x3) or `imagenet` (7x7 with stride 2, then a max pool).
+    stem: `cifar` (3x3), `half` (3x3 with stride 2, which makes small images a
+      quarter of the work) or `imagenet` (7x7 with stride 2, then a max pool).
     norm: the normalization.
     version: 1 (post-activation) or 2 (pre-activation).
     zero_init_last: whether each block starts as its shortcut. In version 1 the
@@ -183,13 +188,14 @@ class ResNet(nn.Module):
     return nn.Dense(self.num_classes, name="head")(x)
 
   def _stem(self, x, train):
-    small = self.stem == "cifar"
-    size, stride = (3, 1) if small else (7, 2)
+    size, stride = {"cifar": (3, 1), "half": (3, 2), "imagenet": (7, 2)}[
+      self.stem
+    ]
     x = _conv(self.channels, size, stride, self.dtype, "stem")(x)
     if self.version == 1:
       x = self.norm.layer(dtype=self.dtype, name="stem_norm")(x, train=train)
       x = nn.relu(x)
-    if small:
+    if self.stem != "imagenet":
       return x
     # Zeros around, as Big Transfer has it: without a ReLU before, which is
     # version 2, the -inf of most max pools would give something else.
