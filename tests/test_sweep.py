@@ -16,7 +16,7 @@ from ws_jax import config, rows, sweep, train
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def quiet(_):
+def quiet(*_):
   pass
 
 
@@ -50,7 +50,7 @@ class Trainer:
 
 def run(out, overrides, train_fn, **kwargs):
   return sweep.run_sweep(
-    config.default(), overrides, out, train_fn=train_fn, say=quiet, **kwargs
+    config.default(), overrides, out, train_fn=train_fn, tell=quiet, **kwargs
   )
 
 
@@ -304,7 +304,7 @@ def test_folder_of_another_base_config_is_refused(tmp_path):
   run(tmp_path, seeds(0), Trainer())
   other = config.apply(config.default(), {"train.epochs": 9.0})
   with pytest.raises(ValueError, match=r"train\.epochs: 5\.0 -> 9\.0"):
-    sweep.run_sweep(other, seeds(0), tmp_path, train_fn=Trainer(), say=quiet)
+    sweep.run_sweep(other, seeds(0), tmp_path, train_fn=Trainer(), tell=quiet)
 
 
 def test_a_row_may_bring_new_columns(tmp_path):
@@ -366,8 +366,7 @@ _SWEEP = """
     return status["metrics"]
 
   points = sweep.product(seed=range(4))
-  say = lambda line: print(line, flush=True)
-  sweep.run_sweep(config.default(), points, out, train_fn=train_fn, say=say)
+  sweep.run_sweep(config.default(), points, out, train_fn=train_fn)
 """
 
 

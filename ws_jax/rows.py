@@ -166,7 +166,7 @@ def append(path: pathlib.Path, row: Row) -> None:
     path: the `runs.csv`; made if missing. A column that it lacks is added.
     row: as `make` returns it.
   """
-  with _locked(path):
+  with locked(path.with_name(f".{path.name}.lock")):
     rows = [old for old in read(path) if old["key"] != row["key"]]
     write(path, [*rows, row])
 
@@ -186,10 +186,25 @@ def write(path: pathlib.Path, rows: list[Row]) -> None:
 
 
 @contextlib.contextmanager
-def _locked(path: pathlib.Path) -> Iterator[None]:
-  with path.with_name(f".{path.name}.lock").open("w") as file:
-    fcntl.flock(file, fcntl.LOCK_EX)  # Let go when the file is closed.
-    yield
+def locked(path: pathlib.Path, *, wait: bool = True) -> Iterator[bool]:
+  """Holds the lock of a file, between processes and, by flock, between hosts.
+
+  The kernel lets go of it when its process ends, however that is.
+
+  Args:
+    path: of the lock file, which is made and left there.
+    wait: until the lock is free.
+
+  Yields:
+    Whether the lock is held: False if it was taken and `wait` is not set.
+  """
+  with path.open("w") as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+      yield False
+    else:
+      yield True
 
 
 def _text(value: Any) -> str:
