@@ -51,12 +51,15 @@ FLOORS = {
   "train": 2,
   "rows": 3,
   "sweep": 3,
+  "launch": 3,
   "report": 3,
   "main": 3,
 }
 # Who may import whom on one floor, besides floor 0. A model is made of norms;
 # the image task augments on the device, inside its step.
 SAME_FLOOR = {
+  ("launch", "rows"),
+  ("launch", "sweep"),
   ("models", "norm"),
   ("optim", "gradients"),
   ("report", "rows"),

@@ -16,7 +16,7 @@ from ws_jax import config, rows, sweep, train
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def quiet(_):
+def quiet(*_):
   pass
 
 
@@ -50,7 +50,7 @@ class Trainer:
 
 def run(out, overrides, train_fn, **kwargs):
   return sweep.run_sweep(
-    config.default(), overrides, out, train_fn=train_fn, say=quiet, **kwargs
+    config.default(), overrides, out, train_fn=train_fn, tell=quiet, **kwargs
   )
 
 
@@ -205,6 +205,34 @@ def test_normalization_batch_is_that_of_the_statistics():
   assert group["normalization_batch"] == 1 and group["optimizer_batch"] == 128
 
 
+def test_arms_are_named_by_what_is_done_to_the_weights(tmp_path):
+  names = {
+    "BN": ("batch", False, "bit", False),
+    "BN+WS": ("batch", True, "bit", False),
+    "GN": ("group", False, "center", False),  # a convention that is not used
+    "GN+WS": ("group", True, "qiao", None),
+    "GN+mean": ("group", True, "center", False),
+    "GN+std": ("group", True, "scale", False),
+    "GN+GC": ("group", False, "bit", True),
+    "GN+WS+GC": ("group", True, "bit", True),
+    "GC": ("none", False, "bit", True),
+  }
+  facts = ("model.norm", "model.ws", "model.ws_convention", "optim.centralize")
+  path = tmp_path / "runs.csv"
+  for name, values in names.items():
+    config = dict(zip(facts, values, strict=True))
+    rows.append(path, rows.make(name, name, {}, config, {"status": "done"}))
+  assert [rows.arm_of(row) for row in rows.read(path)] == list(names)
+
+
+def test_rows_of_older_files_have_arms_too():
+  files = [rows.read(p) for p in (ROOT / "experiments").glob("*/runs.csv")]
+  older = [r for file in files for r in file if "optim.centralize" not in r]
+  assert older
+  for row in older:
+    assert rows.arm_of(row) == rows.arm(row["model.norm"], row["model.ws"])
+
+
 def test_every_end_is_a_row_and_the_sweep_goes_on(tmp_path):
   trainer = Trainer(
     {0: train.Diverged(12, "loss is inf"), 1: RuntimeError("out of\nmemory")}
@@ -276,7 +304,7 @@ def test_folder_of_another_base_config_is_refused(tmp_path):
   run(tmp_path, seeds(0), Trainer())
   other = config.apply(config.default(), {"train.epochs": 9.0})
   with pytest.raises(ValueError, match=r"train\.epochs: 5\.0 -> 9\.0"):
-    sweep.run_sweep(other, seeds(0), tmp_path, train_fn=Trainer(), say=quiet)
+    sweep.run_sweep(other, seeds(0), tmp_path, train_fn=Trainer(), tell=quiet)
 
 
 def test_a_row_may_bring_new_columns(tmp_path):
@@ -338,8 +366,7 @@ _SWEEP = """
     return status["metrics"]
 
   points = sweep.product(seed=range(4))
-  say = lambda line: print(line, flush=True)
-  sweep.run_sweep(config.default(), points, out, train_fn=train_fn, say=say)
+  sweep.run_sweep(config.default(), points, out, train_fn=train_fn)
 """
 
 

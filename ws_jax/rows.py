@@ -24,6 +24,8 @@ FACTS = (
   "model.name",
   "model.norm",
   "model.ws",
+  "model.ws_convention",
+  "optim.centralize",
   "optim.learning_rate",
   "optim.base_learning_rate",
   "optim.weight_decay",
@@ -33,6 +35,8 @@ FACTS = (
 # Of status.json: where it ran.
 _MACHINE = ("device", "cpu_count", "xla_flags", "commit")
 _SHORT = {"batch": "BN", "group": "GN", "layer": "LN", "instance": "IN"}
+# Conventions that are the half of WS; all others are the whole of it.
+_HALVES = {"center": "mean", "scale": "std"}
 # Read back as they stand: a commit such as 12e4567 is not a number.
 _TEXT = {"key", "run", "status", "reason", "device", "xla_flags", "commit"}
 
@@ -86,21 +90,42 @@ def make(
   return row
 
 
-def arm(norm: str, ws: bool) -> str:
-  """The name of a norm, with or without WS, as papers write it.
+def arm(
+  norm: str,
+  ws: bool,
+  convention: str | None = None,
+  centralize: bool | None = False,
+) -> str:
+  """The name of a norm and what is done to the weights, as papers write it.
+
+  Args:
+    norm: as `model.norm`.
+    ws: whether weights are standardized.
+    convention: of WS; `center` and `scale` are its halves, `mean` and `std`.
+    centralize: whether gradients are centralized (GC).
 
   Example:
     >>> arm("batch", False), arm("group", True), arm("none", True)
     ('BN', 'GN+WS', 'WS')
+    >>> arm("group", True, "center"), arm("group", False, centralize=True)
+    ('GN+mean', 'GN+GC')
   """
-  if norm == "none":
-    return "WS" if ws else "no norm"
-  return _SHORT.get(norm, norm) + ("+WS" if ws else "")
+  parts = [] if norm == "none" else [_SHORT.get(norm, norm)]
+  if ws:
+    parts.append(_HALVES.get(convention or "", "WS"))
+  if centralize:
+    parts.append("GC")
+  return "+".join(parts) or "no norm"
 
 
 def arm_of(row: Row) -> str:
-  """The arm of a run."""
-  return arm(row["model.norm"], row["model.ws"])
+  """The arm of a run; a row of an older file may lack the last two columns."""
+  return arm(
+    row["model.norm"],
+    row["model.ws"],
+    row.get("model.ws_convention"),
+    row.get("optim.centralize"),
+  )
 
 
 def seconds(row: Row) -> float:
@@ -141,7 +166,7 @@ def append(path: pathlib.Path, row: Row) -> None:
     path: the `runs.csv`; made if missing. A column that it lacks is added.
     row: as `make` returns it.
   """
-  with _locked(path):
+  with locked(path.with_name(f".{path.name}.lock")):
     rows = [old for old in read(path) if old["key"] != row["key"]]
     write(path, [*rows, row])
 
@@ -161,10 +186,25 @@ def write(path: pathlib.Path, rows: list[Row]) -> None:
 
 
 @contextlib.contextmanager
-def _locked(path: pathlib.Path) -> Iterator[None]:
-  with path.with_name(f".{path.name}.lock").open("w") as file:
-    fcntl.flock(file, fcntl.LOCK_EX)  # Let go when the file is closed.
-    yield
+def locked(path: pathlib.Path, *, wait: bool = True) -> Iterator[bool]:
+  """Holds the lock of a file, between processes and, by flock, between hosts.
+
+  The kernel lets go of it when its process ends, however that is.
+
+  Args:
+    path: of the lock file, which is made and left there.
+    wait: until the lock is free.
+
+  Yields:
+    Whether the lock is held: False if it was taken and `wait` is not set.
+  """
+  with path.open("w") as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+      yield False
+    else:
+      yield True
 
 
 def _text(value: Any) -> str:

@@ -3,16 +3,27 @@
 An experiment yields flat dicts of dotted overrides of one config. `run_sweep`
 trains each of them and writes its row as soon as it is finished, so a sweep
 can be stopped at any moment and started again: what has a row is not repeated,
-and what was under way goes on from its last checkpoint.
+and what was under way goes on from its last checkpoint. Several processes, on
+one machine or on several that share the folder, do the work of one sweep
+together: each run has a lock that its process holds while it trains.
 """
 
 import contextlib
+import hashlib
 import json
 import pathlib
 import signal
 import threading
+import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import (
+  Callable,
+  Generator,
+  Iterable,
+  Iterator,
+  Mapping,
+  Sequence,
+)
 from typing import Any
 
 import ml_collections
@@ -24,7 +35,20 @@ from ws_jax.grid import Overrides, Run, log_grid, plan, product, zipped
 
 __all__ = ["Run", "log_grid", "plan", "product", "run_sweep", "zipped"]
 
+Row = rows_lib.Row
 Train = Callable[[ml_collections.ConfigDict, str], Mapping[str, Any]]
+Tell = Callable[[Run, Row | None], None]
+
+# Nothing more is done for a run whose row says one of these.
+_FINAL = ("done", "diverged", "failed")
+# How often to look whether a run that another process holds has become free.
+_POLL_SECONDS = 1.0
+
+
+def print_line(run: Run, row: Row | None) -> None:
+  """Prints that a run begins (no row yet) or how it ended."""
+  line = run.name if row is None else f"{run.name}: {rows_lib.verdict(row)}"
+  print(line, flush=True)
 
 
 def run_sweep(
@@ -36,9 +60,12 @@ def run_sweep(
   limit: int | None = None,
   retry_failed: bool = False,
   train_fn: Train = train.train_and_evaluate,
-  say: Callable[[str], None] = print,
-) -> list[rows_lib.Row]:
+  tell: Tell = print_line,
+) -> list[Row]:
   """Trains every run that has no finished row yet; see the top of this file.
+
+  Runs that another process has under way are waited for, and taken over if it
+  dies.
 
   Args:
     config: the base config; it is not changed.
@@ -48,7 +75,7 @@ def run_sweep(
     limit: at most so many runs now; None for all.
     retry_failed: also runs those whose row says `failed`.
     train_fn: called as `train_fn(config, workdir)`; returns final metrics.
-    say: prints one line of progress.
+    tell: called with each run when it begins, and with its row when it ended.
 
   Returns:
     The rows that these runs have now, in the order of the plan.
@@ -59,54 +86,125 @@ def run_sweep(
     KeyboardInterrupt, Interrupted: stopped by Ctrl-C or SIGTERM; every finished
       row is kept, and the same call goes on from there.
   """
-  out = pathlib.Path(out)
-  runs = plan(overrides, only)
-  # All of them first: a misspelt key should end the sweep in a second, not
-  # after the runs that come before it.
-  configs = {}
-  for run in runs:
-    copy = config.copy_and_resolve_references()
-    configs[run.key] = config_lib.apply(copy, run.overrides)
-  # The same for data that are not there: not a failure of each of the runs.
-  for name, folder in {(c.data.name, c.data.dir) for c in configs.values()}:
-    data.check_dataset(name, folder)
-  out.mkdir(parents=True, exist_ok=True)
-  _claim(out, config)
-  table = out / "runs.csv"
-  ended = {row["key"]: row["status"] for row in rows_lib.read(table)}
-  final = (
-    {"done", "diverged"} if retry_failed else {"done", "diverged", "failed"}
-  )
-  todo = [run for run in runs if ended.get(run.key) not in final]
-  say(f"{len(runs)} runs, {len(runs) - len(todo)} finished before, in {out}")
-  todo = todo[:limit]
-  with _sigterm_interrupts():
-    for number, run in enumerate(todo, start=1):
-      head = f"[{number}/{len(todo)}] {run.name}"
-      say(head)
-      row, stop = _run_one(run, configs[run.key], out / run.name, train_fn)
-      rows_lib.append(table, row)
-      say(f"{head}: {rows_lib.verdict(row)}")
+  out, runs = pathlib.Path(out), plan(overrides, only)
+  todo = choose(config, runs, out, limit=limit, retry_failed=retry_failed)
+  # Closed even if somebody keeps the exception: it holds locks.
+  with signals_interrupt(), contextlib.closing(_take(todo, out)) as mine:
+    for run in mine:
+      tell(run, None)
+      row, stop = _run_one(config, run, out, train_fn)
+      rows_lib.append(out / "runs.csv", row)
+      tell(run, row)
       if stop is not None:
         raise stop
-  rows = {row["key"]: row for row in rows_lib.read(table)}
+  rows = {row["key"]: row for row in rows_lib.read(out / "runs.csv")}
   return [rows[run.key] for run in runs if run.key in rows]
 
 
-def _run_one(
-  run: Run,
+def choose(
   config: ml_collections.ConfigDict,
-  workdir: pathlib.Path,
+  runs: Sequence[Run],
+  out: pathlib.Path,
+  *,
+  limit: int | None = None,
+  retry_failed: bool = False,
+) -> list[Run]:
+  """The runs that are still to be done, after all of them have been checked.
+
+  Args:
+    config: the base config.
+    runs: of the sweep.
+    out: its folder, made if need be.
+    limit: at most so many.
+    retry_failed: also those that failed before.
+
+  Raises:
+    ValueError: as `run_sweep`.
+  """
+  # All of them first: a misspelt key should end the sweep in a second, not
+  # after the runs that come before it.
+  configs = [_config_of(config, run) for run in runs]
+  # The same for data that are not there: not a failure of each of the runs.
+  for name, folder in {(c.data.name, c.data.dir) for c in configs}:
+    data.check_dataset(name, folder)
+  (out / ".locks").mkdir(parents=True, exist_ok=True)
+  _claim(out, config)
+  if retry_failed:
+    # Written down, and not just remembered: of the processes that share this
+    # sweep each would else try again what has failed again.
+    for row in rows_lib.read(out / "runs.csv"):
+      if row["status"] == "failed" and row["key"] in {run.key for run in runs}:
+        rows_lib.append(out / "runs.csv", row | {"status": "interrupted"})
+  return unfinished(runs, out)[:limit]
+
+
+def give_up(
+  config: ml_collections.ConfigDict, run: Run, out: pathlib.Path, reason: str
+) -> Row | None:
+  """Records that a run failed in a way that its own process could not record.
+
+  Returns:
+    Its row; None if another process has finished it or is at it.
+  """
+  with rows_lib.locked(_lock_of(out, run.name), wait=False) as free:
+    if not free or not unfinished([run], out):
+      return None
+    row = _row(config, run, out, {"status": "failed", "reason": reason})
+    rows_lib.append(out / "runs.csv", row)
+    return row
+
+
+def unfinished(runs: Sequence[Run], out: pathlib.Path) -> list[Run]:
+  """Those of `runs` whose row in `runs.csv` is not final, or missing."""
+  rows = rows_lib.read(out / "runs.csv")
+  ended = {row["key"] for row in rows if row["status"] in _FINAL}
+  return [run for run in runs if run.key not in ended]
+
+
+def _take(runs: Sequence[Run], out: pathlib.Path) -> Generator[Run, None, None]:
+  """Yields each run that is free, locked while the caller is at it.
+
+  Compiling is shared best if a process has the runs of one program for itself.
+  So it first takes groups that nobody is at, and then helps the others.
+  """
+  while left := unfinished(runs, out):
+    groups: dict[str, list[Run]] = {}
+    for run in left:
+      groups.setdefault(run.structure, []).append(run)
+    idle = True
+    for alone in (True, False):
+      for structure, members in groups.items():
+        digest = hashlib.sha256(structure.encode()).hexdigest()[:16]
+        with rows_lib.locked(_lock_of(out, digest), wait=False) as mine:
+          for run in members if mine or not alone else ():
+            with rows_lib.locked(_lock_of(out, run.name), wait=False) as free:
+              # Again, for it may have been finished before it became free.
+              if free and unfinished([run], out):
+                idle = False
+                yield run
+    if idle:
+      time.sleep(_POLL_SECONDS)
+
+
+def _lock_of(out: pathlib.Path, name: str) -> pathlib.Path:
+  return out / ".locks" / name
+
+
+def _run_one(
+  config: ml_collections.ConfigDict,
+  run: Run,
+  out: pathlib.Path,
   train_fn: Train,
-) -> tuple[rows_lib.Row, BaseException | None]:
+) -> tuple[Row, BaseException | None]:
   """Runs one; returns its row, and the exception that ends the sweep."""
+  workdir = out / run.name
   outcome: dict[str, Any] = {}
   stop: BaseException | None = None
   # A run that is finished but has no row: the sweep was killed in between.
   if rows_lib.status_of(workdir).get("status") not in ("done", "diverged"):
     workdir.mkdir(parents=True, exist_ok=True)
     try:
-      metrics = train_fn(config, str(workdir))
+      metrics = train_fn(_config_of(config, run), str(workdir))
       outcome = {"status": "done", "reason": None, "metrics": dict(metrics)}
     except train.Diverged as error:
       outcome = {"status": "diverged"}
@@ -122,12 +220,32 @@ def _run_one(
       (workdir / "error.txt").write_text(traceback.format_exc())
       reason = f"{type(error).__name__}: {error}".splitlines()[0]
       outcome = {"status": "failed", "reason": reason}
-  status = rows_lib.status_of(workdir) | outcome
+  return _row(config, run, out, outcome), stop
+
+
+def _row(
+  config: ml_collections.ConfigDict,
+  run: Run,
+  out: pathlib.Path,
+  outcome: dict[str, Any],
+) -> Row:
+  """The row of a run, of what is in its folder and of how it ended."""
+  workdir = out / run.name
   resolved = writers.read_json(workdir / "config.json")
-  row = rows_lib.make(
-    run.key, run.name, run.overrides, resolved or config.to_dict(), status
+  return rows_lib.make(
+    run.key,
+    run.name,
+    run.overrides,
+    resolved or _config_of(config, run).to_dict(),
+    rows_lib.status_of(workdir) | outcome,
   )
-  return row, stop
+
+
+def _config_of(
+  config: ml_collections.ConfigDict, run: Run
+) -> ml_collections.ConfigDict:
+  copy = config.copy_and_resolve_references()
+  return config_lib.apply(copy, run.overrides)
 
 
 def _claim(out: pathlib.Path, config: ml_collections.ConfigDict) -> None:
@@ -150,17 +268,23 @@ def _claim(out: pathlib.Path, config: ml_collections.ConfigDict) -> None:
 
 
 @contextlib.contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-  """SIGTERM ends the sweep as Ctrl-C does, also between two runs."""
+def signals_interrupt() -> Iterator[None]:
+  """SIGTERM ends what is under way as Ctrl-C does, and Ctrl-C does so too.
+
+  The latter does not go without saying: a shell starts what it runs in the
+  background with SIGINT ignored.
+  """
   if threading.current_thread() is not threading.main_thread():
     yield  # Only the main thread may set handlers.
     return
 
-  def stop(*_: Any) -> None:
-    raise KeyboardInterrupt("SIGTERM")
+  def stop(signum: int, _: Any) -> None:
+    raise KeyboardInterrupt(signal.Signals(signum).name)
 
-  before = signal.signal(signal.SIGTERM, stop)
+  caught = (signal.SIGTERM, signal.SIGINT)
+  before = {signum: signal.signal(signum, stop) for signum in caught}
   try:
     yield
   finally:
-    signal.signal(signal.SIGTERM, before)
+    for signum, handler in before.items():
+      signal.signal(signum, handler)

@@ -1,0 +1,226 @@
+"""Workers at one sweep: real processes, with a trainer that only takes time."""
+
+import collections
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ws_jax import launch, rows, sweep
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+# Argument 1: the folder. 2: `work` to be a worker, else how many to start.
+# A run writes a line when it begins and one when it ends, with its seed, its
+# group, its process, and the cores that this one has.
+PROGRAM = """
+import contextlib, json, os, pathlib, signal, sys, time
+from ws_jax import config, launch, sweep, writers
+
+out, what = pathlib.Path(sys.argv[1]), sys.argv[2]
+
+def note(word, c):
+  cores = sorted(os.sched_getaffinity(0))
+  with (out / "notes").open("a") as file:
+    file.write(json.dumps([word, c.seed, c.model.norm, os.getpid(), cores]))
+    file.write("\\n")
+
+def train_fn(c, workdir):
+  folder = pathlib.Path(workdir)
+  note("repeated" if (folder / "status.json").exists() else "began", c)
+  if (folder.parent / f"kills-{c.seed}").exists():
+    os.kill(os.getpid(), signal.SIGKILL)
+  with contextlib.suppress(FileNotFoundError):
+    (folder.parent / f"kills-{c.seed}-once").rename(folder / "killed")
+    os.kill(os.getpid(), signal.SIGKILL)
+  time.sleep(1000 if (folder.parent / f"stays-{c.seed}").exists() else 0.1)
+  status = {"status": "done", "metrics": {"eval/accuracy": 0.5}}
+  writers.write_json(folder / "status.json", status)
+  note("ended", c)
+  return status["metrics"]
+
+points = json.loads((out / "points").read_text())
+base = config.default()
+try:
+  if what == "work":
+    launch.work(base, out, train_fn=train_fn)
+  else:
+    launch.local(
+      base,
+      sweep.choose(base, sweep.plan(points), out),
+      out,
+      [sys.executable, __file__, str(out), "work"],
+      workers=int(what),
+      tell=lambda number, run, row: None,
+    )
+except KeyboardInterrupt:
+  sys.exit(launch.STOPPED)
+"""
+
+NORMS = [{"model.norm": "batch"}, {"model.norm": "group"}]
+
+
+@pytest.fixture
+def folder(tmp_path):
+  """Where to sweep; points and program are there."""
+  (tmp_path / "program.py").write_text(PROGRAM)
+  return tmp_path
+
+
+def start(folder, points, workers=2):
+  (folder / "points").write_text(json.dumps(list(points)))
+  return subprocess.Popen(
+    [sys.executable, str(folder / "program.py"), str(folder), str(workers)],
+    env=os.environ | {"PYTHONPATH": str(ROOT)},
+    start_new_session=True,
+  )
+
+
+def notes(folder, word):
+  path = folder / "notes"
+  lines = path.read_text().splitlines() if path.exists() else []
+  return [rest for first, *rest in map(json.loads, lines) if first == word]
+
+
+def until(true, seconds=120):
+  end = time.monotonic() + seconds
+  while not true():
+    assert time.monotonic() < end, "this takes too long"
+    time.sleep(0.05)
+
+
+def gone(pid):
+  try:
+    os.kill(pid, 0)
+  except ProcessLookupError:
+    return True
+  return pathlib.Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z"
+
+
+def ends(folder):
+  return {r["seed"]: r["status"] for r in rows.read(folder / "runs.csv")}
+
+
+def test_workers_share_groups_and_outlive_each_other(folder):
+  """One run kills its process once, one always: both are its own fault."""
+  (folder / "kills-1-once").touch()
+  (folder / "kills-4").touch()
+  points = [
+    arm | {"seed": seed + 3 * i}
+    for i, arm in enumerate(NORMS)
+    for seed in range(3)
+  ]
+  assert start(folder, points).wait(timeout=300) == 0
+  got = {row["seed"]: row for row in rows.read(folder / "runs.csv")}
+  wanted = dict.fromkeys(range(6), "done") | {4: "failed"}
+  assert {seed: row["status"] for seed, row in got.items()} == wanted
+  assert "died 2 times, signal 9" in got[4]["reason"]
+  began = collections.Counter(seed for seed, *_ in notes(folder, "began"))
+  assert began == {0: 1, 1: 2, 2: 1, 3: 1, 4: 2, 5: 1}
+  # The two who came first did not begin with the same program.
+  firsts = {norm for seed, norm, *_ in notes(folder, "began") if seed in (0, 3)}
+  assert firsts == {"batch", "group"}
+  cores = {tuple(cores) for *_, cores in notes(folder, "began")}
+  mine = sorted(os.sched_getaffinity(0))
+  assert {core for share in cores for core in share} <= set(mine)
+  if len(mine) > 1:
+    assert all(len(share) < len(mine) for share in cores)
+
+
+def test_stopped_sweep_hands_its_run_to_another(folder):
+  """Two sweeps on one folder; one is told to stop, one is killed."""
+  (folder / "stays-0").touch()
+  (folder / "stays-1").touch()
+  points = list(sweep.product(seed=range(4)))
+  first = start(folder, points, workers=1)
+  until(lambda: len(notes(folder, "began")) == 1)
+  second = start(folder, points, workers=1)
+  until(lambda: len(notes(folder, "began")) == 2)
+  (folder / "stays-0").unlink()
+  (folder / "stays-1").unlink()
+  # The one whose run nobody else can have meanwhile.
+  ((seed, _, worker, _), (other, _, orphan, _)) = notes(folder, "began")
+  assert {seed, other} == {0, 1}
+  os.kill(first.pid, signal.SIGTERM)
+  assert first.wait(timeout=60) == launch.STOPPED
+  assert gone(worker) and ends(folder) == {seed: "interrupted"}
+  os.kill(second.pid, signal.SIGKILL)
+  second.wait(timeout=60)
+  until(lambda: gone(orphan))  # by itself, having saved
+  assert ends(folder) == {0: "interrupted", 1: "interrupted"}
+  pair = [start(folder, points, workers=1) for _ in range(2)]
+  assert [process.wait(timeout=120) for process in pair] == [0, 0]
+  assert ends(folder) == dict.fromkeys(range(4), "done")
+  ended = [seed for seed, *_ in notes(folder, "ended")]
+  assert sorted(ended) == [0, 1, 2, 3]
+
+
+def kill_all_again_and_again(process, begin, times, seconds):
+  """Kill -9 to a sweep and its workers, at random moments of its life."""
+  rng = random.Random(0)
+  for _ in range(times):
+    time.sleep(rng.uniform(0, seconds))
+    workers = children(process.pid)
+    for pid in (process.pid, *workers):
+      os.kill(pid, signal.SIGKILL)
+    process.wait()
+    process = begin()
+  return process
+
+
+def children(pid):
+  listed = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+  return [int(child) for child in listed]
+
+
+def test_killed_at_any_moment_nothing_is_lost_or_repeated(folder):
+  points = list(sweep.product(NORMS, seed=range(8)))
+  begin = lambda: start(folder, points)
+  last = kill_all_again_and_again(begin(), begin, times=3, seconds=5.0)
+  assert last.wait(timeout=300) == 0
+  got = rows.read(folder / "runs.csv")
+  assert len(got) == 16 and {row["status"] for row in got} == {"done"}
+  assert not notes(folder, "repeated")
+
+
+@pytest.mark.parametrize(
+  ("platform", "count", "workers", "expected"),
+  [
+    ("gpu", 4, 2, ["0,1", "2,3"]),
+    ("gpu", 3, 2, ["0,1", "2"]),
+    ("gpu", 1, 2, ["0", "0"]),
+    ("tpu", 4, 4, ["0", "1", "2", "3"]),
+  ],
+)
+def test_every_device_has_its_workers(
+  monkeypatch, platform, count, workers, expected
+):
+  monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+  name = {"gpu": "CUDA_VISIBLE_DEVICES", "tpu": "TPU_VISIBLE_CHIPS"}[platform]
+  shares = [
+    launch.share(platform, count, number, workers)[0]
+    for number in range(workers)
+  ]
+  assert [env[name] for env in shares] == expected
+  crowded = "XLA_PYTHON_CLIENT_MEM_FRACTION" in shares[0]
+  assert crowded == (workers > count)
+
+
+def test_devices_that_a_cluster_has_chosen_are_kept(monkeypatch):
+  monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+  env, _ = launch.share("gpu", 2, 1, 2)
+  assert env["CUDA_VISIBLE_DEVICES"] == "7"
+
+
+def test_every_core_has_one_worker_or_is_shared_by_all(monkeypatch):
+  monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 4, 5, 8, 9})
+  cores = [launch.share("cpu", 1, number, 2)[1] for number in range(2)]
+  assert cores == [{3, 4}, {5, 8, 9}]
+  cores = [launch.share("cpu", 1, number, 7)[1] for number in range(7)]
+  assert cores == [{3}, {4}, {5}, {8}, {9}, {3}, {4}]

@@ -1,0 +1,312 @@
+"""Launchers: a sweep in worker processes of this machine.
+
+A worker is a process that calls `work`. It reads the runs of the sweep from its
+standard input, as one line of JSON, and writes a line of JSON for each run that
+begins or ends. When its standard input ends it stops and saves: it does so
+whether the parent has closed it or was killed.
+"""
+
+import collections
+import contextlib
+import json
+import os
+import pathlib
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+import ml_collections
+
+from ws_jax import rows as rows_lib
+from ws_jax import sweep, train, writers
+from ws_jax.grid import Run
+
+# Exit code of a worker that was told to stop, and did.
+STOPPED = 130
+# A run whose process died this often at one point is given up.
+_DEATHS = 2
+
+# Called with the number of the worker, what it is at, and how that ended.
+Tell = Callable[[int, Run, rows_lib.Row | None], None]
+
+
+def local(
+  config: ml_collections.ConfigDict,
+  runs: Sequence[Run],
+  out: pathlib.Path,
+  command: Sequence[str],
+  *,
+  workers: int,
+  tell: Tell,
+) -> None:
+  """Has `runs` trained by worker processes, each on its share of the machine.
+
+  A worker that dies is replaced; a run that kills another one, having got no
+  further, is a failed one.
+
+  Args:
+    config: the base config of the sweep.
+    runs: what `sweep.choose` has left to do.
+    out: folder of the sweep; `worker-N.log` has what worker N says.
+    command: starts a worker.
+    workers: how many.
+    tell: called when a run begins or ends.
+
+  Raises:
+    KeyboardInterrupt: on Ctrl-C or SIGTERM, when all workers have saved and
+      ended, or if all of them were stopped from outside.
+    RuntimeError: the workers die before they begin.
+  """
+  by_name = {run.name: run for run in runs}
+  current: dict[int, str] = {}
+  deaths: collections.Counter[tuple[str, int]] = collections.Counter()
+  stopping = False
+
+  def attend() -> None:
+    for number, message in fleet.messages():
+      if not isinstance(message, int):
+        name, row = message["run"], message["row"]
+        current[number] = "" if row else name
+        tell(number, by_name[name], row)
+      elif message not in (0, STOPPED) and not stopping:
+        replace(number, message)
+
+  def replace(number: int, code: int) -> None:
+    name, log = current.pop(number, ""), log_of(out, number)
+    # One that got further than the last time is not what kills its process.
+    at = (name, len(writers.read_metrics(out / name)))
+    deaths[at] += 1
+    if name and deaths[at] >= _DEATHS:
+      reason = f"its process died {_DEATHS} times, {_cause(code)}: {log.name}"
+      row = sweep.give_up(config, by_name[name], out, reason)
+      if row:
+        tell(number, by_name[name], row)
+    elif deaths[at] > 2 * workers:
+      raise RuntimeError(f"workers die at once ({_cause(code)}): see {log}")
+    fleet.start(number)
+
+  with sweep.signals_interrupt(), Fleet(runs, out, command, workers) as fleet:
+    try:
+      attend()
+    except BaseException:
+      stopping = True
+      fleet.stop()
+      attend()
+      raise
+  if sweep.unfinished(runs, out):
+    raise KeyboardInterrupt("the workers were stopped")
+
+
+class Fleet:
+  """Worker processes at one list of runs; leaving it kills those that are left.
+
+  Args:
+    runs: what they are to do.
+    out: folder of the sweep.
+    command: starts a worker.
+    workers: how many.
+  """
+
+  def __init__(
+    self,
+    runs: Sequence[Run],
+    out: pathlib.Path,
+    command: Sequence[str],
+    workers: int,
+  ):
+    self._order = json.dumps([run.overrides for run in runs]) + "\n"
+    self._out, self._command, self._workers = out, command, workers
+    self._machine = machine() if workers > 1 else None
+    self._messages: queue.Queue[tuple[int, dict | int]] = queue.Queue()
+    self._processes: dict[int, subprocess.Popen[str]] = {}
+
+  def __enter__(self) -> "Fleet":
+    for number in range(self._workers):
+      self.start(number)
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    for process in self._processes.values():
+      process.kill()
+
+  def start(self, number: int) -> None:
+    """Starts worker `number`, for the first time or again."""
+    env, cores = {}, None
+    if self._machine:
+      env, cores = share(*self._machine, number, self._workers)
+    with log_of(self._out, number).open("a") as log, _pinned(cores):
+      process = subprocess.Popen(
+        self._command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        text=True,
+        env=os.environ | env,
+        # Ctrl-C is for the parent, which then asks each worker to stop, once.
+        start_new_session=True,
+      )
+    self._processes[number] = process
+    listen = threading.Thread(target=self._listen, args=(number, process))
+    listen.daemon = True
+    listen.start()
+
+  def _listen(self, number: int, process: subprocess.Popen[str]) -> None:
+    assert process.stdin and process.stdout
+    with contextlib.suppress(BrokenPipeError):
+      process.stdin.write(self._order)
+      process.stdin.flush()
+    for line in process.stdout:
+      if line.startswith("{"):  # else printed before it knew that it is one
+        self._messages.put((number, json.loads(line)))
+    self._messages.put((number, process.wait()))
+
+  def messages(self) -> Iterator[tuple[int, dict | int]]:
+    """What the workers write, and at last their exit codes, by their number."""
+    while self._processes:
+      number, message = self._messages.get()
+      if isinstance(message, int):
+        del self._processes[number]
+      yield number, message
+
+  def stop(self) -> None:
+    """Asks all workers to save and end."""
+    for process in self._processes.values():
+      assert process.stdin
+      with contextlib.suppress(BrokenPipeError):
+        process.stdin.close()
+
+
+def work(
+  config: ml_collections.ConfigDict,
+  out: pathlib.Path,
+  *,
+  train_fn: sweep.Train = train.train_and_evaluate,
+) -> None:
+  """Is a worker; see the top of this file.
+
+  Args:
+    config: the base config of the sweep.
+    out: its folder.
+    train_fn: as in `sweep.run_sweep`.
+
+  Raises:
+    KeyboardInterrupt, Interrupted: it was told to stop, and has saved.
+  """
+  # Whatever else is printed shall not mix with what the parent reads.
+  answers = os.fdopen(os.dup(1), "w")
+  os.dup2(2, 1)
+
+  def tell(run: Run, row: rows_lib.Row | None) -> None:
+    # A parent that is gone will not read it; the end of stdin tells of that.
+    with contextlib.suppress(BrokenPipeError):
+      print(json.dumps({"run": run.name, "row": row}), file=answers, flush=True)
+
+  def stop_at_end_of_input() -> None:
+    while os.read(0, 4096):
+      pass
+    # A second SIGTERM, after that of a cluster, would kill; this one does not.
+    os.kill(os.getpid(), signal.SIGINT)
+
+  line = b""
+  while not line.endswith(b"\n"):
+    part = os.read(0, 1 << 16)
+    if not part:
+      raise KeyboardInterrupt("no work")
+    line += part
+  with sweep.signals_interrupt():
+    threading.Thread(target=stop_at_end_of_input, daemon=True).start()
+    sweep.run_sweep(config, json.loads(line), out, train_fn=train_fn, tell=tell)
+
+
+def log_of(out: pathlib.Path, number: int) -> pathlib.Path:
+  """Where worker `number` writes what it has to say to people."""
+  return out / f"worker-{number}.log"
+
+
+def machine() -> tuple[str, int]:
+  """The platform and the number of devices that JAX would use here.
+
+  It is asked in a process that ends: one that has opened a GPU keeps most of
+  its memory from the workers.
+  """
+  code = (
+    "import jax; d = jax.local_devices(); print(); print(d[0].platform, len(d))"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", code],
+    stdout=subprocess.PIPE,
+    text=True,
+    check=True,
+  )
+  platform, count = done.stdout.split()[-2:]
+  return platform, int(count)
+
+
+def share(
+  platform: str, count: int, number: int, workers: int
+) -> tuple[dict[str, str], set[int] | None]:
+  """The environment and the cores of one worker of several.
+
+  Args:
+    platform: as `machine` says.
+    count: of devices.
+    number: of the worker, from 0.
+    workers: how many there are.
+
+  Returns:
+    Environment variables that leave it its devices, and the CPU cores to run
+    on: None for all, where the work is not done by them.
+
+  Example:
+    >>> share("gpu", 4, 1, 2)[0]["CUDA_VISIBLE_DEVICES"]
+    '2,3'
+  """
+  if platform == "cpu":
+    if not hasattr(os, "sched_setaffinity"):
+      return {}, None
+    cores = sorted(os.sched_getaffinity(0))
+    return {}, set(_part(cores, number, workers))
+  every = [str(i) for i in range(count)]
+  if platform == "tpu":
+    mine = _part(every, number, workers)
+    return {"TPU_VISIBLE_CHIPS": ",".join(mine)}, None
+  env = {}
+  for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
+    given = os.environ.get(name)
+    mine = _part(given.split(",") if given else every, number, workers)
+    env[name] = ",".join(mine)
+  if workers > count:  # each JAX would take three quarters of a GPU's memory
+    fraction = 0.9 / -(-workers // count)
+    env["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{fraction:.2f}"
+  return env, None
+
+
+def _part(things: Sequence, number: int, parts: int) -> Sequence:
+  """A fair part of them; shared with others if they are fewer than parts."""
+  if len(things) < parts:
+    return [things[number % len(things)]]
+  size = len(things) / parts
+  return things[round(number * size) : round((number + 1) * size)]
+
+
+@contextlib.contextmanager
+def _pinned(cores: set[int] | None) -> Iterator[None]:
+  """What is started meanwhile inherits these cores."""
+  if cores is None:
+    yield
+    return
+  before = os.sched_getaffinity(0)
+  os.sched_setaffinity(0, cores)
+  try:
+    yield
+  finally:
+    os.sched_setaffinity(0, before)
+
+
+def _cause(code: int) -> str:
+  if code >= 0:
+    return f"exit code {code}"
+  return f"signal {-code} ({signal.strsignal(-code)})"
