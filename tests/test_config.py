@@ -62,6 +62,7 @@ def test_the_more_explicit_key_wins():
     }
   )
   assert (c.train.steps, c.optim.learning_rate) == (7, 0.4)
+  assert c.train.epochs == pytest.approx(7 * 128 / 1000)
   assert (c.optim.warmup_steps, c.train.eval_every_steps) == (2, 5)
 
 

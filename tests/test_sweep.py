@@ -1,6 +1,7 @@
 """The sweep, with a trainer that does nothing but what the test says."""
 
 import json
+import math
 import os
 import pathlib
 import signal
@@ -231,6 +232,25 @@ def test_rows_of_older_files_have_arms_too():
   assert older
   for row in older:
     assert rows.arm_of(row) == rows.arm(row["model.norm"], row["model.ws"])
+
+
+def test_row_tells_the_best_evaluation_and_how_far_it_was_to_go():
+  config = {"train.steps": 300, "train.epochs": 2.5, "data.batch_size": 8}
+  history = [
+    {"step": 100, "eval/accuracy": 0.7, "eval/loss": 2.0},
+    {"step": 150, "train/accuracy": 0.9},
+    {"step": 200, "eval/accuracy": 0.8, "eval/loss": math.nan},
+    {"step": 300, "eval/accuracy": 0.8, "eval/loss": 1.0},
+  ]
+  make = lambda lines: rows.make("", "", {}, config, {"status": ""}, lines)
+  row = make(history)
+  assert (row["steps"], row["epochs"]) == (300, 2.5)
+  assert (row["best_step"], row["best/eval/accuracy"]) == (200, 0.8)
+  # A task that has no accuracy is judged by its loss, which is best low.
+  losses = [{k: v for k, v in x.items() if "acc" not in k} for x in history]
+  row = make(losses)
+  assert (row["best_step"], row["best/eval/loss"]) == (300, 1.0)
+  assert "best_step" not in make(history[1:2])
 
 
 def test_every_end_is_a_row_and_the_sweep_goes_on(tmp_path):

@@ -127,10 +127,17 @@ def describe() -> dict[str, Any]:
     "versions": versions,
     "device": f"{jax.device_count()} x {device.device_kind}",
     "backend": device.platform,
-    "cpu_count": os.cpu_count(),
+    "cpu_count": _cpu_count(),
     "xla_flags": os.environ.get("XLA_FLAGS", ""),
     "commit": _commit(),
   }
+
+
+def _cpu_count() -> int | None:
+  """The cores that this process may use."""
+  if hasattr(os, "sched_getaffinity"):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count()
 
 
 @functools.cache

@@ -227,7 +227,8 @@ def resolve(
 
   Returns:
     A locked copy with `optim.learning_rate`, `optim.micro_batch_size`,
-    `model.norm_batch_size` and every `*_steps` filled in.
+    `model.norm_batch_size` and every `*_steps` filled in, and `train.epochs`
+    true to `train.steps`.
 
   Raises:
     ConfigError: a number out of range, or a batch that does not divide.
@@ -261,6 +262,8 @@ def resolve(
         section[key] = round(epochs * steps_per_epoch)
       if key.endswith("every_steps"):
         section[key] = max(1, section[key] or config.train.steps)
+    elif key == "steps":
+      section.epochs = section.steps / steps_per_epoch
   _positive(config, "train.steps")
   _positive(config, "train.eval_every_steps", "train.checkpoint_every_steps")
   _not_negative(config, "optim.warmup_steps")

@@ -8,9 +8,10 @@ import contextlib
 import csv
 import fcntl
 import json
+import math
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ws_jax import config as config_lib
@@ -47,6 +48,7 @@ def make(
   overrides: Mapping[str, Any],
   config: Mapping[str, Any],
   status: Mapping[str, Any],
+  history: Sequence[Mapping[str, Any]] = (),
 ) -> Row:
   """The row of one run.
 
@@ -57,10 +59,14 @@ def make(
     config: the config as it ran, resolved, nested or flat.
     status: as in `status.json`: `status`, `step`, `reason`, `metrics`,
       `seconds`, `versions`, `device` and its like; all but the first may lack.
+    history: the lines of its `metrics.jsonl`.
 
   Returns:
     Column name to value. The batch of the optimizer, of one normalization and
     of one gradient are three columns; per-example norms have 1 as the second.
+    `step` is how far it came, `steps` and `epochs` how far it was to go;
+    `best_step` and the `best/` of its metric are of the best evaluation, which
+    is a little better than what an untouched test set would say.
   """
   flat = config_lib.flatten(config)
   batch = flat.get("data.batch_size")
@@ -81,13 +87,26 @@ def make(
       (flat.get("model.norm_batch_size") or micro) if over_batch else 1
     ),
     "micro_batch": micro,
+    "steps": flat.get("train.steps"),
+    "epochs": flat.get("train.epochs"),
   }
   row |= status.get("metrics") or {}
+  row |= _best(history)
   for group in ("seconds", "versions"):
     values = status.get(group) or {}
     row |= {f"{group}.{name}": value for name, value in values.items()}
   row |= {name: status.get(name) for name in _MACHINE}
   return row
+
+
+def _best(history: Sequence[Mapping[str, Any]]) -> Row:
+  """When the test metric was best, and what it was; nothing if never seen."""
+  for name, sign in (("eval/accuracy", 1), ("eval/loss", -1)):
+    seen = [line for line in history if math.isfinite(line.get(name, math.nan))]
+    if seen:
+      best = max(seen, key=lambda line: sign * line[name])
+      return {"best_step": best["step"], f"best/{name}": best[name]}
+  return {}
 
 
 def arm(

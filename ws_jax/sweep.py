@@ -238,6 +238,7 @@ def _row(
     run.overrides,
     resolved or _config_of(config, run).to_dict(),
     rows_lib.status_of(workdir) | outcome,
+    writers.read_metrics(workdir),
   )
 
 
