@@ -3,9 +3,10 @@
   python scripts/report.py workdirs/quickstart
   python scripts/report.py workdirs/quickstart --to=experiments/quickstart
 
-Writes summary.csv, summary.md, figure.png and figure.svg beside the runs, or,
-with a copy of runs.csv, to another folder. A sweep that is not finished gives
-a report of what there is.
+Writes one page, report.html, that needs no network, and what is on it as files:
+tables (CSV and Markdown) and figures (PNG and SVG). They go beside the runs,
+or, with a copy of runs.csv, to another folder. A sweep that is not finished
+gives a report of what there is, and says what lacks.
 """
 
 import pathlib
@@ -14,9 +15,10 @@ import sys
 from absl import app, flags, logging
 
 from ws_jax import report
+from ws_jax.report import tables
 
 _TO = flags.DEFINE_string("to", None, "Folder to write to. Default: DIR.")
-_TITLE = flags.DEFINE_string("title", "", "Of the figure.")
+_TITLE = flags.DEFINE_string("title", "", "Of the page and the figures.")
 
 
 def main(argv: list[str]) -> None:
@@ -30,8 +32,8 @@ def main(argv: list[str]) -> None:
     lines = report.write(out, target, _TITLE.value)
   except ValueError as error:
     sys.exit(f"error: {error}")
-  report.show(lines)
-  print(f"table:  {target / 'summary.md'}\nfigure: {target / 'figure.png'}")
+  tables.show(lines)
+  print(f"page:   {target / 'report.html'}\nfigure: {target / 'figure.png'}")
 
 
 if __name__ == "__main__":

@@ -45,7 +45,6 @@ FLOORS = {
   "checkpoint": 1,
   "writers": 1,
   "config": 1,
-  "figures": 1,
   "grid": 1,
   "step": 2,
   "train": 2,

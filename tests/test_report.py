@@ -8,7 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-from ws_jax import figures, report, rows
+from tests import synthetic
+from ws_jax import report, rows
+from ws_jax.report import figures, gallery, summary, tables
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -66,7 +68,7 @@ def test_arms_have_the_names_of_the_papers():
 
 def test_cells_are_the_means_and_spreads_over_seeds():
   data = sweep()
-  cells = report.summarize(data)
+  cells = summary.summarize(data)
   assert len(cells) == 9
   for arm, key in (("BN", BN), ("GN", GN), ("GN+WS", GN_WS)):
     for rate in (0.1, 1.0):
@@ -90,7 +92,7 @@ def test_cells_are_the_means_and_spreads_over_seeds():
 
 
 def test_diverged_runs_are_counted_and_not_averaged():
-  cells = report.summarize(sweep())
+  cells = summary.summarize(sweep())
   lost = cell(cells, "GN", 10.0)
   assert lost["diverged"] == 3 and lost["done"] == 0
   assert lost["accuracy"] is None and lost["accuracy_std"] is None
@@ -101,7 +103,7 @@ def test_diverged_runs_are_counted_and_not_averaged():
 
 def test_metrics_of_a_diverged_run_do_not_enter_the_mean():
   data = [row(BN, 0.1, 0, 0.9), row(BN, 0.1, 1, 0.1, "diverged")]
-  (got,) = report.summarize(data)
+  (got,) = summary.summarize(data)
   assert got["accuracy"] == 0.9 and got["accuracy_std"] is None
 
 
@@ -112,20 +114,20 @@ def test_what_else_was_varied_is_never_pooled():
     # Of the arm, not of the sweep: no column.
     row(GN, 0.1, 0, 0.7, **{"data.batch_size": 32, "model.num_groups": 8}),
   ]
-  assert report.varied_keys(data) == ["data.batch_size"]
-  cells = report.summarize(data)
+  assert summary.varied_keys(data) == ["data.batch_size"]
+  cells = summary.summarize(data)
   assert [(c["arm"], c["data.batch_size"]) for c in cells] == [
     ("BN", 32),
-    ("BN", 64),
     ("GN", 32),
+    ("BN", 64),
   ]
-  lines = report.table(cells, ["data.batch_size"])
-  assert lines[0][:3] == ("arm", "learning rate", "data.batch_size")
-  assert lines[2][2] == "64"
+  lines = tables.cells(cells, ["data.batch_size"])
+  assert lines[0][:3] == ("arm", "optimizer batch", "learning rate")
+  assert lines[3][:3] == ("BN", "64", "0.1")
 
 
 def test_table_reads_as_it_should():
-  lines = report.table(report.summarize(sweep()))
+  lines = tables.cells(summary.summarize(sweep()))
   assert lines[0] == (
     *("arm", "learning rate", "test accuracy %", "test loss"),
     *("runs", "diverged", "seconds"),
@@ -141,20 +143,20 @@ def test_table_reads_as_it_should():
   assert by_cell["BN", "1"][5] == "no"
   assert "±" in by_cell["BN", "1"][2]
   # One run: no spread, and words instead of a count of one.
-  one = report.table(report.summarize([row(BN, 3.0, 0, None, "diverged")]))
+  one = tables.cells(summary.summarize([row(BN, 3.0, 0, None, "diverged")]))
   assert one[1] == ("BN", "3", "-", "-", "1", "yes", "12")
 
 
 def test_failed_runs_have_a_column_only_if_there_are_any():
   failed = row(BN, 0.1, 0, None, "failed")
   failed["optim.learning_rate"] = None  # It failed before that was known.
-  lines = report.table(report.summarize([failed, row(BN, 0.1, 1, 0.9)]))
+  lines = tables.cells(summary.summarize([failed, row(BN, 0.1, 1, 0.9)]))
   assert lines[0][-3:] == ("diverged", "failed", "seconds")
-  assert lines[1][-2] == "yes" and lines[2][-2] == "no"
+  assert lines[1][-2] == "no" and lines[2][-2] == "yes"
 
 
 def test_markdown_is_a_table():
-  lines = report.markdown(report.table(report.summarize(sweep()))).splitlines()
+  lines = tables.markdown(tables.cells(summary.summarize(sweep()))).splitlines()
   assert len(lines) == 2 + 9
   assert {line.count("|") for line in lines} == {8}
   assert len({len(line) for line in lines}) == 1
@@ -182,8 +184,8 @@ def has_color(image, name):
 
 
 def test_figure_shows_every_arm_and_what_diverged():
-  cells = report.summarize(sweep())
-  drawing = figures.accuracy(cells)
+  cells = summary.summarize(sweep())
+  drawing = figures.sheet([figures.accuracy(cells)], 1)
   image = pixels(drawing)
   for arm in ("BN", "GN", "GN+WS"):
     assert has_color(image, arm)
@@ -207,14 +209,15 @@ def test_figure_shows_every_arm_and_what_diverged():
 
 def test_figure_of_one_rate_puts_the_arms_side_by_side():
   data = [row(arm, 0.1, s, 0.9) for arm in (BN, GN_WS) for s in (0, 1)]
-  (ax,) = figures.accuracy(report.summarize(data)).axes
+  (ax,) = figures.sheet([figures.accuracy(summary.summarize(data))], 1).axes
   assert [t.get_text() for t in ax.get_xticklabels()] == ["BN", "GN+WS"]
   assert ax.get_xlabel() == "learning rate 0.1"
 
 
 @pytest.mark.parametrize("status", ["failed", "diverged"])
 def test_figure_of_a_sweep_with_no_result_is_still_a_figure(status):
-  drawing = figures.accuracy(report.summarize([row(BN, 0.1, 0, None, status)]))
+  cells = summary.summarize([row(BN, 0.1, 0, None, status)])
+  drawing = figures.sheet([figures.accuracy(cells)], 1)
   assert pixels(drawing).std() > 0
 
 
@@ -230,26 +233,23 @@ def test_colors_are_told_apart_by_lightness_within_a_norm():
     assert lightness(name) > 1.35 * lightness(f"{name}+WS")
 
 
-def fill(out):
-  """A folder as a sweep leaves it, with the curve of each run."""
-  for r in sweep():
-    rows.append(out / "runs.csv", r)
-    workdir = out / r["run"]
-    workdir.mkdir()
-    best = r.get("eval/accuracy") or 0.2
-    points = [
-      {"step": 20 * (i + 1), "eval/accuracy": best * part}
-      for i, part in enumerate((0.6, 0.8, 1.0))
-    ]
-    points.insert(0, {"step": 10, "train/loss": 2.0})
-    text = "".join(json.dumps(point) + "\n" for point in points)
-    (workdir / "metrics.jsonl").write_text(text)
+def test_every_arm_is_told_apart_without_colour():
+  every = figures.looks([*figures.COLORS, "one of tomorrow", "another+WS"])
+  shapes = {
+    name: (look["marker"], look["markerfacecolor"] == "white")
+    for name, look in every.items()
+  }
+  # Of one norm, where they share a figure: by shape or filling.
+  for norm in ("BN", "GN", "LN", "IN"):
+    own = [s for name, s in shapes.items() if name.split("+")[0] == norm]
+    assert len(set(own)) == len(own)
+  assert len({look["color"] for look in every.values()}) == len(every)
 
 
 def test_report_of_a_folder_and_its_copy(tmp_path):
   out, copy = tmp_path / "out", tmp_path / "copy"
   out.mkdir()
-  fill(out)
+  synthetic.fill(out, ["BN", "GN+WS"], (0.01, 0.1, 1.0, 5.0), [128], (0, 1))
   command = [sys.executable, str(ROOT / "scripts" / "report.py"), "out"]
   done = subprocess.run(
     [*command, "--to=copy", "--title=A test"],
@@ -259,32 +259,197 @@ def test_report_of_a_folder_and_its_copy(tmp_path):
     env={"PYTHONPATH": str(ROOT), "PATH": "", "HOME": str(tmp_path)},
   )
   assert done.returncode == 0, done.stderr
-  assert "copy/figure.png" in done.stdout and "GN+WS" in done.stdout
+  assert "copy/report.html" in done.stdout and "GN+WS" in done.stdout
   files = {path.name for path in copy.iterdir()}
-  summary = {"summary.csv", "summary.md"}
-  assert files == summary | {"runs.csv", "figure.png", "figure.svg"}
-  assert rows.read(copy / "runs.csv") == rows.read(out / "runs.csv")
-  cells = rows.read(copy / "summary.csv")
-  assert cells == report.summarize(rows.read(out / "runs.csv"))
+  assert files == {
+    *("runs.csv", "report.html"),
+    *("summary.csv", "summary.md", "best.csv", "best.md"),
+    *("width.md", "width_steps.md", "differences.csv", "differences.md"),
+    *("figure.png", "figure.svg", "relative_step.png", "relative_step.svg"),
+  }
+  data = rows.read(out / "runs.csv")
+  assert rows.read(copy / "runs.csv") == data
+  assert rows.read(copy / "summary.csv") == summary.summarize(data)
+  assert rows.read(copy / "best.csv") == summary.best(data)
+  assert rows.read(copy / "differences.csv") == summary.differences(data)
   assert (copy / "figure.png").read_bytes()[:4] == b"\x89PNG"
   # The copy is a report of its own, without the curves: they are not in it.
-  before = (copy / "summary.csv").read_bytes()
+  files = ("summary.csv", "best.csv", "relative_step.svg")
+  before = [(copy / name).read_bytes() for name in files]
   report.write(copy)
-  assert (copy / "summary.csv").read_bytes() == before
+  for name, content in zip(files[:2], before[:2], strict=True):
+    assert (copy / name).read_bytes() == content
 
 
-def test_curves_are_a_second_panel(tmp_path):
-  fill(tmp_path)
-  data = rows.read(tmp_path / "runs.csv")
-  curves = report.read_curves(data, tmp_path)
-  assert len(curves) == len(data)
-  np.testing.assert_array_equal(curves[0].steps, [20, 40, 60])
-  drawing = figures.accuracy(report.summarize(data), (), curves)
+def test_curves_are_a_second_panel_of_a_single_setting(tmp_path):
+  rates = (0.01, 0.1, 5.0)
+  synthetic.fill(tmp_path, ["GN"], rates, [128], (0, 1))
+  data = report.read(tmp_path)
+  histories = {r["run"]: report.read_history(tmp_path / r["run"]) for r in data}
+  lost = next(r for r in data if r["status"] == "diverged")
+  steps, losses = histories[lost["run"]]["train/loss"]
+  assert np.isfinite(losses).all() and steps[0] == 23
+  results = summary.analyze(data)
+  (first, _) = gallery.figures_of(results, histories)
+  drawing = first.draw()
   assert len(drawing.axes) == 2
-  drawn = [ln for ln in drawing.axes[1].lines if len(xy(ln)) == 3]
-  assert len(drawn) == len(data)
+  drawn = [line for line in drawing.axes[1].lines if len(xy(line)) == 5]
+  done = [r for r in data if r["status"] == "done"]
+  assert len(drawn) == len(done) == 4
+  final = sorted(100 * r["eval/accuracy"] for r in done)
+  ends = sorted(xy(line)[-1, 1] for line in drawn)
+  np.testing.assert_allclose(ends, final, rtol=1e-12)
   # A folder without them, as what is committed, has one panel.
-  assert report.read_curves(data, tmp_path / "elsewhere") == []
+  (first, _) = gallery.figures_of(results, {})
+  assert len(first.draw().axes) == 1
+
+
+def names(data):
+  return [f.name for f in gallery.figures_of(summary.analyze(data), {})]
+
+
+def test_what_is_varied_decides_which_figures_there_are(tmp_path):
+  assert names(sweep()) == ["figure"]
+  batches = [
+    row(arm, rate, 0, 0.8, **{"data.batch_size": batch, "train.epochs": 2})
+    for arm in (BN, GN)
+    for rate in (0.1, 1.0)
+    for batch in (32, 64)
+  ]
+  assert names(batches) == [
+    *("figure", "heat_optimizer_batch", "by_optimizer_batch")
+  ]
+  both = batches + [
+    row(BN, 0.1, 0, 0.8, **{"data.batch_size": 32, "train.epochs": 4})
+  ]
+  assert names(both) == [
+    *("figure", "heat_optimizer_batch", "by_optimizer_batch"),
+    *("heat_epochs", "by_epochs"),
+  ]
+  # Without a second rate there is no map of rates.
+  one = [r for r in batches if r["optim.learning_rate"] == 0.1]
+  assert names(one) == ["figure", "by_optimizer_batch"]
+
+
+def test_arm_without_a_normalization_batch_is_shown_at_each_of_them():
+  key = "model.norm_batch_size"
+  data = [row(GN, 0.1, seed, 0.8 + seed / 100) for seed in (0, 1)]
+  for batch in (2, 128):
+    for seed in (0, 1):
+      data.append(row(BN, 0.1, seed, 0.7 + batch / 1e3, **{key: batch}))
+      # An experiment may vary it for GN too: the same run, made twice.
+      data.append(row(GN, 0.1, seed, 0.8 + seed / 100, **{key: batch}))
+  for r in data:
+    r["normalization_batch"] = r.get(key) if r["model.norm"] == "batch" else 1
+  results = summary.analyze(data)
+  assert results.varied == [key]
+  assert results.settings() == [(2,), (128,)]
+  gn = next(cell for cell in results.cells if cell["arm"] == "GN")
+  assert gn[key] is None and gn["runs"] == 6
+  # Two seeds, not six.
+  np.testing.assert_allclose(gn["accuracy_std"], 0.01 / np.sqrt(2), rtol=1e-9)
+  assert [(d["arm"], d[key], d["n"]) for d in results.differences] == [
+    ("GN", 2, 2),
+    ("GN", 128, 2),
+  ]
+  (_, by) = gallery.figures_of(results, {})
+  (ax,) = by.draw().axes
+  level = next(line for line in ax.lines if line.get_linestyle() == "--")
+  np.testing.assert_allclose(xy(level), [[2, 80.5], [128, 80.5]])
+
+
+def test_best_rate_is_stable_and_says_where_it_lies():
+  data = [
+    *(row(BN, rate, s, acc) for rate, acc in ((0.1, 0.7), (1.0, 0.8))
+      for s in (0, 1)),
+    row(BN, 10.0, 0, 0.9),  # Better, but for the seed that it lost.
+    row(BN, 10.0, 1, None, "diverged"),
+    *(row(GN, rate, 0, acc) for rate, acc in ((0.1, 0.5), (1.0, 0.6))),
+    row(GN, 10.0, 0, None, "interrupted"),
+    row(GN_WS, 0.1, 0, None, "diverged"),
+  ]  # fmt: skip
+  bn, gn, gn_ws = summary.best(data)
+  assert (bn["learning_rate"], bn["edge"], bn["n"]) == (1.0, "inside", 2)
+  assert bn["largest_stable"] == 1.0 and not bn["stable_open"]
+  assert bn["accuracy"] == 0.8 and bn["rates"] == 3
+  # Half a decade of ten, as the score falls from 0.8 to 0.7 on the way.
+  np.testing.assert_allclose(bn["low"], 10**-0.1)
+  assert bn["high"] == 1.0 and not bn["open_high"]
+  assert (gn["learning_rate"], gn["edge"]) == (1.0, "open")
+  assert gn_ws["learning_rate"] is None and gn_ws["largest_stable"] is None
+  lines = tables.best([bn, gn, gn_ws])
+  assert [line[1] for line in lines] == [
+    *("best learning rate", "1", "1 (a neighbour is missing)", "-")
+  ]
+  assert tables.width([bn])[1][1:5] == ("0.7943", "1", "0.10", "1")
+
+
+def test_each_budget_has_a_best_rate_of_its_own():
+  key = "train.epochs"
+  data = [
+    row(BN, rate, 0, accuracy, **{key: epochs})
+    for rate, epochs, accuracy in (
+      *((0.1, 1, 0.6), (1.0, 1, 0.7)),
+      *((0.1, 4, 0.9), (1.0, 4, 0.8)),
+    )
+  ]
+  found = summary.best(data)
+  assert [(b[key], b["learning_rate"]) for b in found] == [(1, 1.0), (4, 0.1)]
+  assert tables.best(found, [key])[1][:3] == (
+    "BN",
+    "1",
+    "1 (highest of the grid)",
+  )
+
+
+def test_sensitivity_takes_seeds_with_every_rate_and_the_first_loss():
+  data = []
+  for seed in (0, 1, 2):
+    for rate, loss in ((0.1, 0.5), (1.0, 0.3 + seed / 10), (10.0, None)):
+      end = "done" if loss else "diverged"
+      end = "failed" if seed == 2 and rate == 0.1 else end
+      r = row(BN, rate, seed, 0.5 if loss else None, end)
+      r |= {"eval/loss": loss, "train/first_loss": 2.3}
+      data.append(r | {"train/relative_step": rate / 10})
+  (found,) = summary.best(data)
+  # (0.5 + 0.3 + 2.3) / 3 - 0.3, and (0.5 + 0.4 + 2.3) / 3 - 0.4.
+  expected = np.array([3.1 / 3 - 0.3, 3.2 / 3 - 0.4])
+  np.testing.assert_allclose(found["sensitivity"], expected.mean())
+  np.testing.assert_allclose(found["sensitivity_std"], expected.std(ddof=1))
+  assert found["sensitivity_n"] == 2
+  # Three points in equal ratios: trapezoids count the outer two by half.
+  expected = np.array(
+    [(0.25 + 0.3 + 1.15) / 2 - 0.3, (0.25 + 0.4 + 1.15) / 2 - 0.4]
+  )
+  np.testing.assert_allclose(found["step_sensitivity"], expected.mean())
+  assert (found["step_from"], found["step_to"]) == (0.01, 1.0)
+
+
+def test_base_rates_are_the_axis_where_they_are_what_was_varied():
+  key = "optim.base_learning_rate"
+  data = []
+  for base in (0.1, 0.2):
+    for batch in (128, 256):
+      r = row(BN, 0, 0, 0.8, **{"data.batch_size": batch, key: base})
+      overrides = {"data.batch_size": batch, key: base, "seed": 0}
+      r |= {"key": json.dumps(overrides), "optimizer_batch": batch}
+      data.append(r | {"optim.learning_rate": base * batch / 256})
+  results = summary.analyze(data)
+  assert results.rates == [0.1, 0.2] and len(results.cells) == 4
+
+
+def test_runs_to_come_are_known_from_the_plan(tmp_path):
+  synthetic.fill(tmp_path, ["BN", "GN"], (0.1, 1.0), [32, 128], (0, 1),
+                 missing=[0, 15])  # fmt: skip
+  data = report.read(tmp_path)
+  assert len(data) == 16 and len(rows.read(tmp_path / "runs.csv")) == 14
+  cells = summary.summarize(data)
+  assert sum(cell["missing"] for cell in cells) == 2
+  assert {cell["runs"] for cell in cells} == {2}
+  partial = next(cell for cell in cells if cell["missing"])
+  assert (partial["arm"], partial["data.batch_size"]) == ("BN", 32)
+  assert partial["done"] == 1 and partial["accuracy_std"] is None
+  assert "missing" in tables.cells(cells)[0]
 
 
 def test_folder_without_rows_is_a_clear_error(tmp_path):

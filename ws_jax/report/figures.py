@@ -1,0 +1,433 @@
+"""Figures of a sweep, for any colour vision, in print and on a screen.
+
+A figure is a list of panels, and a panel a function that draws into axes, so
+that one figure can be laid out wide for a page and narrow for a phone.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+  from matplotlib.axes import Axes
+  from matplotlib.figure import Figure
+
+# Hues of Okabe and Ito (2008), and of Tol (2021) where theirs do not suffice:
+# told apart with any colour vision. One hue for a norm, the darker with WS.
+COLORS = {
+  "BN": "#E69F00",
+  "BN+WS": "#D55E00",
+  "GN": "#56B4E9",
+  "GN+mean": "#44AA99",
+  "GN+std": "#999933",
+  "GN+WS": "#0072B2",
+  "GN+GC": "#AA4499",
+  "GN+WS+GC": "#332288",
+  "LN": "#CC79A7",
+  "LN+WS": "#882255",
+  "IN": "#66C2A0",
+  "IN+WS": "#009E73",
+  "no norm": "#999999",
+  "WS": "#000000",
+}
+# For arms that nobody foresaw, in the order of their names.
+_SPARE = ("#117733", "#661100", "#6699CC", "#DDAA33", "#BB5566", "#004488")
+# The norm is the shape, and WS fills it; a variant has a shape of its own.
+_MARKERS = {"BN": "o", "GN": "s", "LN": "^", "IN": "D"}
+_VARIANTS = {"mean": "<", "std": ">", "GC": "P", "WS+GC": "*"}
+_DASHES = ("-", "--", ":", "-.")
+_PANEL = (4.8, 3.6)  # inches
+_MANY_TICKS = 16
+
+Cell = Mapping[str, Any]
+Panel = Callable[["Axes"], None]
+
+
+class Curve(NamedTuple):
+  """Test accuracy of one run: `steps` and `values` (0 to 1), both [n]."""
+
+  arm: str
+  learning_rate: float
+  diverged: bool
+  steps: np.ndarray
+  values: np.ndarray
+
+
+def in_order(arms: Iterable[str]) -> list[str]:
+  """Arms without repetition, as legends and tables list them."""
+  known = [*COLORS]
+  rank = lambda arm: known.index(arm) if arm in known else len(known)
+  return sorted(set(arms), key=lambda arm: (rank(arm), arm))
+
+
+def looks(arms: Iterable[str]) -> dict[str, dict[str, Any]]:
+  """How each arm is drawn: colour, marker, and whether that is filled."""
+  arms = in_order(arms)
+  new = [arm for arm in arms if arm not in COLORS]
+  spare = {arm: _SPARE[i % len(_SPARE)] for i, arm in enumerate(new)}
+  found = {}
+  for arm in arms:
+    color = COLORS.get(arm) or spare[arm]
+    norm, _, variant = arm.partition("+")
+    shape = _MARKERS.get(norm, "v")
+    if variant not in ("", "WS"):
+      shape = _VARIANTS.get(variant, "d")
+    found[arm] = {
+      "color": color,
+      "marker": shape,
+      "markerfacecolor": color if "WS" in arm.split("+") else "white",
+      "markersize": 8 if shape == "*" else 6,
+    }
+  return found
+
+
+def sheet(
+  panels: Sequence[Panel],
+  columns: int,
+  title: str = "",
+  size: tuple[float, float] = _PANEL,
+) -> "Figure":
+  """Panels in rows, under one title and over one legend.
+
+  Args:
+    panels: at least one.
+    columns: in a row, at most.
+    title: what was trained.
+    size: of a panel, in inches.
+  """
+  from matplotlib.figure import Figure
+
+  rows = -(-len(panels) // columns)
+  columns = -(-len(panels) // rows)  # As few holes as can be.
+  drawing = Figure(
+    figsize=(size[0] * columns, size[1] * rows + 0.3), layout="constrained"
+  )
+  found: dict[str, Any] = {}
+  for i, panel in enumerate(panels):
+    ax = drawing.add_subplot(rows, columns, i + 1)
+    panel(ax)
+    handles, labels = ax.get_legend_handles_labels()
+    found |= dict(zip(labels, handles, strict=True)) | found
+  # Matplotlib lists plain lines before those with error bars.
+  shown = sorted(found.items(), key=lambda item: item[0] == "diverged")
+  if shown:
+    drawing.legend(
+      [handle for _, handle in shown],
+      [label for label, _ in shown],
+      loc="outside lower center",
+      ncols=6 if columns > 1 else 3,
+      frameon=False,
+    )
+  if title:
+    drawing.suptitle(title, fontsize="medium")
+  return drawing
+
+
+def accuracy(
+  cells: Sequence[Cell], title: str = "", key: str = "learning_rate"
+) -> Panel:
+  """Test accuracy against learning rate; x marks what diverged.
+
+  Args:
+    cells: of one setting, as `ws_jax.report.summary.summarize` returns them.
+    title: the setting.
+    key: of those, for the x axis: or `relative_step`.
+  """
+  cells = [cell for cell in cells if cell[key] is not None]
+  cells = sorted(cells, key=lambda cell: cell[key])
+
+  def draw(ax: "Axes") -> None:
+    _frame(ax, title, "test accuracy (%)")
+    shown = [c for c in cells if c["diverged"] or c["accuracy"] is not None]
+    every = looks(cell["arm"] for cell in shown)
+    values = sorted({cell[key] for cell in cells})
+    one = len(values) == 1
+    name = key.replace("_", " ")
+    for number, (arm, look) in enumerate(every.items()):
+      own = [cell for cell in shown if cell["arm"] == arm]
+      # Moved apart by a part of the axis, so that no point hides another.
+      span = values[-1] / values[0] if values[0] else 1.0
+      shift = span ** (0.04 * (number / max(len(every) - 1, 1) - 0.5))
+      x = [number if one else cell[key] * shift for cell in own]
+      # Above the axis, whatever its scale is; each arm at its own height.
+      _draw_series(ax, x, own, look, arm, 0.04 + 0.05 * number)
+    if any(cell["diverged"] for cell in shown):
+      ax.plot([], [], "x", color="black", label="diverged")
+    if one:
+      ax.set_xticks(range(len(every)), [*every])
+      ax.set_xlim(-0.6, len(every) - 0.4)
+      ax.set_xlabel(f"{name} {text(values[0])}")
+      return
+    if values:
+      ax.margins(y=0.12)
+      _log_ticks(ax, values)
+    ax.set_xlabel(name)
+
+  return draw
+
+
+def _frame(ax: "Axes", title: str, ylabel: str) -> None:
+  ax.spines[["top", "right"]].set_visible(False)
+  ax.grid(axis="y", color="#dddddd", linewidth=0.8)
+  ax.set_axisbelow(True)
+  ax.set_ylabel(ylabel)
+  if title:
+    ax.set_title(title, fontsize="medium")
+
+
+def _log_ticks(ax: "Axes", values: Sequence[float]) -> None:
+  ax.set_xscale("log")
+  if len(values) > _MANY_TICKS:
+    ax.xaxis.set_major_formatter("{x:g}")
+    return
+  ax.set_xticks(values, [text(value) for value in values])
+  ax.tick_params(axis="x", rotation=45 if len(values) > 6 else 0)
+  ax.minorticks_off()
+
+
+def _draw_series(
+  ax: "Axes",
+  x: Sequence[float],
+  cells: Sequence[Cell],
+  look: Mapping[str, Any],
+  label: str,
+  height: float,
+) -> None:
+  done = [
+    (at, 100 * cell["accuracy"], 100 * (cell["accuracy_std"] or 0.0))
+    for at, cell in zip(x, cells, strict=True)
+    if cell["accuracy"] is not None
+  ]
+  points = np.array(done, float).reshape(-1, 3)
+  ax.errorbar(
+    points[:, 0], points[:, 1], points[:, 2], **look, capsize=3, label=label
+  )
+  lost = [at for at, cell in zip(x, cells, strict=True) if cell["diverged"]]
+  ax.plot(
+    lost,
+    [height] * len(lost),
+    "x",
+    color=look["color"],
+    markersize=8,
+    markeredgewidth=2,
+    transform=ax.get_xaxis_transform(),
+  )
+
+
+def curves(
+  runs: Sequence[Curve], title: str = "", rates: Sequence[float] = ()
+) -> Panel:
+  """Accuracy over steps; a cross marks a run that diverged.
+
+  Args:
+    runs: of one setting.
+    title: the setting.
+    rates: told apart by their dashes; none if there are too many.
+  """
+
+  def draw(ax: "Axes") -> None:
+    _frame(ax, title, "test accuracy (%)")
+    every = looks(curve.arm for curve in runs)
+    dashes = dict(zip(rates, _DASHES, strict=False))
+    # The arms in the order of the legend.
+    for curve in sorted(runs, key=lambda curve: [*every].index(curve.arm)):
+      ax.plot(
+        curve.steps,
+        100 * curve.values,
+        **every[curve.arm] | {"markersize": 4},
+        linestyle=dashes.get(curve.learning_rate, "-"),
+        linewidth=1.2,
+        label=curve.arm,
+      )
+      if curve.diverged:
+        ax.plot(
+          curve.steps[-1:],
+          100 * curve.values[-1:],
+          "x",
+          color=every[curve.arm]["color"],
+          markersize=9,
+          markeredgewidth=2,
+        )
+    if len(rates) > 1:
+      lines = [
+        ax.plot([], [], linestyle=dash, color="black")[0]
+        for dash in dashes.values()
+      ]
+      names = [f"learning rate {text(rate)}" for rate in dashes]
+      ax.legend(lines, names, frameon=False)
+    ax.set_xlabel("optimizer step")
+
+  return draw
+
+
+def against(
+  best: Sequence[Cell], key: str, name: str, what: str, title: str = ""
+) -> Panel:
+  """What each arm reaches, against something that was varied.
+
+  Args:
+    best: as `ws_jax.report.summary.best` returns them.
+    key: of those, for the x axis. An arm that has None there does not depend
+      on it, and is a level line.
+    name: of the key.
+    what: one of `AGAINST`.
+    title: the rest of the setting.
+  """
+  column, label, scale = AGAINST[what]
+
+  def draw(ax: "Axes") -> None:
+    _frame(ax, title, label)
+    values = sorted({cell[key] for cell in best if cell[key] is not None})
+    numbers = all(isinstance(v, (int, float)) and v > 0 for v in values)
+    place = {v: v if numbers else i for i, v in enumerate(values)}
+    for arm, look in looks(cell["arm"] for cell in best).items():
+      own = [c for c in best if c["arm"] == arm and c[column] is not None]
+      if level := [cell for cell in own if cell[key] is None]:
+        own = [{**level[0], key: value} for value in values]
+        look = look | {"linestyle": "--", "markersize": 0}
+      y = [scale * cell[column] for cell in own]
+      error = [scale * (cell.get(f"{column}_std") or 0.0) for cell in own]
+      at = [place[cell[key]] for cell in own]
+      ax.errorbar(at, y, error, **look, capsize=3, label=arm)
+    if numbers:
+      _log_ticks(ax, values)
+    else:
+      ax.set_xticks(range(len(values)), [text(value) for value in values])
+    if what == "stable":
+      ax.set_yscale("log")
+      ax.yaxis.set_major_formatter("{x:g}")
+    ax.margins(y=0.12)
+    ax.set_xlabel(name)
+
+  return draw
+
+
+# Column of a best row, label of the y axis, and what to multiply with.
+AGAINST = {
+  "accuracy": ("accuracy", "test accuracy (%), best rate", 100.0),
+  "width": ("decades", "usable range (decades)", 1.0),
+  "stable": ("largest_stable", "largest stable rate", 1.0),
+}
+
+
+def heat_map(
+  cells: Sequence[Cell],
+  key: str,
+  name: str,
+  limits: tuple[float, float],
+  title: str,
+) -> Panel:
+  """Learning rate x something else, for one arm; the best rates are framed.
+
+  Args:
+    cells: of one arm, as `ws_jax.report.summary.summarize` returns them.
+    key: of those, for the rows.
+    name: of the key.
+    limits: accuracies of the first and the last colour, shared by panels.
+    title: the arm, and the rest of the setting.
+  """
+  cells = [cell for cell in cells if cell["learning_rate"] is not None]
+  rates = sorted({cell["learning_rate"] for cell in cells})
+  values = list(dict.fromkeys(cell[key] for cell in cells))
+
+  def draw(ax: "Axes") -> None:
+    image = np.full((len(values), len(rates)), np.nan)
+    for cell in cells:
+      at = values.index(cell[key]), rates.index(cell["learning_rate"])
+      if cell["accuracy"] is not None:
+        image[at] = 100 * cell["accuracy"]
+      _mark(ax, at, cell, limits)
+    low, high = (100 * limit for limit in limits)
+    ax.imshow(
+      image,
+      cmap="viridis",
+      vmin=low,
+      vmax=high,
+      aspect="auto",
+      origin="lower",
+    )
+    _frame_best(ax, cells, key, values, rates)
+    ax.set_xticks(range(len(rates)), [text(rate) for rate in rates])
+    ax.tick_params(axis="x", rotation=45 if len(rates) > 6 else 0)
+    names = ["any" if value is None else text(value) for value in values]
+    ax.set_yticks(range(len(values)), names)
+    ax.set(xlabel="learning rate", ylabel=name)
+    ax.set_title(title, fontsize="medium")
+
+  return draw
+
+
+def _mark(
+  ax: "Axes", at: tuple[int, int], cell: Cell, limits: tuple[float, float]
+) -> None:
+  """What a cell says in words: its accuracy, what diverged, what lacks."""
+  from matplotlib.patches import Rectangle
+
+  words, color = [], "black"
+  if cell["accuracy"] is not None:
+    words.append(f"{100 * cell['accuracy']:.1f}")
+    if cell["accuracy"] < limits[0] + 0.6 * (limits[1] - limits[0]):
+      color = "white"
+  else:
+    # Grey and hatched: as good as no colour, in print too.
+    corner = (at[1] - 0.5, at[0] - 0.5)
+    lost = bool(cell["diverged"])
+    box = Rectangle(
+      corner,
+      1,
+      1,
+      facecolor="#d9d9d9" if lost else "white",
+      edgecolor="#8c8c8c",
+      hatch="////" if lost else None,
+      linewidth=0,
+    )
+    ax.add_patch(box)
+  if cell["diverged"]:
+    all_lost = cell["diverged"] == cell["runs"]
+    words.append("×" if all_lost else f"×{cell['diverged']}/{cell['runs']}")
+  if not words:
+    words.append("–")
+  ax.text(
+    at[1],
+    at[0],
+    "\n".join(words),
+    ha="center",
+    va="center",
+    color=color,
+    fontsize=7.5,
+    fontweight="bold" if words == ["×"] else "normal",
+  )
+
+
+def _frame_best(ax, cells, key, values, rates) -> None:
+  from matplotlib.patches import Rectangle
+
+  for row, value in enumerate(values):
+    stable = [
+      cell
+      for cell in cells
+      if cell[key] == value and cell["accuracy"] is not None
+      if not cell["diverged"]
+    ]
+    if stable:
+      first = max(stable, key=lambda cell: cell["accuracy"])
+      corner = (rates.index(first["learning_rate"]) - 0.5, row - 0.5)
+      frame = {"edgecolor": "black", "facecolor": "none", "linewidth": 2}
+      ax.add_patch(Rectangle(corner, 1, 1, **frame, zorder=3, clip_on=False))
+
+
+def heat_limits(cells: Sequence[Cell]) -> tuple[float, float]:
+  """Accuracies of the ends of the colours: at most 20 points, up to the best.
+
+  What is far below is all the same, and must not take the contrast from what
+  is not.
+  """
+  known = [c["accuracy"] for c in cells if c["accuracy"] is not None] or [0, 1]
+  high = max(known)
+  return max(min(known), high - 0.2), high
+
+
+def text(value: Any) -> str:
+  """A value as a label or a table cell shows it."""
+  return f"{value:.4g}" if isinstance(value, float) else str(value)
