@@ -1,119 +1,105 @@
-"""Times what ws_jax does, contenders interleaved in one process.
+"""Times what ws_jax does, contenders interleaved in one run.
 
-  python scripts/benchmark.py step --batch_size=64
-  python scripts/benchmark.py step --model=resnet18 --json=step.json
+  python scripts/benchmark.py step --batch_size=1,64 --against=torch,flax
+  python scripts/benchmark.py ws --against=torch --markdown=ws.md
+  python scripts/benchmark.py step --setting='plain:XLA_FLAGS='
 
-`step` is a whole training step (gather, augmentation, forward, backward,
-update) of BN, GN, GN+WS and BN+WS on the embedded images. Each round times
-every contender once, so a drift of the machine meets all of them; the median
-of the ratios within rounds is what to quote.
+Each round times every contender once, so a drift of the machine meets all of
+them; the median of the ratios within rounds is what to quote. PyTorch, plain
+Flax code and other settings of the environment run in processes of their own,
+with the same threads, and take their turn among the others. PyTorch and timm
+come with `pip install -e '.[bench]'`.
 """
 
+import importlib
 import json
 import pathlib
 import platform
-import statistics
-import time
+import sys
 
-import jax
 from absl import app, flags, logging
-from rich import box, console, table
 
-from ws_jax import backend, config, data, train
-from ws_jax import step as steps
+from ws_jax import backend, names
+from ws_jax.bench import ARMS, BENCHMARKS, LIBRARIES, Options, timing, worker
 
-ARMS = {
-  "BN": {"model.norm": "batch", "model.ws": False},
-  "BN+WS": {"model.norm": "batch", "model.ws": True},
-  "GN": {"model.norm": "group", "model.ws": False},
-  "GN+WS": {"model.norm": "group", "model.ws": True},
-}
-
-_MODEL = flags.DEFINE_string("model", "resnet20", "Name of the model.")
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Examples in a step.")
-_ROUNDS = flags.DEFINE_integer("rounds", 20, "Times each contender is timed.")
+_DEFAULT = Options()
+_MODEL = flags.DEFINE_string("model", None, "Name of the model.")
+_BATCH_SIZE = flags.DEFINE_list(
+  "batch_size", [str(size) for size in _DEFAULT.batch_sizes], "Examples a step."
+)
+_ARMS = flags.DEFINE_list(
+  "arms", list(_DEFAULT.arms), "Which arms; ratios are to the last of them."
+)
+_ROUNDS = flags.DEFINE_integer("rounds", None, "How often each is timed.")
+_STEPS = flags.DEFINE_integer("steps", _DEFAULT.steps, "Steps of a whole run.")
+_AGAINST = flags.DEFINE_list("against", [], f"Of {', '.join(LIBRARIES)}.")
+_SETTING = flags.DEFINE_multi_string(
+  "setting",
+  [],
+  "NAME:VARIABLE=VALUE;VARIABLE=VALUE: our program in a process with these"
+  " environment variables. Repeatable.",
+)
 _JSON = flags.DEFINE_string("json", None, "File for every single time, too.")
+_MARKDOWN = flags.DEFINE_string("markdown", None, "File for the tables.")
 
 
-class Contender:
-  """One arm: its program and state, and the seconds of each step."""
+def options() -> Options:
+  """What the flags say.
 
-  def __init__(self, overrides: dict):
-    c = config.load("configs/fashion_mnist_10k.py")
-    overrides = overrides | {
-      "model.name": _MODEL.value,
-      "data.batch_size": _BATCH_SIZE.value,
-      # No step is the last: at learning rate 0 the weights would stand still.
-      "train.steps": 1_000_000,
-    }
-    self.config, dataset, self.program = train.prepare(
-      config.apply(c, overrides)
-    )
-    self.arrays = jax.device_put(dataset.train)
-    o = self.config.optim
-    numbers = {
-      "learning_rate": o.learning_rate,
-      "weight_decay": o.weight_decay,
-      "momentum": o.momentum,
-    }
-    self.state: steps.TrainState = steps.init_state(
-      self.program, self.arrays, 0, numbers
-    )
-    self.done, self.seconds = 0, []
-
-  def step(self) -> float:
-    """One step, waited for; its seconds."""
-    indices = data.batch_indices(
-      0, self.done, 1, _BATCH_SIZE.value, len(self.arrays["label"])
-    )
-    began = time.perf_counter()
-    self.state = steps.train_block(
-      self.program, self.state, self.arrays, indices[:, None]
-    )
-    jax.block_until_ready(self.state)
-    self.done += 1
-    return time.perf_counter() - began
+  Raises:
+    ValueError: an unknown arm or library, or a setting of another form.
+  """
+  for arm in _ARMS.value:
+    names.lookup(ARMS, arm, "arm")
+  for library in _AGAINST.value:
+    names.lookup(LIBRARIES, library, "library")
+  return Options(
+    model=_MODEL.value,
+    batch_sizes=tuple(int(size) for size in _BATCH_SIZE.value),
+    arms=tuple(_ARMS.value),
+    rounds=_ROUNDS.value,
+    steps=_STEPS.value,
+    against=tuple(_AGAINST.value),
+    settings=dict(setting(text) for text in _SETTING.value),
+  )
 
 
-def bench_step() -> dict:
-  """Every arm, `--rounds` times in turn."""
-  contenders = {name: Contender(arm) for name, arm in ARMS.items()}
-  for contender in contenders.values():
-    contender.step()  # compiles
-  for _ in range(_ROUNDS.value):
-    for contender in contenders.values():
-      contender.seconds.append(contender.step())
-  return {name: contender.seconds for name, contender in contenders.items()}
-
-
-def show(seconds: dict[str, list[float]], against: str) -> None:
-  """A table of medians, spread, and ratios to `against` round by round."""
-  columns = ("", "median ms", "min", "max", "images/s", f"time / {against}")
-  shown = table.Table(*columns, box=box.MARKDOWN)
-  for name, times in seconds.items():
-    median = statistics.median(times)
-    ratios = [a / b for a, b in zip(times, seconds[against], strict=True)]
-    shown.add_row(
-      name,
-      *(f"{1e3 * x:.1f}" for x in (median, min(times), max(times))),
-      f"{_BATCH_SIZE.value / median:.0f}",
-      f"{statistics.median(ratios):.3f}",
-    )
-  console.Console(width=100).print(shown)
+def setting(text: str) -> tuple[str, dict[str, str]]:
+  """`NAME:VARIABLE=VALUE;...` as a name and a dict."""
+  name, colon, rest = text.partition(":")
+  pairs = [pair.partition("=") for pair in rest.split(";") if pair]
+  if not (name and colon) or not all(equals for _, equals, _ in pairs):
+    raise ValueError(f"--setting={text}: expected NAME:VARIABLE=VALUE;...")
+  return name, {variable: value for variable, _, value in pairs}
 
 
 def main(argv: list[str]) -> None:
-  """Runs the benchmark that is named first."""
-  if argv[1:] != ["step"]:
-    raise app.UsageError(f"expected the name of a benchmark: {argv[1:]}: step")
+  """Runs the benchmark that is named first; exits 2 if it cannot be run."""
+  if len(argv) != 2:
+    known = "\n".join(f"  {k:8}{text}" for k, text in BENCHMARKS.items())
+    raise app.UsageError(f"give one benchmark:\n{known}")
   logging.set_verbosity(logging.WARNING)
+  name = argv[1]
+  try:
+    names.lookup(BENCHMARKS, name, "benchmark")
+    chosen = options()
+    backend.enable_compilation_cache()
+    benchmark = importlib.import_module(f"ws_jax.bench.{name}")
+    tables = benchmark.run(chosen)
+  except (ValueError, worker.WorkerError) as error:
+    sys.exit(f"error: {error}")
   about = backend.describe() | {"processor": platform.processor()}
-  print(json.dumps(about))
-  print(f"{_MODEL.value}, batch {_BATCH_SIZE.value}, {_ROUNDS.value} rounds")
-  seconds = bench_step()
-  show(seconds, against="BN")
+  text = "\n".join(timing.markdown(table) for table in tables)
+  text += f"\n{json.dumps(about)}\n"
+  print(text)
+  if _MARKDOWN.value:
+    pathlib.Path(_MARKDOWN.value).write_text(text)
   if _JSON.value:
-    record = {"about": about, "seconds": seconds}
+    record = {
+      "benchmark": name,
+      "about": about,
+      "tables": [vars(table) for table in tables],
+    }
     pathlib.Path(_JSON.value).write_text(json.dumps(record, indent=2))
 
 

@@ -53,6 +53,7 @@ FLOORS = {
   "launch": 3,
   "report": 3,
   "main": 3,
+  "bench": 4,
 }
 # Who may import whom on one floor, besides floor 0. A model is made of norms;
 # the image task augments on the device, inside its step.
@@ -206,12 +207,14 @@ def declared() -> set[str]:
   """Top-level modules of the packages that pyproject.toml asks for."""
   project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
   extras = project["optional-dependencies"]
+  extra = ("report", "tf", "bench")
   wanted = {
     re.split(r"[^\w-]", requirement)[0].lower().replace("-", "_")
-    for group in (project["dependencies"], extras["report"], extras["tf"])
+    for group in (project["dependencies"], *map(extras.get, extra))
     for requirement in group
   }
-  found = {"tensorflow"}  # of tensorflow-cpu, which need not be installed
+  # Of tensorflow-cpu and of `bench`: they need not be installed.
+  found = {"tensorflow", "timm", "torch"}
   for module, packages in importlib.metadata.packages_distributions().items():
     if wanted & {name.lower().replace("-", "_") for name in packages}:
       found.add(module)

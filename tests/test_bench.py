@@ -1,0 +1,181 @@
+"""The benchmarks: what they compute from times, and each as a real command."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from ws_jax.bench import BENCHMARKS, Table, norm, others, timing, worker
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def have_torch():
+  return all(importlib.util.find_spec(name) for name in ("torch", "timm"))
+
+
+needs_torch = pytest.mark.skipif(
+  not have_torch(), reason="PyTorch and timm: pip install -e '.[bench]'"
+)
+
+
+def command(*arguments):
+  done = subprocess.run(
+    [sys.executable, "scripts/benchmark.py", *arguments],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    timeout=300,
+    env=os.environ | {"XLA_FLAGS": ""},
+  )
+  assert done.returncode == 0, done.stderr
+  return done.stdout
+
+
+def test_contenders_take_turns_and_the_order_rotates():
+  called = []
+  contenders = {
+    name: lambda name=name: called.append(name) or 1.0 for name in "abc"
+  }
+  timing.interleave(contenders, rounds=3, warmup=1)
+  assert "".join(called) == "abc" + "abc" + "bca" + "cab"
+
+
+def test_ratios_are_within_rounds():
+  # The machine slows down tenfold half way: no ratio may notice.
+  times = {"a": [1.0, 1.0, 10.0, 10.0], "b": [2.0, 2.0, 20.0, 20.0]}
+  row = timing.rows(times, against="a", examples=8)[1]
+  assert row["time / a"] == 2.0
+  assert row["ratio quartiles"] == "2 - 2"
+  assert row["median ms"] == 11_000.0
+  assert row["examples/s"] == pytest.approx(8 / 11)
+
+
+def test_markdown_leaves_out_the_single_times():
+  text = timing.markdown(
+    Table("t", [{"a": "x", "seconds": [1.0] * 3}, {"a": "y", "b": 0.12345}])
+  )
+  assert text == (
+    "t (3 rounds)\n\n| a | b     |\n|---|-------|\n| x |       |\n"
+    "| y | 0.123 |\n"
+  )
+
+
+def test_worker_keeps_what_it_makes_and_says_what_went_wrong():
+  with worker.Worker(cache=False) as process:
+    first = process.make("__init__", "Table", title="one", rows=[])
+    second = process.make("__init__", "Table", title="two", rows=[])
+    assert process.get(first, "title") == "one"
+    assert process.get(second, "title") == "two"
+    with pytest.raises(worker.WorkerError, match="no attribute 'colour'"):
+      process.get(first, "colour")
+    assert process.peak(reset=True) > 1e6
+  with pytest.raises((worker.WorkerError, ValueError)):
+    process.peak()
+
+
+def test_worker_that_dies_is_an_error():
+  with worker.Worker({"PYTHONHOME": "/nowhere"}, cache=False) as process:
+    with pytest.raises(worker.WorkerError, match="exit code"):
+      process.peak()
+
+
+def test_steps_that_differ_are_not_compared():
+  others.check_losses("x", [2.3, 2.2], [2.3001, 2.2])
+  with pytest.raises(ValueError, match="not the same step"):
+    others.check_losses("x", [2.3, 2.2], [2.301, 2.2])
+
+
+def test_exact_norm_agrees_with_finite_differences():
+  rng = np.random.default_rng(0)
+  x, dy, direction = rng.standard_normal((3, 2, 2, 2, 8))
+  for kind in ("group", "batch"):
+    _, dx = norm.exact(kind, x, dy)
+    up, down = (
+      np.sum(dy * norm.exact(kind, x + h * direction, dy)[0])
+      for h in (1e-6, -1e-6)
+    )
+    slope = np.sum(dx * direction)
+    np.testing.assert_allclose((up - down) / 2e-6, slope, rtol=1e-5)
+
+
+TINY = {
+  "step": ["--model=resnet8", "--batch_size=2", "--arms=GN+WS"],
+  "ws": ["--model=resnet8"],
+  "norm": ["--batch_size=1"],
+  "input": ["--model=resnet8", "--batch_size=2", "--steps=2"],
+  "compile": ["--model=resnet8", "--batch_size=2", "--arms=GN+WS"],
+  "sweep": ["--batch_size=2", "--steps=1", "--arms=GN"],
+  "fold": ["--model=resnet8", "--batch_size=2"],
+  "micro": ["--model=resnet8", "--batch_size=64,128"],
+  "memory": ["--model=resnet8", "--batch_size=2", "--arms=GN+WS"],
+}
+# Those that compile anew what others had compiled, or work on a batch of 128.
+SLOW = {"compile", "micro", "sweep"}
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
+    for name in BENCHMARKS
+  ],
+)
+def test_benchmark(name, tmp_path):
+  files = [f"--json={tmp_path}/x.json", f"--markdown={tmp_path}/x.md"]
+  printed = command(name, "--rounds=1", *TINY[name], *files)
+  record = json.loads((tmp_path / "x.json").read_text())
+  assert record["benchmark"] == name
+  assert record["about"]["versions"]["jax"]
+  for table in record["tables"]:
+    assert table["title"] in printed
+    assert table["title"] in (tmp_path / "x.md").read_text()
+    for row in table["rows"]:
+      assert all(second > 0 for second in row.get("seconds", ()))
+
+
+def test_gradients_of_micro_batches_add_up():
+  from ws_jax.bench import micro
+
+  whole, parts = (micro.gradient("resnet8", "GN+WS", n) for n in (128, 64))
+  assert np.linalg.norm(parts - whole) < 1e-5 * np.linalg.norm(whole)
+
+
+def test_plain_flax_code_is_the_same_step():
+  tables = command(
+    "step",
+    "--model=resnet8",
+    "--batch_size=2",
+    "--arms=BN,GN+WS",
+    "--rounds=1",
+    "--against=flax",
+    "--setting=plain:XLA_FLAGS=",
+  )
+  assert "GN+WS flax" in tables and "BN plain" in tables
+
+
+@needs_torch
+def test_torch_is_the_same_step():
+  printed = command(
+    "step", "--model=resnet8", "--batch_size=2", "--rounds=1", "--against=torch"
+  )
+  assert "GN+WS torch" in printed and "BN torch" in printed
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (["stepp"], "did you mean 'step'"),
+    (["step", "--arms=GN+WSS"], "did you mean 'GN\\+WS'"),
+    (["step", "--against=tensorflow"], "unknown library 'tensorflow'"),
+    (["step", "--setting=XLA_FLAGS=x"], "expected NAME:VARIABLE=VALUE"),
+  ],
+)
+def test_wrong_arguments_are_one_line(arguments, message):
+  with pytest.raises(AssertionError, match=message):
+    command(*arguments)

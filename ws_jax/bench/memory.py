@@ -1,0 +1,108 @@
+"""`memory`: the most that a training step needs, donation, remat."""
+
+import pathlib
+import tempfile
+from typing import Any
+
+from ws_jax.bench import DEFAULT_MODEL, Options, Row, Table, timing
+from ws_jax.bench.others import PLAIN, network
+from ws_jax.bench.ours import LEARNING_RATE, Step
+from ws_jax.bench.worker import Worker
+
+
+def run(options: Options) -> list[Table]:
+  """For each batch size: what XLA plans, what a process takes, remat."""
+  tables = []
+  for batch_size in options.batch_sizes:
+    tables += [
+      _planned(options, batch_size),
+      _resident(options, batch_size),
+      _remat(options, batch_size),
+    ]
+  return tables
+
+
+def _planned(options: Options, batch_size: int) -> Table:
+  """What XLA's own plan of a step says, with and without donation."""
+  rows = []
+  for arm in options.arms:
+    step = Step(options.model or DEFAULT_MODEL, arm, batch_size)
+    for donate in (True, False):
+      plan = step.plan(donate=donate)
+      rows.append(
+        {
+          "arm": arm,
+          "state donated": "yes" if donate else "no",
+          "arguments MB": plan.argument_size_in_bytes / 1e6,
+          "results MB": plan.output_size_in_bytes / 1e6,
+          "of these in place MB": plan.alias_size_in_bytes / 1e6,
+          "temporary MB": plan.temp_size_in_bytes / 1e6,
+          "peak MB": _peak(plan) / 1e6,
+        }
+      )
+  return Table(f"memory: {_what(options, batch_size)}, as planned by XLA", rows)
+
+
+def _peak(plan: Any) -> int:
+  return (
+    plan.argument_size_in_bytes
+    + plan.output_size_in_bytes
+    - plan.alias_size_in_bytes
+    + plan.temp_size_in_bytes
+  )
+
+
+def _resident(options: Options, batch_size: int) -> Table:
+  """What processes that do nothing but step take from the system."""
+  model = options.model or DEFAULT_MODEL
+  rows: list[Row] = []
+  with tempfile.TemporaryDirectory() as folder:
+    for arm in options.arms:
+      weights = str(pathlib.Path(folder, f"{arm}.npz"))
+      Step(model, arm, batch_size, weights, checked_steps=0)
+      own = {"model": model, "arm": arm, "batch_size": batch_size}
+      given = {"weights": weights, "learning_rate": LEARNING_RATE}
+      wanted: list[tuple[str, str, dict[str, Any]]] = [("", "ours", own)]
+      for name in options.against:
+        more: dict[str, Any] = {"model": model, "arm": arm}
+        if name != "flax":
+          more = {"network": network(model, arm)}
+          more["compiled"] = name == "torch_compile"
+        module = "flax_side" if name == "flax" else "torch_side"
+        wanted.append((name, module, given | more))
+      for name, module, arguments in wanted:
+        env = PLAIN if name else None
+        rows.append({"contender": f"{arm} {name}".strip()})
+        rows[-1] |= _measured(module, arguments, env)
+  return Table(f"memory: {_what(options, batch_size)}, of a process", rows)
+
+
+def _measured(module: str, arguments: dict[str, Any], env: Any) -> Row:
+  with Worker(env, cache=module != "torch_side") as worker:
+    # A second one, whose programs are compiled: compiling takes memory, too.
+    step = worker.make(module, "Step", **arguments)
+    before = worker.peak(reset=True)
+    for _ in range(3):
+      worker.call(step)
+    return {
+      "peak while stepping MB": worker.peak() / 1e6,
+      "of it before MB": before / 1e6,
+    }
+
+
+def _remat(options: Options, batch_size: int) -> Table:
+  """Time against memory when blocks are computed a second time."""
+  model, arm = options.model or DEFAULT_MODEL, options.arms[-1]
+  made = {
+    "all kept": Step(model, arm, batch_size),
+    "remat": Step(model, arm, batch_size, model__remat=True),
+  }
+  seconds = timing.interleave(dict(made), options.rounds or 10)
+  rows = timing.rows(seconds, against="all kept", examples=batch_size)
+  for row in rows:
+    row["peak MB"] = _peak(made[row["contender"]].plan()) / 1e6
+  return Table(f"memory: remat, {_what(options, batch_size)}, {arm}", rows)
+
+
+def _what(options: Options, batch_size: int) -> str:
+  return f"{options.model or DEFAULT_MODEL}, 32x32, batch {batch_size}"

@@ -1,0 +1,104 @@
+"""`micro`: one optimizer batch as micro-batches, in gradients, time, memory."""
+
+import contextlib
+import dataclasses
+import functools
+import pathlib
+import tempfile
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ws_jax import linen, train
+from ws_jax import step as steps
+from ws_jax.bench import DEFAULT_MODEL, Options, Row, Table, ours, timing
+from ws_jax.bench.others import Others
+
+_BATCH = 128
+
+
+def run(options: Options) -> list[Table]:
+  """Gradients, then time and memory; `--batch_size` are the micro-batches."""
+  sizes = options.batch_sizes
+  if sizes == Options().batch_sizes:
+    sizes = (1, 2, 4, 8, 16, 32, 64, 128)
+  for size in sizes:
+    if _BATCH % size:
+      raise ValueError(f"micro-batches of {size} do not divide {_BATCH}")
+  model = options.model or DEFAULT_MODEL
+  with contextlib.ExitStack() as stack:
+    others = Others(options, stack)
+    times = [_times(model, n, options.rounds or 5, others) for n in sizes]
+  return [_gradients(model, sizes), *times]
+
+
+def _gradients(model: str, sizes: tuple[int, ...]) -> Table:
+  """How far the gradient is from that of the whole batch at once."""
+  rows: list[Row] = [{"micro-batch": size} for size in sizes]
+  for arm in ("GN+WS", "BN"):
+    whole = gradient(model, arm, _BATCH)
+    for row, size in zip(rows, sizes, strict=True):
+      difference = np.linalg.norm(gradient(model, arm, size) - whole)
+      row[arm] = float(difference / np.linalg.norm(whole))
+  title = f"micro: {model}, batch {_BATCH}, relative difference of gradients"
+  return Table(f"{title} from those without micro-batches", rows)
+
+
+def gradient(model: str, arm: str, micro: int) -> np.ndarray:
+  """The gradient by the raw parameters, of one batch in parts, as a vector."""
+  config = ours.configuration(model, arm, _BATCH, optim__micro_batch_size=micro)
+  dataset = ours.noise(_BATCH)
+  program = train.build_program(config, dataset)
+  state = steps.init_state(program, dataset.train, 0, ours.numbers(config))
+  jit = functools.partial(jax.jit, static_argnums=0)
+  effective, work = jit(steps.begin)(program, state)
+  indices = np.arange(_BATCH, dtype=np.int32).reshape(-1, micro)
+  for number, some in enumerate(indices):
+    work = jit(steps.accumulate)(
+      program, state, effective, work, dataset.train, jnp.asarray(some), number
+    )
+  standardize = functools.partial(steps.effective_params, program)
+  (grads,) = jax.vjp(standardize, state.params)[1](work.grads)
+  leaves = [np.ravel(x) for x in jax.tree.leaves(jax.device_get(grads))]
+  return np.concatenate(leaves).astype(np.float64) / _BATCH
+
+
+class EveryTime(ours.Step):
+  """A step that standardizes the weights again for every micro-batch.
+
+  As models do whose layers standardize their own kernels.
+  """
+
+  def make_program(self, c: Any, dataset: Any) -> steps.Program:
+    """As without WS, around a model that has it inside."""
+    program = super().make_program(c, dataset)
+    assert program.convention is not None
+    inside = linen.WeightStandardization(
+      program.model, convention=program.convention
+    )
+    return dataclasses.replace(program, model=inside, convention=None)
+
+
+def _times(model: str, size: int, rounds: int, others: Others) -> Table:
+  with tempfile.TemporaryDirectory() as folder:
+    weights = str(pathlib.Path(folder, "weights.npz"))
+    how: dict[str, Any] = {"optim__micro_batch_size": size}
+    once = ours.Step(model, "GN+WS", _BATCH, weights, **how)
+    contenders: dict[str, Any] = {
+      "GN": ours.Step(model, "GN", _BATCH, **how),
+      "BN": ours.Step(model, "BN", _BATCH, **how),
+      "GN+WS once a step": once,
+      "GN+WS every micro-batch": EveryTime(model, "GN+WS", _BATCH, **how),
+    }
+    memory = {
+      name: step.plan().temp_size_in_bytes / 1e6
+      for name, step in contenders.items()
+    }
+    contenders |= others.make("GN+WS", weights, once.losses, _BATCH, size)
+  seconds = timing.interleave(contenders, rounds)
+  rows = timing.rows(seconds, against="GN", examples=_BATCH)
+  for row in rows:
+    row["temporary MB"] = memory.get(row["contender"], "")
+  return Table(f"micro: {model}, batch {_BATCH} in parts of {size}", rows)

@@ -1,0 +1,32 @@
+"""`step`: a training step of each arm, against other libraries and settings."""
+
+import contextlib
+import pathlib
+import tempfile
+
+from ws_jax.bench import DEFAULT_MODEL, Options, Table, timing
+from ws_jax.bench.others import Others
+from ws_jax.bench.ours import Step
+
+
+def run(options: Options) -> list[Table]:
+  """One table for each batch size."""
+  with contextlib.ExitStack() as stack:
+    others = Others(options, stack)
+    return [_table(options, others, size) for size in options.batch_sizes]
+
+
+def _table(options: Options, others: Others, batch_size: int) -> Table:
+  model = options.model or DEFAULT_MODEL
+  contenders: dict[str, timing.Contender] = {}
+  with tempfile.TemporaryDirectory() as folder:
+    for arm in options.arms:
+      weights = str(pathlib.Path(folder, f"{arm}.npz"))
+      step = Step(model, arm, batch_size, weights)
+      contenders[arm] = step
+      contenders |= others.make(arm, weights, step.losses, batch_size)
+  seconds = timing.interleave(contenders, options.rounds or 20)
+  return Table(
+    f"step: {model}, 32x32, batch {batch_size}",
+    timing.rows(seconds, options.arms[-1], examples=batch_size),
+  )

@@ -1,0 +1,333 @@
+"""The same networks in PyTorch, out of timm's own layers.
+
+Modules bear the names that `ws_jax.models` gives them, so that weights carry
+over by name. Runs in a worker, and imports nothing of ws_jax: no process holds
+both JAX and PyTorch.
+"""
+
+import functools
+import importlib.util
+import os
+import pathlib
+import sys
+import time
+import types
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@functools.cache
+def _timm_layers() -> tuple[Any, Any]:
+  """The StdConv2d and GroupNorm of timm, without the rest of it.
+
+  Its models need torchvision, which has to match the build of torch to the
+  digit, and of which nothing is used here.
+  """
+  spec = importlib.util.find_spec("timm")
+  if spec is None or spec.origin is None:
+    raise ModuleNotFoundError("timm: pip install 'ws_jax[bench]'")
+  folder = pathlib.Path(spec.origin).parent
+  sys.modules["torchvision"] = None  # type: ignore[assignment]
+  for name, path in (("timm", folder), ("timm.layers", folder / "layers")):
+    package = types.ModuleType(name)
+    package.__path__ = [str(path)]
+    sys.modules[name] = package
+  from timm.layers.norm import GroupNorm
+  from timm.layers.std_conv import StdConv2d
+
+  return StdConv2d, GroupNorm
+
+
+class Block(nn.Module):
+  """As `ws_jax.models.resnet.Block`, version 1."""
+
+  def __init__(self, make_conv, make_norm, inputs, convs):
+    super().__init__()
+    self.depth = len(convs)
+    stride, last = 1, inputs
+    for i, (channels, size, step) in enumerate(convs, 1):
+      self.add_module(f"conv{i}", make_conv(last, channels, size, step))
+      self.add_module(f"norm{i}", make_norm(channels))
+      stride, last = stride * step, channels
+    self.projects = stride > 1 or inputs != last
+    if self.projects:
+      self.projection = make_conv(inputs, last, 1, stride)
+      self.projection_norm = make_norm(last)
+
+  def forward(self, x):
+    y = x
+    for i in range(1, self.depth + 1):
+      y = getattr(self, f"norm{i}")(getattr(self, f"conv{i}")(y))
+      if i < self.depth:
+        y = functional.relu(y)
+    if self.projects:
+      x = self.projection_norm(self.projection(x))
+    return functional.relu(x + y)
+
+
+class ResNet(nn.Module):
+  """As `ws_jax.models.ResNet` with the stem for small images."""
+
+  def __init__(self, settings: Mapping[str, Any], inputs: int):
+    super().__init__()
+    std_conv, group_norm = _timm_layers()
+
+    def make_conv(inputs, channels, size, stride):
+      padding = (size - 1) // 2
+      if settings["ws"]:
+        # The epsilon of our default convention, for equal losses.
+        return std_conv(inputs, channels, size, stride, padding, eps=1e-10)
+      return nn.Conv2d(inputs, channels, size, stride, padding, bias=False)
+
+    def make_norm(channels):
+      if settings["norm"] == "group":
+        return group_norm(channels, num_groups=8)
+      return nn.BatchNorm2d(channels)
+
+    width = settings["channels"]
+    self.stem = make_conv(inputs, width, 3, 1)
+    self.stem_norm = make_norm(width)
+    last, blocks = width, []
+    for stage, size in enumerate(settings["block_sizes"]):
+      channels = width * 2**stage
+      for i in range(size):
+        stride = 2 if stage and not i else 1
+        convs = [(channels, 3, stride), (channels, 3, 1)]
+        if settings["bottleneck"]:
+          convs = [(channels, 1, 1), (channels, 3, stride)]
+          convs.append((4 * channels, 1, 1))
+        block = Block(make_conv, make_norm, last, convs)
+        self.add_module(f"stage{stage + 1}_block{i + 1}", block)
+        blocks.append(block)
+        last = convs[-1][0]
+    self.blocks = blocks  # a plain list: they are registered by name
+    self.head = nn.Linear(last, 10)
+
+  def forward(self, x):
+    x = functional.relu(self.stem_norm(self.stem(x)))
+    for block in self.blocks:
+      x = block(x)
+    return self.head(x.mean((2, 3)))
+
+  def load(self, arrays) -> None:
+    """Takes parameters by name: `stage1_block1/conv1/kernel`, HWIO."""
+    own = self.state_dict()
+    names = {"kernel": "weight", "scale": "weight", "bias": "bias"}
+    for path in arrays:
+      *owner, leaf = path.split("/")
+      if leaf in names and owner:
+        value = torch.from_numpy(arrays[path])
+        axes = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}[value.ndim]
+        own[".".join([*owner, names[leaf]])].copy_(value.permute(axes))
+
+
+class Step:
+  """A training step on a batch that is ready: forward, backward, update.
+
+  Args:
+    network: `channels`, `block_sizes`, `bottleneck`, `norm` and `ws`.
+    weights: the file that `ours.Step` wrote.
+    learning_rate: of SGD with Nesterov momentum 0.9 and weight decay 5e-4 on
+      kernels.
+    micro_batch_size: None for the whole batch.
+    compiled: whether `torch.compile` makes one program of forward and loss.
+    checked_steps: so many steps are done at once, and their losses kept.
+
+  Attributes:
+    losses: of the first steps.
+  """
+
+  def __init__(
+    self,
+    network: Mapping[str, Any],
+    weights: str,
+    learning_rate: float,
+    micro_batch_size: int | None = None,
+    compiled: bool = False,
+    checked_steps: int = 3,
+  ):
+    _use_threads()
+    with np.load(weights, allow_pickle=False) as file:
+      arrays = dict(file)
+    self.images = _images(arrays["inputs"])
+    self.labels = torch.from_numpy(arrays["labels"]).long().to(DEVICE)
+    self.micro = micro_batch_size or len(self.labels)
+    self.network = ResNet(network, self.images.shape[1])
+    self.network.load(arrays)
+    self.network.to(DEVICE, memory_format=torch.channels_last)
+    self.optimizer = _optimizer(self.network, learning_rate)
+    self.loss = torch.compile(self._loss) if compiled else self._loss
+    self.losses = [
+      sum(loss.item() for loss in self._step()) for _ in range(checked_steps)
+    ]
+
+  def __call__(self) -> float:
+    """Steps, waits, and returns the seconds."""
+    began = time.perf_counter()
+    self._step()
+    if DEVICE == "cuda":
+      torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+  def _step(self) -> list[torch.Tensor]:
+    self.optimizer.zero_grad(set_to_none=True)
+    losses = []
+    for some, labels in zip(
+      self.images.split(self.micro), self.labels.split(self.micro), strict=True
+    ):
+      loss = self.loss(some, labels) * (len(labels) / len(self.labels))
+      loss.backward()
+      losses.append(loss.detach())
+    self.optimizer.step()
+    return losses
+
+  def _loss(self, images, labels):
+    return functional.cross_entropy(self.network(images), labels)
+
+
+class Run:
+  """A run from its start to its test accuracy.
+
+  Args:
+    network: as in `Step`.
+    data: a file with the images, normalized, and labels of both splits.
+    steps: how many.
+    batch_size: examples in a step, drawn at random.
+    learning_rate: the peak of a cosine; otherwise as in `Step`.
+    threads: None for as many as this process may use.
+  """
+
+  def __init__(
+    self,
+    network: Mapping[str, Any],
+    data: str,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    threads: int | None = None,
+  ):
+    _use_threads(threads)
+    with np.load(data, allow_pickle=False) as file:
+      self.arrays = dict(file)
+    self.steps, self.batch_size = steps, batch_size
+    self.network = ResNet(network, self.arrays["train_image"].shape[-1])
+    self.network.to(DEVICE, memory_format=torch.channels_last)
+    self.optimizer = _optimizer(self.network, learning_rate)
+
+  def __call__(self) -> float:
+    """Trains; returns the test accuracy."""
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
+      self.optimizer, self.steps
+    )
+    rng = np.random.default_rng(0)
+    for _ in range(self.steps):
+      chosen = rng.integers(0, len(self.arrays["train_label"]), self.batch_size)
+      self.optimizer.zero_grad(set_to_none=True)
+      outputs = self.network(_images(self.arrays["train_image"][chosen]))
+      labels = torch.from_numpy(self.arrays["train_label"][chosen]).long()
+      functional.cross_entropy(outputs, labels.to(DEVICE)).backward()
+      self.optimizer.step()
+      schedule.step()
+    return self._evaluate()
+
+  @torch.no_grad()
+  def _evaluate(self) -> float:
+    self.network.eval()
+    correct, labels = 0, self.arrays["test_label"]
+    for i in range(0, len(labels), 500):
+      outputs = self.network(_images(self.arrays["test_image"][i : i + 500]))
+      found = outputs.argmax(1).cpu().numpy()
+      correct += int((found == labels[i : i + 500]).sum())
+    return correct / len(labels)
+
+
+class Standardize:
+  """Weight Standardization as timm does it, by `batch_norm`; both passes.
+
+  Args:
+    shapes: of the kernels, HWIO.
+  """
+
+  def __init__(self, shapes: Sequence[Sequence[int]]):
+    _use_threads()
+    generator = torch.Generator().manual_seed(0)
+    make = lambda h, w, i, o: torch.randn(o, i, h, w, generator=generator)
+    kernels = [0.05 * make(*shape).to(DEVICE) for shape in shapes]
+    self.kernels = [kernel.requires_grad_() for kernel in kernels]
+    self.cotangents = [torch.ones_like(kernel) for kernel in kernels]
+
+  def __call__(self) -> float:
+    """Both passes over all kernels; the seconds."""
+    began = time.perf_counter()
+    effective = []
+    for kernel in self.kernels:
+      kernel.grad = None
+      rows = kernel.reshape(1, len(kernel), -1)
+      rows = functional.batch_norm(rows, None, None, training=True, eps=1e-6)
+      effective.append(rows.reshape_as(kernel))
+    torch.autograd.backward(effective, self.cotangents)
+    if DEVICE == "cuda":
+      torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+class Norm:
+  """GroupNorm (8 groups) or BatchNorm, forward and backward.
+
+  Args:
+    kind: `group` or `batch`.
+    shape: of the input, NHWC.
+  """
+
+  def __init__(self, kind: str, shape: Sequence[int]):
+    _use_threads()
+    channels = shape[-1]
+    group = kind == "group"
+    self.layer = (
+      nn.GroupNorm(8, channels) if group else nn.BatchNorm2d(channels)
+    )
+    self.layer.to(DEVICE)
+    self.x = _images(np.random.default_rng(0).normal(size=shape))
+    self.dy = _images(np.random.default_rng(1).normal(size=shape))
+    self.x.requires_grad_()
+
+  def __call__(self) -> float:
+    """Both passes; the seconds."""
+    began = time.perf_counter()
+    self.x.grad = None
+    self.layer.zero_grad(set_to_none=True)
+    self.layer(self.x).backward(self.dy)
+    if DEVICE == "cuda":
+      torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def _use_threads(threads: int | None = None) -> None:
+  torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+
+
+def _images(nhwc: np.ndarray) -> torch.Tensor:
+  images = torch.from_numpy(nhwc.astype(np.float32)).permute(0, 3, 1, 2)
+  return images.to(DEVICE, memory_format=torch.channels_last)
+
+
+def _optimizer(network: nn.Module, learning_rate: float):
+  kernels = [p for p in network.parameters() if p.ndim > 1]
+  others = [p for p in network.parameters() if p.ndim == 1]
+  return torch.optim.SGD(
+    [
+      {"params": kernels, "weight_decay": 5e-4},
+      {"params": others, "weight_decay": 0.0},
+    ],
+    lr=learning_rate,
+    momentum=0.9,
+    nesterov=True,
+    fused=True,
+  )

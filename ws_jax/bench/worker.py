@@ -1,0 +1,163 @@
+"""Contenders in another process: other settings, or another library.
+
+The process lives as long as the benchmark, so that its contenders take their
+turn among the others. Parent and worker exchange lines of JSON: a request says
+`make`, `call`, `get` or `peak`, the answer is `result` or `error`. This file is
+also the program that the worker runs. It imports nothing that is not asked for:
+a worker with PyTorch has no JAX, and starts as fast as it would on its own.
+"""
+
+import contextlib
+import functools
+import importlib.util
+import json
+import os
+import pathlib
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from types import ModuleType
+from typing import Any
+
+
+class WorkerError(RuntimeError):
+  """What went wrong in a worker, in its words."""
+
+
+class Worker:
+  """A process that makes and runs contenders when it is told to.
+
+  Args:
+    env: environment variables; a None takes one away.
+    cache: whether compiled JAX programs are kept on disk.
+
+  Example:
+    >>> with Worker() as worker:
+    ...   table = worker.make("__init__", "Table", title="times", rows=[])
+    ...   worker.get(table, "title")
+    'times'
+  """
+
+  def __init__(
+    self, env: Mapping[str, str | None] | None = None, cache: bool = True
+  ):
+    environment = dict(os.environ)
+    for name, value in (env or {}).items():
+      environment.pop(name, None)
+      if value is not None:
+        environment[name] = value
+    self._process = subprocess.Popen(
+      [sys.executable, __file__, *(["--cache"] if cache else [])],
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      text=True,
+      env=environment,
+    )
+
+  def __enter__(self) -> "Worker":
+    return self
+
+  def __exit__(self, *_) -> None:
+    """Ends the process: it stops when nothing more can come."""
+    with contextlib.suppress(BrokenPipeError):
+      self._process.communicate()
+
+  def make(self, module: str, name: str, **arguments: Any) -> int:
+    """Makes `ws_jax.bench.MODULE.NAME(**arguments)` there; its number."""
+    return self._ask(make=[module, name], arguments=arguments)
+
+  def call(self, number: int) -> Any:
+    """Calls what was made, and returns what it returns."""
+    return self._ask(call=number)
+
+  def get(self, number: int, attribute: str) -> Any:
+    """An attribute of what was made."""
+    return self._ask(get=number, attribute=attribute)
+
+  def contender(self, number: int) -> Callable[[], float]:
+    """What was made as a contender here: it times itself, not the pipe."""
+    return functools.partial(self.call, number)
+
+  def peak(self, reset: bool = False) -> int:
+    """The most memory that the process had resident, in bytes.
+
+    Args:
+      reset: whether it counts anew from here (where the system is Linux).
+    """
+    return self._ask(peak=reset)
+
+  def _ask(self, **request: Any) -> Any:
+    stdin, stdout = self._process.stdin, self._process.stdout
+    assert stdin is not None and stdout is not None
+    with contextlib.suppress(BrokenPipeError):  # then there is no answer
+      stdin.write(json.dumps(request) + "\n")
+      stdin.flush()
+    line = stdout.readline()
+    if not line:
+      code = self._process.wait()
+      raise WorkerError(f"the worker ended with exit code {code}")
+    answer = json.loads(line)
+    if "error" in answer:
+      raise WorkerError(answer["error"])
+    return answer["result"]
+
+
+def serve() -> None:
+  """Answers the requests on standard input until there are no more."""
+  # Whatever a library prints must not come between the answers.
+  with os.fdopen(os.dup(1), "w") as answers:
+    os.dup2(2, 1)
+    for answer in _answers():
+      answers.write(json.dumps(answer) + "\n")
+      answers.flush()
+
+
+def _answers() -> Iterator[dict[str, Any]]:
+  made: list[Any] = []
+  for line in sys.stdin:
+    request = json.loads(line)
+    try:
+      if "make" in request:
+        module, name = request["make"]
+        made.append(getattr(_load(module), name)(**request["arguments"]))
+        result = len(made) - 1
+      elif "call" in request:
+        result = made[request["call"]]()
+      elif "peak" in request:
+        result = _peak(request["peak"])
+      else:
+        result = getattr(made[request["get"]], request["attribute"])
+      yield {"result": result}
+    except Exception as error:
+      yield {"error": f"{type(error).__name__}: {error}"}
+
+
+def _peak(reset: bool) -> int:
+  status = pathlib.Path("/proc/self/status")
+  if not status.exists():  # no Linux: of the whole life, in bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  if reset:
+    pathlib.Path("/proc/self/clear_refs").write_text("5")
+  (line,) = (x for x in status.read_text().splitlines() if "VmHWM" in x)
+  return 1024 * int(line.split()[1])
+
+
+@functools.cache
+def _load(name: str) -> ModuleType:
+  """The module beside this file: as such, not as a part of the package."""
+  path = pathlib.Path(__file__).with_name(f"{name}.py")
+  spec = importlib.util.spec_from_file_location(path.stem, path)
+  assert spec is not None and spec.loader is not None
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+if __name__ == "__main__":
+  sys.path.pop(0)  # this folder: its names are not for others to import
+  if "--cache" in sys.argv:
+    from ws_jax import backend
+
+    backend.enable_compilation_cache()
+  serve()

@@ -1,0 +1,111 @@
+"""`ws`: Weight Standardization over all kernels of a network, both passes."""
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import ws_jax
+from ws_jax import kernels, models
+from ws_jax.bench import Options, Table, timing
+from ws_jax.bench.flax_side import naive
+from ws_jax.bench.others import PLAIN
+from ws_jax.bench.worker import Worker
+
+NETWORKS = ("resnet20", "resnet50", "wrn28_10")
+# A round works on so many bytes at least, else the clock is all one sees.
+_BYTES = 50e6
+
+Params = dict[str, jax.Array]
+
+
+def run(options: Options) -> list[Table]:
+  """A table for each network."""
+  networks = (options.model,) if options.model else NETWORKS
+  with contextlib.ExitStack() as stack:
+    worker = None
+    if "torch" in options.against:
+      worker = stack.enter_context(Worker(PLAIN, cache=False))
+    return [_table(name, options.rounds or 20, worker) for name in networks]
+
+
+def make_kernels(network: str) -> Params:
+  """The kernels of a network by path, HWIO, and nothing else.
+
+  Args:
+    network: a name of `ws_jax.models`, or `wrn28_10` (Zagoruyko and Komodakis,
+      2016, arXiv:1605.07146; its stem here is as wide as its first stage).
+  """
+  if network == "wrn28_10":
+    model = models.ResNet(10, block_sizes=(4, 4, 4), channels=160, version=2)
+  else:
+    model = models.create_model(network, num_classes=10)
+  images = jnp.zeros((1, 32, 32, 3))
+  init = lambda key: model.init(key, images, train=False)["params"]
+  tree = jax.eval_shape(init, jax.random.key(0))
+  paths, leaves, _ = kernels.selected_kernels(tree, ws_jax.conv_kernels)
+  rng = np.random.default_rng(0)
+  return {
+    path: jnp.asarray(0.05 * rng.standard_normal(leaf.shape, np.float32))
+    for path, leaf in zip(paths, leaves, strict=True)
+    if path is not None
+  }
+
+
+def both_passes(function: Callable[[Params], Params]) -> Callable[..., Any]:
+  """Effective kernels, and their cotangents pulled back, as one program."""
+
+  def work(params, cotangents):
+    effective, pull_back = jax.vjp(function, params)
+    return effective, *pull_back(cotangents)
+
+  return work
+
+
+def _table(network: str, rounds: int, worker: Worker | None) -> Table:
+  params = make_kernels(network)
+  size = sum(x.nbytes for x in params.values())
+  repeats = max(1, round(_BYTES / size))
+  programs = {
+    "copy": lambda params, cotangents: jax.tree.map(
+      lambda x: -x, (params, cotangents)
+    ),
+    "ours": both_passes(ws_jax.weight_standardize),
+    "naive, per layer": both_passes(lambda p: jax.tree.map(naive, p)),
+  }
+  contenders, extra = {}, {}
+  for name, program in programs.items():
+    compiled = jax.jit(program).lower(params, params).compile()
+    plan: Any = compiled.memory_analysis()
+    extra[name] = plan.temp_size_in_bytes / size
+    contenders[name] = timing.timed(
+      lambda compiled=compiled: compiled(params, params), repeats
+    )
+  contenders["memcpy"] = timing.timed(_memcpy(params), repeats)
+  if worker is not None:
+    shapes = [x.shape for x in params.values()]
+    number = worker.make("torch_side", "Standardize", shapes=shapes)
+    contenders["timm, batch_norm"] = worker.contender(number)
+  seconds = timing.interleave(contenders, rounds, warmup=2)
+  rows = timing.rows(seconds, against="copy")
+  for row in rows:
+    name = row["contender"]
+    row["extra memory / kernels"] = extra.get(name, "")
+  title = f"ws: {len(params)} kernels of {network}, {size / 1e6:.1f} MB"
+  return Table(f"{title}; copy reads and writes what both passes must", rows)
+
+
+def _memcpy(params: Params) -> Callable[[], None]:
+  """The same bytes on the host, into memory that is there already."""
+  sources = [np.asarray(x) for x in params.values()]
+  targets = [np.zeros_like(x) for x in sources]
+
+  def work():
+    for _ in range(2):  # once for the kernels, once for the cotangents
+      for target, source in zip(targets, sources, strict=True):
+        np.copyto(target, source)
+
+  return work
