@@ -21,7 +21,17 @@ from types import ModuleType
 
 from absl import app, flags, logging
 
-from ws_jax import backend, config, launch, names, rows, sweep, train
+from ws_jax import (
+  backend,
+  config,
+  grid,
+  launch,
+  names,
+  rows,
+  slurm,
+  sweep,
+  train,
+)
 
 _EXPERIMENT = flags.DEFINE_string(
   "experiment", None, "The file: experiments/NAME.py.", required=True
@@ -43,6 +53,21 @@ _WORKERS = flags.DEFINE_integer(
   " devices of its own.",
   lower_bound=1,
 )
+_LAUNCHER = flags.DEFINE_enum(
+  "launcher",
+  "local",
+  ["local", "slurm"],
+  "Trains here, or submits a job array with a task for each compile.",
+)
+_PARTITION = flags.DEFINE_string("slurm_partition", None, "Of the cluster.")
+_MINUTES = flags.DEFINE_integer(
+  "slurm_minutes",
+  60,
+  "Time limit of a task; one that needs more saves and queues again.",
+  lower_bound=1,
+)
+_GPUS = flags.DEFINE_integer("slurm_gpus", None, "GPUs of a task.")
+_CPUS = flags.DEFINE_integer("slurm_cpus", None, "CPU cores of a task.")
 _WORKER = flags.DEFINE_bool("worker", False, "Is one of them; not for people.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the runs, train none.")
 _RETRY_FAILED = flags.DEFINE_bool(
@@ -68,22 +93,23 @@ def load_experiment(path: pathlib.Path) -> ModuleType:
 
 def describe(runs: list[sweep.Run]) -> None:
   """Prints the plan, runs of one compile together."""
-  structures = dict.fromkeys(run.structure for run in runs)
-  for number, structure in enumerate(structures, start=1):
+  groups = grid.by_structure(runs)
+  for number, (structure, members) in enumerate(groups.items(), start=1):
     print(f"compile {number}: {structure}")
-    for run in runs:
-      if run.structure == structure:
-        print(f"  {run.name}")
-  print(f"{len(runs)} runs, {len(structures)} compiles")
+    for run in members:
+      print(f"  {run.name}")
+  print(f"{len(runs)} runs, {len(groups)} compiles")
 
 
-def run(base, runs: list[sweep.Run], out: pathlib.Path, say) -> list[rows.Row]:
-  """Does what is left to do, and returns the rows of all `runs`."""
-  todo = sweep.choose(
-    base, runs, out, limit=_LIMIT.value, retry_failed=_RETRY_FAILED.value
-  )
-  left = len(sweep.unfinished(runs, out))
-  say(f"{len(runs)} runs, {len(runs) - left} finished before, in {out}")
+def worker_command(out: pathlib.Path) -> list[str]:
+  """Starts a worker of this sweep, from any folder."""
+  experiment = pathlib.Path(_EXPERIMENT.value).absolute()
+  command = [sys.executable, os.path.abspath(__file__), "--worker"]
+  return [*command, f"--experiment={experiment}", f"--out={out.absolute()}"]
+
+
+def run_here(todo: list[sweep.Run], out: pathlib.Path, say) -> None:
+  """Trains them; says what begins and what ends."""
   ended = 0
 
   def tell(number: int, run: sweep.Run, row: rows.Row | None) -> None:
@@ -93,13 +119,30 @@ def run(base, runs: list[sweep.Run], out: pathlib.Path, say) -> list[rows.Row]:
     verdict = "begins" if row is None else rows.verdict(row)
     say(f"[{ended}/{len(todo)}] {worker}{run.name}: {verdict}")
 
-  if todo:
-    # The script, its flags that say what to run, and that it is a worker.
-    command = [sys.executable, __file__, f"--experiment={_EXPERIMENT.value}"]
-    command += [f"--out={out}", "--worker"]
-    launch.local(base, todo, out, command, workers=_WORKERS.value, tell=tell)
-  known = {row["key"]: row for row in rows.read(out / "runs.csv")}
-  return [known[run.key] for run in runs if run.key in known]
+  if _MAX_HOURS.value is not None:
+    stop = functools.partial(os.kill, os.getpid(), signal.SIGTERM)
+    timer = threading.Timer(_MAX_HOURS.value * 3600, stop)
+    timer.daemon = True
+    timer.start()
+  launch.Fleet(
+    todo, out, worker_command(out), workers=_WORKERS.value, tell=tell
+  ).run()
+
+
+def submit(todo: list[sweep.Run], out: pathlib.Path, say) -> None:
+  """Submits them to Slurm; says how to look after them."""
+  jobs = slurm.submit(
+    todo,
+    out,
+    worker_command(out),
+    workers=_WORKERS.value,
+    partition=_PARTITION.value,
+    minutes=_MINUTES.value,
+    gpus=_GPUS.value,
+    cpus=_CPUS.value,
+  )
+  say(f"submitted {len(todo)} runs as jobs {' '.join(jobs)}; see them with")
+  say(f"  squeue --jobs={jobs[0].partition('_')[0]}   tail {out}/slurm/*.out")
 
 
 def main(argv: list[str]) -> None:
@@ -121,20 +164,25 @@ def main(argv: list[str]) -> None:
       print(backend.configure(), file=sys.stderr, flush=True)
       launch.work(base, out)
       return
-    if _MAX_HOURS.value is not None:
-      stop = functools.partial(os.kill, os.getpid(), signal.SIGTERM)
-      timer = threading.Timer(_MAX_HOURS.value * 3600, stop)
-      timer.daemon = True
-      timer.start()
-    found = run(base, sweep.plan(experiment.sweep(), _FILTER.value), out, say)
+    runs = sweep.plan(experiment.sweep(), _FILTER.value)
+    todo = sweep.choose(
+      base, runs, out, limit=_LIMIT.value, retry_failed=_RETRY_FAILED.value
+    )
+    left = len(sweep.unfinished(runs, out))
+    say(f"{len(runs)} runs, {len(runs) - left} finished before, in {out}")
+    if todo and _LAUNCHER.value == "slurm":
+      submit(todo, out, say)
+      return
+    if todo:
+      run_here(todo, out, say)
   except ValueError as error:
     say(f"error: {error}")
     sys.exit(2)
   except (KeyboardInterrupt, train.Interrupted) as error:
-    say(
-      f"stopped ({error or 'Ctrl-C'}); {out} is kept: the same command goes on"
-    )
+    say(f"stopped ({error}); {out} is kept: the same command goes on")
     sys.exit(launch.STOPPED)
+  keys = {run.key for run in runs}
+  found = [r for r in rows.read(out / "runs.csv") if r["key"] in keys]
   say(f"{len(found)} rows: {out / 'runs.csv'}")
   say(f"table and figure: python scripts/report.py {out}")
   failed = [row["run"] for row in found if row["status"] == "failed"]

@@ -51,6 +51,7 @@ FLOORS = {
   "rows": 3,
   "sweep": 3,
   "launch": 3,
+  "slurm": 3,
   "report": 3,
   "main": 3,
   "bench": 4,
@@ -63,6 +64,8 @@ SAME_FLOOR = {
   ("models", "norm"),
   ("optim", "gradients"),
   ("report", "rows"),
+  ("slurm", "launch"),
+  ("slurm", "rows"),
   ("sweep", "rows"),
   ("tasks", "data"),
   ("train", "step"),
@@ -207,7 +210,7 @@ def declared() -> set[str]:
   """Top-level modules of the packages that pyproject.toml asks for."""
   project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
   extras = project["optional-dependencies"]
-  extra = ("report", "tf", "bench")
+  extra = ("report", "slurm", "tf", "bench")
   wanted = {
     re.split(r"[^\w-]", requirement)[0].lower().replace("-", "_")
     for group in (project["dependencies"], *map(extras.get, extra))

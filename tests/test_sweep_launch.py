@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from ws_jax import launch, rows, sweep
+from ws_jax import config, launch, rows, slurm, sweep
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -39,7 +39,9 @@ def train_fn(c, workdir):
   with contextlib.suppress(FileNotFoundError):
     (folder.parent / f"kills-{c.seed}-once").rename(folder / "killed")
     os.kill(os.getpid(), signal.SIGKILL)
-  time.sleep(1000 if (folder.parent / f"stays-{c.seed}").exists() else 0.1)
+  time.sleep(0.1)
+  while (folder.parent / f"stays-{c.seed}").exists():
+    time.sleep(0.1)
   status = {"status": "done", "metrics": {"eval/accuracy": 0.5}}
   writers.write_json(folder / "status.json", status)
   note("ended", c)
@@ -51,14 +53,13 @@ try:
   if what == "work":
     launch.work(base, out, train_fn=train_fn)
   else:
-    launch.local(
-      base,
+    launch.Fleet(
       sweep.choose(base, sweep.plan(points), out),
       out,
       [sys.executable, __file__, str(out), "work"],
       workers=int(what),
       tell=lambda number, run, row: None,
-    )
+    ).run()
 except KeyboardInterrupt:
   sys.exit(launch.STOPPED)
 """
@@ -142,8 +143,6 @@ def test_stopped_sweep_hands_its_run_to_another(folder):
   until(lambda: len(notes(folder, "began")) == 1)
   second = start(folder, points, workers=1)
   until(lambda: len(notes(folder, "began")) == 2)
-  (folder / "stays-0").unlink()
-  (folder / "stays-1").unlink()
   # The one whose run nobody else can have meanwhile.
   ((seed, _, worker, _), (other, _, orphan, _)) = notes(folder, "began")
   assert {seed, other} == {0, 1}
@@ -154,6 +153,8 @@ def test_stopped_sweep_hands_its_run_to_another(folder):
   second.wait(timeout=60)
   until(lambda: gone(orphan))  # by itself, having saved
   assert ends(folder) == {0: "interrupted", 1: "interrupted"}
+  (folder / "stays-0").unlink()
+  (folder / "stays-1").unlink()
   pair = [start(folder, points, workers=1) for _ in range(2)]
   assert [process.wait(timeout=120) for process in pair] == [0, 0]
   assert ends(folder) == dict.fromkeys(range(4), "done")
@@ -187,6 +188,60 @@ def test_killed_at_any_moment_nothing_is_lost_or_repeated(folder):
   got = rows.read(folder / "runs.csv")
   assert len(got) == 16 and {row["status"] for row in got} == {"done"}
   assert not notes(folder, "repeated")
+
+
+def ask(*command):
+  done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+  assert done.returncode == 0, done.stderr
+  return done.stdout
+
+
+def why_no_slurm():
+  try:
+    ask("sinfo", "--noheader")
+  except FileNotFoundError:
+    return "no Slurm: there is no sinfo"
+  except (AssertionError, subprocess.TimeoutExpired) as error:
+    return f"no Slurm: sinfo does not answer: {error}"
+  return ""
+
+
+@pytest.mark.skipif(bool(why_no_slurm()), reason=why_no_slurm())
+def test_preempted_task_of_slurm_saves_queues_again_and_goes_on(
+  folder, monkeypatch
+):
+  """Against a real controller and node: a job array over two programs."""
+  monkeypatch.setenv("PYTHONPATH", str(ROOT))
+  (folder / "stays-0").touch()
+  points = list(sweep.product(NORMS, seed=range(2)))
+  (folder / "points").write_text(json.dumps(points))
+  runs = sweep.choose(config.default(), sweep.plan(points), folder)
+  command = [sys.executable, str(folder / "program.py"), str(folder), "work"]
+  jobs = slurm.submit(runs, folder, command, minutes=10, cpus=1)
+  array = jobs[0].partition("_")[0]
+  assert jobs == [f"{array}_0", f"{array}_1"]
+  try:
+    # Both stay in the run of seed 0; the first is told to make room.
+    until(lambda: len(notes(folder, "began")) == 2)
+    ask("scancel", "--signal=USR2", jobs[0])
+    until(lambda: rows.read(folder / "runs.csv"))
+    (row,) = rows.read(folder / "runs.csv")
+    assert (row["status"], row["model.norm"]) == ("interrupted", "batch")
+    (folder / "stays-0").unlink()
+    # Slurm lets it begin again in two minutes, or when it is told to; in the
+    # second in which it was queued it would refuse to.
+    waiting = ("squeue", "--noheader", "--states=PENDING", f"--jobs={jobs[0]}")
+    until(lambda: ask(*waiting))
+    time.sleep(3)
+    ask("scontrol", "update", f"JobId={jobs[0]}", "StartTime=now")
+    until(lambda: not ask("squeue", "--noheader", f"--name={folder.name}"))
+  finally:
+    subprocess.run(["scancel", array], check=False)
+  logs = "".join(p.read_text() for p in (folder / "slurm").glob("*_log.out"))
+  assert logs.count("Requeued job") == 1
+  got = rows.read(folder / "runs.csv")
+  assert [row["status"] for row in got] == ["done"] * 4
+  assert len(notes(folder, "began")) == 5 and not notes(folder, "repeated")
 
 
 @pytest.mark.parametrize(

@@ -155,6 +155,14 @@ def plan(overrides: Iterable[Overrides], only: str = "") -> list[Run]:
   return chosen
 
 
+def by_structure(runs: Iterable[Run]) -> dict[str, list[Run]]:
+  """The runs of each program, in the order given."""
+  groups: dict[str, list[Run]] = {}
+  for run in runs:
+    groups.setdefault(run.structure, []).append(run)
+  return groups
+
+
 def _plain(value: Any) -> Any:
   """A NumPy scalar as the Python number it is, so that JSON can hold it."""
   return value.item() if hasattr(value, "item") else value

@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 import ml_collections
@@ -33,81 +34,15 @@ _DEATHS = 2
 Tell = Callable[[int, Run, rows_lib.Row | None], None]
 
 
-def local(
-  config: ml_collections.ConfigDict,
-  runs: Sequence[Run],
-  out: pathlib.Path,
-  command: Sequence[str],
-  *,
-  workers: int,
-  tell: Tell,
-) -> None:
-  """Has `runs` trained by worker processes, each on its share of the machine.
-
-  A worker that dies is replaced; a run that kills another one, having got no
-  further, is a failed one.
+class Fleet:
+  """Worker processes at one list of runs, each on its share of the machine.
 
   Args:
-    config: the base config of the sweep.
     runs: what `sweep.choose` has left to do.
     out: folder of the sweep; `worker-N.log` has what worker N says.
     command: starts a worker.
     workers: how many.
     tell: called when a run begins or ends.
-
-  Raises:
-    KeyboardInterrupt: on Ctrl-C or SIGTERM, when all workers have saved and
-      ended, or if all of them were stopped from outside.
-    RuntimeError: the workers die before they begin.
-  """
-  by_name = {run.name: run for run in runs}
-  current: dict[int, str] = {}
-  deaths: collections.Counter[tuple[str, int]] = collections.Counter()
-  stopping = False
-
-  def attend() -> None:
-    for number, message in fleet.messages():
-      if not isinstance(message, int):
-        name, row = message["run"], message["row"]
-        current[number] = "" if row else name
-        tell(number, by_name[name], row)
-      elif message not in (0, STOPPED) and not stopping:
-        replace(number, message)
-
-  def replace(number: int, code: int) -> None:
-    name, log = current.pop(number, ""), log_of(out, number)
-    # One that got further than the last time is not what kills its process.
-    at = (name, len(writers.read_metrics(out / name)))
-    deaths[at] += 1
-    if name and deaths[at] >= _DEATHS:
-      reason = f"its process died {_DEATHS} times, {_cause(code)}: {log.name}"
-      row = sweep.give_up(config, by_name[name], out, reason)
-      if row:
-        tell(number, by_name[name], row)
-    elif deaths[at] > 2 * workers:
-      raise RuntimeError(f"workers die at once ({_cause(code)}): see {log}")
-    fleet.start(number)
-
-  with sweep.signals_interrupt(), Fleet(runs, out, command, workers) as fleet:
-    try:
-      attend()
-    except BaseException:
-      stopping = True
-      fleet.stop()
-      attend()
-      raise
-  if sweep.unfinished(runs, out):
-    raise KeyboardInterrupt("the workers were stopped")
-
-
-class Fleet:
-  """Worker processes at one list of runs; leaving it kills those that are left.
-
-  Args:
-    runs: what they are to do.
-    out: folder of the sweep.
-    command: starts a worker.
-    workers: how many.
   """
 
   def __init__(
@@ -115,25 +50,89 @@ class Fleet:
     runs: Sequence[Run],
     out: pathlib.Path,
     command: Sequence[str],
+    *,
     workers: int,
+    tell: Tell,
   ):
-    self._order = json.dumps([run.overrides for run in runs]) + "\n"
+    self._runs = {run.name: run for run in runs}
     self._out, self._command, self._workers = out, command, workers
+    self._tell = tell
     self._machine = machine() if workers > 1 else None
-    self._messages: queue.Queue[tuple[int, dict | int]] = queue.Queue()
+    self._stopping = False
     self._processes: dict[int, subprocess.Popen[str]] = {}
+    self._messages: queue.Queue[tuple[int, dict | int]] = queue.Queue()
+    # What each worker is at; how often one died at a run when it was so far.
+    self._current: dict[int, str] = {}
+    self._deaths: collections.Counter[tuple[str, int]] = collections.Counter()
 
-  def __enter__(self) -> "Fleet":
-    for number in range(self._workers):
-      self.start(number)
-    return self
+  def run(self) -> None:
+    """Starts the workers and returns when all runs are done.
 
-  def __exit__(self, *_: object) -> None:
-    for process in self._processes.values():
-      process.kill()
+    A worker that dies is replaced; a run that kills another one, having got no
+    further, is a failed one.
 
-  def start(self, number: int) -> None:
-    """Starts worker `number`, for the first time or again."""
+    Raises:
+      KeyboardInterrupt: on Ctrl-C or SIGTERM, when all workers have saved and
+        ended, or if all of them were stopped from outside.
+      RuntimeError: the workers die before they begin.
+    """
+    with sweep.signals_interrupt():
+      try:
+        for number in range(self._workers):
+          self._start(number)
+        self._attend()
+      except BaseException:
+        self.stop()
+        self._attend()
+        raise
+      finally:
+        for process in self._processes.values():
+          process.kill()
+    if sweep.unfinished(list(self._runs.values()), self._out):
+      raise KeyboardInterrupt("the workers were stopped")
+
+  def stop(self, seconds: float = 0.0) -> None:
+    """Asks all workers to save and end; waits for it at most so long."""
+    self._stopping = True
+    processes = list(self._processes.values())
+    for process in processes:
+      assert process.stdin
+      with contextlib.suppress(BrokenPipeError):
+        process.stdin.close()
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and None in [p.returncode for p in processes]:
+      time.sleep(0.1)
+
+  def _attend(self) -> None:
+    while self._processes:
+      number, message = self._messages.get()
+      if isinstance(message, int):
+        del self._processes[number]
+        if message not in (0, STOPPED) and not self._stopping:
+          self._replace(number, message)
+      else:
+        name, row = message["run"], message["row"]
+        self._current[number] = "" if row else name
+        self._tell(number, self._runs[name], row)
+
+  def _replace(self, number: int, code: int) -> None:
+    cause = f"exit code {code}"
+    if code < 0:
+      cause = f"signal {-code} ({signal.strsignal(-code)})"
+    name, log = self._current.pop(number, ""), log_of(self._out, number)
+    # One that got further than the last time is not what kills its process.
+    at = (name, len(writers.read_metrics(self._out / name)))
+    self._deaths[at] += 1
+    if name and self._deaths[at] >= _DEATHS:
+      reason = f"its process died {_DEATHS} times, {cause}: {log.name}"
+      row = sweep.give_up(self._runs[name], self._out, reason)
+      if row:
+        self._tell(number, self._runs[name], row)
+    elif self._deaths[at] > 2 * self._workers:
+      raise RuntimeError(f"workers die at once ({cause}): see {log}")
+    self._start(number)
+
+  def _start(self, number: int) -> None:
     env, cores = {}, None
     if self._machine:
       env, cores = share(*self._machine, number, self._workers)
@@ -155,28 +154,14 @@ class Fleet:
 
   def _listen(self, number: int, process: subprocess.Popen[str]) -> None:
     assert process.stdin and process.stdout
-    with contextlib.suppress(BrokenPipeError):
-      process.stdin.write(self._order)
+    order = json.dumps([run.overrides for run in self._runs.values()])
+    with contextlib.suppress(BrokenPipeError, ValueError):  # it may be closed
+      process.stdin.write(order + "\n")
       process.stdin.flush()
     for line in process.stdout:
       if line.startswith("{"):  # else printed before it knew that it is one
         self._messages.put((number, json.loads(line)))
     self._messages.put((number, process.wait()))
-
-  def messages(self) -> Iterator[tuple[int, dict | int]]:
-    """What the workers write, and at last their exit codes, by their number."""
-    while self._processes:
-      number, message = self._messages.get()
-      if isinstance(message, int):
-        del self._processes[number]
-      yield number, message
-
-  def stop(self) -> None:
-    """Asks all workers to save and end."""
-    for process in self._processes.values():
-      assert process.stdin
-      with contextlib.suppress(BrokenPipeError):
-        process.stdin.close()
 
 
 def work(
@@ -195,6 +180,8 @@ def work(
   Raises:
     KeyboardInterrupt, Interrupted: it was told to stop, and has saved.
   """
+  # That of a cluster is for the parent; its processes all receive it.
+  signal.signal(signal.SIGUSR2, signal.SIG_IGN)
   # Whatever else is printed shall not mix with what the parent reads.
   answers = os.fdopen(os.dup(1), "w")
   os.dup2(2, 1)
@@ -304,9 +291,3 @@ def _pinned(cores: set[int] | None) -> Iterator[None]:
     yield
   finally:
     os.sched_setaffinity(0, before)
-
-
-def _cause(code: int) -> str:
-  if code >= 0:
-    return f"exit code {code}"
-  return f"signal {-code} ({signal.strsignal(-code)})"

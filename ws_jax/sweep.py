@@ -29,7 +29,7 @@ from typing import Any
 import ml_collections
 
 from ws_jax import config as config_lib
-from ws_jax import data, train, writers
+from ws_jax import data, grid, train, writers
 from ws_jax import rows as rows_lib
 from ws_jax.grid import Overrides, Run, log_grid, plan, product, zipped
 
@@ -41,6 +41,8 @@ Tell = Callable[[Run, Row | None], None]
 
 # Nothing more is done for a run whose row says one of these.
 _FINAL = ("done", "diverged", "failed")
+# The config that the overrides are of, by dotted key.
+_BASE = "base_config.json"
 # How often to look whether a run that another process holds has become free.
 _POLL_SECONDS = 1.0
 
@@ -138,9 +140,7 @@ def choose(
   return unfinished(runs, out)[:limit]
 
 
-def give_up(
-  config: ml_collections.ConfigDict, run: Run, out: pathlib.Path, reason: str
-) -> Row | None:
+def give_up(run: Run, out: pathlib.Path, reason: str) -> Row | None:
   """Records that a run failed in a way that its own process could not record.
 
   Returns:
@@ -149,7 +149,7 @@ def give_up(
   with rows_lib.locked(_lock_of(out, run.name), wait=False) as free:
     if not free or not unfinished([run], out):
       return None
-    row = _row(config, run, out, {"status": "failed", "reason": reason})
+    row = _row(run, out, {"status": "failed", "reason": reason})
     rows_lib.append(out / "runs.csv", row)
     return row
 
@@ -168,12 +168,9 @@ def _take(runs: Sequence[Run], out: pathlib.Path) -> Generator[Run, None, None]:
   So it first takes groups that nobody is at, and then helps the others.
   """
   while left := unfinished(runs, out):
-    groups: dict[str, list[Run]] = {}
-    for run in left:
-      groups.setdefault(run.structure, []).append(run)
     idle = True
     for alone in (True, False):
-      for structure, members in groups.items():
+      for structure, members in grid.by_structure(left).items():
         digest = hashlib.sha256(structure.encode()).hexdigest()[:16]
         with rows_lib.locked(_lock_of(out, digest), wait=False) as mine:
           for run in members if mine or not alone else ():
@@ -220,23 +217,19 @@ def _run_one(
       (workdir / "error.txt").write_text(traceback.format_exc())
       reason = f"{type(error).__name__}: {error}".splitlines()[0]
       outcome = {"status": "failed", "reason": reason}
-  return _row(config, run, out, outcome), stop
+  return _row(run, out, outcome), stop
 
 
-def _row(
-  config: ml_collections.ConfigDict,
-  run: Run,
-  out: pathlib.Path,
-  outcome: dict[str, Any],
-) -> Row:
+def _row(run: Run, out: pathlib.Path, outcome: dict[str, Any]) -> Row:
   """The row of a run, of what is in its folder and of how it ended."""
   workdir = out / run.name
   resolved = writers.read_json(workdir / "config.json")
+  base = writers.read_json(out / _BASE)
   return rows_lib.make(
     run.key,
     run.name,
     run.overrides,
-    resolved or _config_of(config, run).to_dict(),
+    resolved or base | run.overrides,
     rows_lib.status_of(workdir) | outcome,
     writers.read_metrics(workdir),
   )
@@ -252,7 +245,7 @@ def _config_of(
 def _claim(out: pathlib.Path, config: ml_collections.ConfigDict) -> None:
   """Keeps a folder to one base config: a row's key holds just the overrides."""
   mine = json.loads(json.dumps(config_lib.flatten(config.to_dict())))
-  path = out / "base_config.json"
+  path = out / _BASE
   theirs = writers.read_json(path)
   if theirs is None:
     writers.write_json(path, mine)

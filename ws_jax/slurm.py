@@ -1,0 +1,136 @@
+"""A sweep as a job array of Slurm: a task for the runs of each program.
+
+A task is `ws_jax.launch.Fleet` within what Slurm has allocated. Before its time
+is over, or when it is preempted, it has its workers save, and queues again.
+"""
+
+import pathlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from ws_jax import grid, launch
+from ws_jax import rows as rows_lib
+
+# Before the end of its time a task is told, to save, this long.
+_NOTICE_SECONDS = 120
+# A sweep has a need of time that is not known: how often a task may queue again
+# because its time was over.
+_MAX_TIMEOUTS = 1000
+
+
+class Task:
+  """What runs in one task of the array; submitit pickles it, and calls it.
+
+  Args:
+    overrides: of each of its runs.
+    out: folder of the sweep.
+    command: starts a worker.
+    workers: how many.
+  """
+
+  def __init__(
+    self,
+    overrides: Sequence[grid.Overrides],
+    out: str,
+    command: Sequence[str],
+    workers: int,
+  ):
+    self._given = (overrides, out, command, workers)
+    self._fleet: launch.Fleet | None = None
+
+  def __call__(self) -> None:
+    overrides, out, command, workers = self._given
+    self._fleet = launch.Fleet(
+      grid.plan(overrides),
+      pathlib.Path(out),
+      command,
+      workers=workers,
+      tell=_print_line,
+    )
+    try:
+      self._fleet.run()
+    except KeyboardInterrupt:
+      # SIGTERM, so the task is being cancelled or preempted. Which of them is
+      # for Slurm to say: it either kills now, or asks for a checkpoint.
+      time.sleep(_NOTICE_SECONDS)
+      raise
+
+  def checkpoint(self) -> Any:
+    """Called by submitit when the task has to go: saves, and queues again."""
+    import submitit
+
+    if self._fleet:
+      self._fleet.stop(_NOTICE_SECONDS)
+    return submitit.helpers.DelayedSubmission(Task(*self._given))
+
+
+def submit(
+  runs: Sequence[grid.Run],
+  out: pathlib.Path,
+  command: Sequence[str],
+  *,
+  workers: int = 1,
+  partition: str | None = None,
+  minutes: int = 60,
+  gpus: int | None = None,
+  cpus: int | None = None,
+) -> list[str]:
+  """Submits `runs` as a job array.
+
+  Args:
+    runs: what `sweep.choose` has left to do.
+    out: folder of the sweep, which all nodes see; logs are in `out/slurm`.
+    command: starts a worker.
+    workers: of each task.
+    partition: of the cluster; None for its default.
+    minutes: time limit of a task. One that needs more saves and queues again.
+    gpus: of each task.
+    cpus: of each task.
+
+  Returns:
+    The job ids, one for each program.
+
+  Raises:
+    ValueError: submitit is not installed, or this is no Slurm cluster.
+  """
+  try:
+    import submitit
+
+    executor = submitit.SlurmExecutor(
+      folder=out.absolute() / "slurm", max_num_timeout=_MAX_TIMEOUTS
+    )
+  except ModuleNotFoundError as error:
+    raise ValueError(f"{error}: pip install 'ws_jax[slurm]'") from None
+  except RuntimeError as error:
+    raise ValueError(f"no Slurm here: {error}") from None
+  wanted = {"partition": partition, "gpus_per_node": gpus}
+  if cpus:
+    # srun does not take this over from sbatch.
+    wanted |= {"cpus_per_task": cpus, "srun_args": [f"--cpus-per-task={cpus}"]}
+  executor.update_parameters(
+    job_name=out.name,
+    time=minutes,
+    signal_delay_s=_NOTICE_SECONDS,
+    stderr_to_stdout=True,
+    additional_parameters={"requeue": True},
+    **{name: value for name, value in wanted.items() if value is not None},
+  )
+  with executor.batch():
+    jobs = [
+      executor.submit(
+        Task(
+          [run.overrides for run in members],
+          str(out.absolute()),
+          list(command),
+          workers,
+        )
+      )
+      for members in grid.by_structure(runs).values()
+    ]
+  return [job.job_id for job in jobs]
+
+
+def _print_line(number: int, run: grid.Run, row: rows_lib.Row | None) -> None:
+  verdict = "begins" if row is None else rows_lib.verdict(row)
+  print(f"worker {number}: {run.name}: {verdict}", flush=True)
