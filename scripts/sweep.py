@@ -31,6 +31,7 @@ from ws_jax import (
   slurm,
   sweep,
   train,
+  view,
 )
 
 _EXPERIMENT = flags.DEFINE_string(
@@ -108,25 +109,18 @@ def worker_command(out: pathlib.Path) -> list[str]:
   return [*command, f"--experiment={experiment}", f"--out={out.absolute()}"]
 
 
-def run_here(todo: list[sweep.Run], out: pathlib.Path, say) -> None:
-  """Trains them; says what begins and what ends."""
-  ended = 0
-
-  def tell(number: int, run: sweep.Run, row: rows.Row | None) -> None:
-    nonlocal ended
-    ended += row is not None
-    worker = f"worker {number}: " if _WORKERS.value > 1 else ""
-    verdict = "begins" if row is None else rows.verdict(row)
-    say(f"[{ended}/{len(todo)}] {worker}{run.name}: {verdict}")
-
+def run_here(todo: list[sweep.Run], out: pathlib.Path) -> None:
+  """Trains them, in view."""
   if _MAX_HOURS.value is not None:
     stop = functools.partial(os.kill, os.getpid(), signal.SIGTERM)
     timer = threading.Timer(_MAX_HOURS.value * 3600, stop)
     timer.daemon = True
     timer.start()
-  launch.Fleet(
-    todo, out, worker_command(out), workers=_WORKERS.value, tell=tell
-  ).run()
+  workers = _WORKERS.value
+  with view.View(todo, out, workers) as shown:
+    launch.Fleet(
+      todo, out, worker_command(out), workers=workers, tell=shown.tell
+    ).run()
 
 
 def submit(todo: list[sweep.Run], out: pathlib.Path, say) -> None:
@@ -174,7 +168,7 @@ def main(argv: list[str]) -> None:
       submit(todo, out, say)
       return
     if todo:
-      run_here(todo, out, say)
+      run_here(todo, out)
   except ValueError as error:
     say(f"error: {error}")
     sys.exit(2)

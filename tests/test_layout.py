@@ -52,6 +52,7 @@ FLOORS = {
   "sweep": 3,
   "launch": 3,
   "slurm": 3,
+  "view": 3,
   "report": 3,
   "main": 3,
   "bench": 4,
@@ -69,6 +70,8 @@ SAME_FLOOR = {
   ("sweep", "rows"),
   ("tasks", "data"),
   ("train", "step"),
+  ("view", "launch"),
+  ("view", "rows"),
 }
 
 OUTSIDE = ("configs", "experiments", "scripts")

@@ -135,7 +135,7 @@ def plan(overrides: Iterable[Overrides], only: str = "") -> list[Run]:
   for given in overrides:
     flat = {key: _plain(value) for key, value in given.items()}
     fixed = {k: v for k, v in flat.items() if k not in TRACED}
-    run = Run(flat, _canonical(flat), _name(flat), _canonical(fixed))
+    run = Run(flat, _canonical(flat), name_of(flat), _canonical(fixed))
     other = by_name.setdefault(run.name, run)
     if other.key != run.key:
       raise ValueError(
@@ -172,8 +172,13 @@ def _canonical(overrides: Overrides) -> str:
   return json.dumps(overrides, sort_keys=True, separators=(",", ":"))
 
 
-def _name(overrides: Overrides) -> str:
-  """A folder name: short keys, and a digest where it had to be changed."""
+def name_of(overrides: Overrides) -> str:
+  """A folder name: short keys, and a digest where it had to be changed.
+
+  Example:
+    >>> name_of({"model.norm": "group", "seed": 1})
+    'norm=group,seed=1'
+  """
   short = [_short(key) for key in overrides]
   terms = []
   for (key, value), label in zip(overrides.items(), short, strict=True):

@@ -1,0 +1,140 @@
+"""What a sweep shows of itself: a live table on a terminal, lines elsewhere."""
+
+import collections
+import datetime
+import json
+import pathlib
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from ws_jax import grid, launch
+from ws_jax import rows as rows_lib
+
+_ENDS = ("done", "diverged", "failed", "interrupted")
+
+
+class View:
+  """Shows what `launch.Fleet` tells; a context manager.
+
+  Args:
+    runs: what there is to do.
+    out: folder of the sweep.
+    workers: how many.
+    console: of rich; None for standard output, without a live table where that
+      is no terminal.
+  """
+
+  def __init__(
+    self,
+    runs: Sequence[grid.Run],
+    out: pathlib.Path,
+    workers: int,
+    console: Any = None,
+  ):
+    self._runs, self._out, self._workers = runs, out, workers
+    self._began = time.monotonic()
+    self._current: dict[int, tuple[grid.Run, float]] = {}
+    self._ended: dict[str, str] = {}  # name of a run -> its status
+    self._seconds = collections.defaultdict(list)  # of the runs of a structure
+    self._lock = threading.Lock()
+    self._live = None
+    if console or sys.stdout.isatty():
+      from rich import live
+
+      self._live = live.Live(
+        console=console, get_renderable=self.table, refresh_per_second=2
+      )
+
+  def __enter__(self) -> "View":
+    if self._live:
+      self._live.start()
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    if self._live:
+      self._live.stop()
+
+  def tell(self, number: int, run: grid.Run, row: rows_lib.Row | None) -> None:
+    """A run begins (no row yet) or ended, at worker `number`."""
+    with self._lock:
+      if row is None:
+        self._current[number] = run, time.monotonic()
+      else:
+        _, began = self._current.pop(number, (run, self._began))
+        self._ended[run.name] = row["status"]
+        self._seconds[run.structure].append(time.monotonic() - began)
+    if self._live and row is None:
+      return
+    head = f"[{len(self._ended)}/{len(self._runs)}]"
+    if self._workers > 1:
+      head += f" worker {number}:"
+    verdict = "begins" if row is None else rows_lib.verdict(row)
+    line = f"{head} {run.name}: {verdict}"
+    if self._live:
+      self._live.console.print(line, markup=False, highlight=False)
+    else:
+      print(line, flush=True)
+
+  def seconds_left(self) -> float | None:
+    """A guess by what the runs of each program took; None before the first."""
+    every = [taken for runs in self._seconds.values() for taken in runs]
+    if not every:
+      return None
+    left = 0.0
+    running = {run.name: began for run, began in self._current.values()}
+    for run in self._runs:
+      if run.name not in self._ended:
+        known = self._seconds.get(run.structure) or every
+        gone = time.monotonic() - running.get(run.name, time.monotonic())
+        left += max(sum(known) / len(known) - gone, 0.0)
+    return left / self._workers
+
+  def table(self) -> Any:
+    """The table of now, for rich, which asks for it in a thread of its own."""
+    from rich import console, text
+
+    with self._lock:
+      return console.Group(self._programs(), text.Text(self._lines()))
+
+  def _programs(self) -> Any:
+    from rich import box, table
+
+    current = (run.structure for run, _ in self._current.values())
+    running = collections.Counter(current)
+    view = table.Table(box=box.SIMPLE_HEAD)
+    view.add_column("program", overflow="fold")
+    for title in ("runs", "running", *_ENDS):
+      view.add_column(title, justify="right")
+    for structure, runs in grid.by_structure(self._runs).items():
+      ends = collections.Counter(self._ended.get(run.name) for run in runs)
+      numbers = [len(runs), running[structure], *map(ends.get, _ENDS)]
+      name = grid.name_of(json.loads(structure))
+      view.add_row(name, *(str(n) if n else "" for n in numbers))
+    return view
+
+  def _lines(self) -> str:
+    lines = [
+      f"worker {number}: {progress(self._out, number, run)}\n"
+      for number, (run, _) in sorted(self._current.items())
+    ]
+    ended = f"{len(self._ended)} of {len(self._runs)} runs ended"
+    gone, left = time.monotonic() - self._began, self.seconds_left()
+    about = "" if left is None else f", about {_clock(left)} left"
+    return "".join([*lines, f"{ended}, {_clock(gone)} gone{about}"])
+
+
+def progress(out: pathlib.Path, number: int, run: grid.Run) -> str:
+  """The newest line on this run in the log of its worker."""
+  path = launch.log_of(out, number)
+  with path.open("rb") as file:
+    file.seek(max(path.stat().st_size - 4096, 0))
+    lines = file.read().decode(errors="replace").splitlines()
+  mine = [line for line in lines if line.startswith(f"{run.name} ")]
+  return mine[-1] if mine else f"{run.name} begins"
+
+
+def _clock(seconds: float) -> str:
+  return str(datetime.timedelta(seconds=round(seconds)))
