@@ -36,6 +36,6 @@ One seed and two rates show what happens, and prove nothing. Next:
   python -m ws_jax.main --config=configs/fashion_mnist_10k.py \\
       --workdir=workdirs/mine --config.model.norm=group \\
       --config.model.ws=true --config.optim.learning_rate=0.4
-  python scripts/sweep.py --experiment=$experiment --dry_run
+  python scripts/sweep.py --experiment=$experiment --plan
   cat experiments/README.md
 END

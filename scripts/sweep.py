@@ -1,7 +1,7 @@
 """Runs an experiment: every run of its sweep, one row each in OUT/runs.csv.
 
   python scripts/sweep.py --experiment=experiments/quickstart.py
-  python scripts/sweep.py --experiment=experiments/quickstart.py --dry_run
+  python scripts/sweep.py --experiment=experiments/quickstart.py --plan
   python scripts/sweep.py --experiment=experiments/quickstart.py \
       --filter='norm=group,learning_rate=0.*' --limit=1
 
@@ -24,6 +24,7 @@ from absl import app, flags, logging
 from ws_jax import (
   backend,
   config,
+  estimate,
   grid,
   launch,
   names,
@@ -70,7 +71,10 @@ _MINUTES = flags.DEFINE_integer(
 _GPUS = flags.DEFINE_integer("slurm_gpus", None, "GPUs of a task.")
 _CPUS = flags.DEFINE_integer("slurm_cpus", None, "CPU cores of a task.")
 _WORKER = flags.DEFINE_bool("worker", False, "Is one of them; not for people.")
-_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the runs, train none.")
+_PLAN = flags.DEFINE_bool("plan", False, "Print the runs, and train none.")
+_DRY_RUN = flags.DEFINE_bool(
+  "dry_run", False, "The same, and how long they take: times each program."
+)
 _RETRY_FAILED = flags.DEFINE_bool(
   "retry_failed", False, "Also runs those that failed before."
 )
@@ -92,14 +96,35 @@ def load_experiment(path: pathlib.Path) -> ModuleType:
   return module
 
 
-def describe(runs: list[sweep.Run]) -> None:
-  """Prints the plan, runs of one compile together."""
+def describe(base, runs: list[sweep.Run]) -> None:
+  """Prints the runs, those of one compile together; and times them if asked."""
   groups = grid.by_structure(runs)
+  workers, total = _WORKERS.value, 0.0
+  if _DRY_RUN.value:
+    print("compiling each program and timing a block (--plan: without)")
+    if workers > 1:  # as a worker would
+      env, cores = launch.share(*launch.machine(), 0, workers)
+      os.environ |= env
+      if cores:
+        os.sched_setaffinity(0, cores)
+    backend.configure()
   for number, (structure, members) in enumerate(groups.items(), start=1):
-    print(f"compile {number}: {structure}")
+    print(f"compile {number}: {structure}", flush=True)
     for run in members:
       print(f"  {run.name}")
+    if _DRY_RUN.value:
+      cost = estimate.measure(sweep.config_of(base, members[0]))
+      total += cost.seconds(len(members))
+      print(
+        f"  {cost.steps} steps of {cost.step:.3g} s, {cost.evaluations}"
+        f" evaluations of {cost.evaluation:.3g} s, compiling"
+        f" {cost.compiling:.3g} s: {view.clock(cost.seconds(len(members)))}",
+        flush=True,
+      )
   print(f"{len(runs)} runs, {len(groups)} compiles")
+  if _DRY_RUN.value:
+    many = "1 worker" if workers == 1 else f"{workers} workers"
+    print(f"about {view.clock(total / workers)} with {many}")
 
 
 def worker_command(out: pathlib.Path) -> list[str]:
@@ -149,9 +174,6 @@ def main(argv: list[str]) -> None:
   out = pathlib.Path(_OUT.value or f"workdirs/{path.stem}")
   try:
     experiment = load_experiment(path)
-    if _DRY_RUN.value:
-      describe(sweep.plan(experiment.sweep(), _FILTER.value))
-      return
     base = config.load(experiment.CONFIG)
     if _WORKER.value:
       # Not in the parent: it would take a device from the workers.
@@ -159,6 +181,9 @@ def main(argv: list[str]) -> None:
       launch.work(base, out)
       return
     runs = sweep.plan(experiment.sweep(), _FILTER.value)
+    if _PLAN.value or _DRY_RUN.value:
+      describe(base, sweep.unfinished(runs, out)[: _LIMIT.value])
+      return
     todo = sweep.choose(
       base, runs, out, limit=_LIMIT.value, retry_failed=_RETRY_FAILED.value
     )

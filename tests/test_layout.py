@@ -50,6 +50,7 @@ FLOORS = {
   "train": 2,
   "rows": 3,
   "sweep": 3,
+  "estimate": 3,
   "launch": 3,
   "slurm": 3,
   "view": 3,

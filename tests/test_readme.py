@@ -23,7 +23,7 @@ COMMANDS = [line for block in blocks("bash") for line in block.splitlines()]
 TRAIN = ["--config.train.steps=2", "--config.data.batch_size=8"]
 RULES = {
   "python -m ws_jax.main": TRAIN,
-  "python scripts/sweep.py": ["--dry_run"],
+  "python scripts/sweep.py": ["--plan"],
 }
 ELSEWHERE = {
   "bash scripts/quickstart.sh": "test_quickstart.py; whole in the slow tier",

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -426,12 +427,33 @@ def script(*args, cwd=ROOT):
   )
 
 
-def test_dry_run_prints_the_plan_from_any_folder(tmp_path):
+def test_plan_is_printed_from_any_folder(tmp_path):
   experiment = ROOT / "experiments" / "quickstart.py"
-  done = script(f"--experiment={experiment}", "--dry_run", cwd=tmp_path)
+  done = script(f"--experiment={experiment}", "--plan", cwd=tmp_path)
   assert done.returncode == 0, done.stderr
   assert "6 runs, 3 compiles" in done.stdout
   assert list(tmp_path.iterdir()) == []
+
+
+def test_dry_run_says_how_long_it_takes(tmp_path):
+  experiment = tmp_path / "tiny.py"
+  experiment.write_text(
+    "CONFIG = 'configs/fashion_mnist_10k.py:model.name=resnet8,width=0.25,'"
+    " 'num_groups=2,batch_size=16,train.steps=50,eval_every_steps=20'\n"
+    "sweep = lambda: [{'seed': seed} for seed in range(3)]\n"
+  )
+  done = script(f"--experiment={experiment}", "--dry_run", cwd=tmp_path)
+  assert done.returncode == 0, done.stderr
+  found = re.search(
+    r"50 steps of (\S+) s, 3 evaluations of (\S+) s, compiling (\S+) s:"
+    r" 0:(\d\d):(\d\d)\n3 runs, 1 compiles\nabout 0:\4:\5 with 1 worker\n",
+    done.stdout,
+  )
+  assert found, done.stdout
+  step, evaluation, compiling, minutes, seconds = map(float, found.groups())
+  total = compiling + 3 * (50 * step + 3 * evaluation)
+  assert 60 * minutes + seconds == pytest.approx(total, rel=0.02, abs=1)
+  assert [path.name for path in tmp_path.iterdir()] == ["tiny.py"]
 
 
 def test_mistakes_on_the_command_line_are_one_clear_line():

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from ws_jax import config, launch, rows, slurm, sweep
+from ws_jax import config, launch, rows, slurm, sweep, writers
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -162,17 +162,27 @@ def test_stopped_sweep_hands_its_run_to_another(folder):
   assert sorted(ended) == [0, 1, 2, 3]
 
 
-def kill_all_again_and_again(process, begin, times, seconds):
-  """Kill -9 to a sweep and its workers, at random moments of its life."""
+def kill_again_and_again(begin, times, seconds, look=lambda: None):
+  """Kill -9 to a sweep and its workers, at random moments of its life.
+
+  Args:
+    begin: starts the sweep.
+    times: how often.
+    seconds: it may live, at most, before it is killed.
+    look: called while nothing runs.
+
+  Returns:
+    The exit code of the last one, which is let live.
+  """
   rng = random.Random(0)
   for _ in range(times):
+    process = begin()
     time.sleep(rng.uniform(0, seconds))
-    workers = children(process.pid)
-    for pid in (process.pid, *workers):
+    for pid in (process.pid, *children(process.pid)):
       os.kill(pid, signal.SIGKILL)
     process.wait()
-    process = begin()
-  return process
+    look()
+  return begin().wait(timeout=1800)
 
 
 def children(pid):
@@ -183,11 +193,69 @@ def children(pid):
 def test_killed_at_any_moment_nothing_is_lost_or_repeated(folder):
   points = list(sweep.product(NORMS, seed=range(8)))
   begin = lambda: start(folder, points)
-  last = kill_all_again_and_again(begin(), begin, times=3, seconds=5.0)
-  assert last.wait(timeout=300) == 0
+  assert kill_again_and_again(begin, times=3, seconds=5.0) == 0
   got = rows.read(folder / "runs.csv")
   assert len(got) == 16 and {row["status"] for row in got} == {"done"}
   assert not notes(folder, "repeated")
+
+
+# Real runs, as small as they get.
+EXPERIMENT = """
+from ws_jax.sweep import product
+
+CONFIG = (
+  "configs/fashion_mnist_10k.py:model.name=resnet8,width=0.25,num_groups=2,"
+  "batch_size=16,train.steps=12,log_every_steps=2,checkpoint_every_steps=2,"
+  "eval_every_steps=6"
+)
+sweep = lambda: product(
+  [{"model.norm": "batch"}, {"model.norm": "group"}], seed=range(20)
+)
+"""
+
+
+@pytest.mark.slow
+def test_forty_runs_killed_twenty_times_are_those_of_an_undisturbed_sweep(
+  tmp_path,
+):
+  (tmp_path / "forty.py").write_text(EXPERIMENT)
+  seen, kills = {}, 0
+
+  def begin(out="killed"):
+    return subprocess.Popen(
+      [
+        *(sys.executable, str(ROOT / "scripts" / "sweep.py"), "--workers=2"),
+        *(f"--experiment={tmp_path / 'forty.py'}", f"--out={tmp_path / out}"),
+      ],
+      env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+
+  def finished(out="killed"):
+    return {
+      row["run"]: row
+      for row in rows.read(tmp_path / out / "runs.csv")
+      if row["status"] == "done"
+    }
+
+  def look():
+    nonlocal kills
+    kills += 1
+    for name, row in finished().items():
+      # Repeated, it would have another row: no two runs take the same seconds.
+      assert seen.setdefault(name, row) == row
+    print(f"kill {kills}: {len(seen)} runs are finished", flush=True)
+
+  assert kill_again_and_again(begin, times=20, seconds=20.0, look=look) == 0
+  look()
+  assert len(seen) == 40
+  assert begin("calm").wait(timeout=1800) == 0
+  calm = finished("calm")
+  for name, row in seen.items():
+    same = [key for key in row if key.startswith(("train/", "eval/", "best"))]
+    assert "eval/loss" in same
+    assert {key: row[key] for key in same} == {k: calm[name][k] for k in same}
+    history = writers.read_metrics(tmp_path / "killed" / name)
+    assert history == writers.read_metrics(tmp_path / "calm" / name)
 
 
 def ask(*command):

@@ -125,7 +125,7 @@ def choose(
   """
   # All of them first: a misspelt key should end the sweep in a second, not
   # after the runs that come before it.
-  configs = [_config_of(config, run) for run in runs]
+  configs = [config_of(config, run) for run in runs]
   # The same for data that are not there: not a failure of each of the runs.
   for name, folder in {(c.data.name, c.data.dir) for c in configs}:
     data.check_dataset(name, folder)
@@ -201,7 +201,7 @@ def _run_one(
   if rows_lib.status_of(workdir).get("status") not in ("done", "diverged"):
     workdir.mkdir(parents=True, exist_ok=True)
     try:
-      metrics = train_fn(_config_of(config, run), str(workdir))
+      metrics = train_fn(config_of(config, run), str(workdir))
       outcome = {"status": "done", "reason": None, "metrics": dict(metrics)}
     except train.Diverged as error:
       outcome = {"status": "diverged"}
@@ -235,9 +235,10 @@ def _row(run: Run, out: pathlib.Path, outcome: dict[str, Any]) -> Row:
   )
 
 
-def _config_of(
+def config_of(
   config: ml_collections.ConfigDict, run: Run
 ) -> ml_collections.ConfigDict:
+  """The config of one run."""
   copy = config.copy_and_resolve_references()
   return config_lib.apply(copy, run.overrides)
 

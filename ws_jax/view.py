@@ -97,7 +97,8 @@ class View:
     from rich import console, text
 
     with self._lock:
-      return console.Group(self._programs(), text.Text(self._lines()))
+      lines = text.Text(self._lines(), no_wrap=True, overflow="ellipsis")
+      return console.Group(self._programs(), lines)
 
   def _programs(self) -> Any:
     from rich import box, table
@@ -122,8 +123,8 @@ class View:
     ]
     ended = f"{len(self._ended)} of {len(self._runs)} runs ended"
     gone, left = time.monotonic() - self._began, self.seconds_left()
-    about = "" if left is None else f", about {_clock(left)} left"
-    return "".join([*lines, f"{ended}, {_clock(gone)} gone{about}"])
+    about = "" if left is None else f", about {clock(left)} left"
+    return "".join([*lines, f"{ended}, {clock(gone)} gone{about}"])
 
 
 def progress(out: pathlib.Path, number: int, run: grid.Run) -> str:
@@ -136,5 +137,6 @@ def progress(out: pathlib.Path, number: int, run: grid.Run) -> str:
   return mine[-1] if mine else f"{run.name} begins"
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+  """Seconds as `h:mm:ss`."""
   return str(datetime.timedelta(seconds=round(seconds)))

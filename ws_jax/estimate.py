@@ -1,0 +1,88 @@
+"""How long runs will take, from one timed block of their program."""
+
+import dataclasses
+import time
+
+import jax
+import ml_collections
+from jax.sharding import NamedSharding, PartitionSpec
+
+from ws_jax import backend, data, train
+from ws_jax import step as steps
+
+# Enough for a figure that is good to a tenth; a slow program has fewer steps.
+_STEPS = 20
+_SECONDS = 5.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+  """What a run takes.
+
+  Attributes:
+    compiling: seconds, once for all runs of the program.
+    step: seconds of a training step.
+    evaluation: seconds of going over the test set once.
+    steps: training steps of a run.
+    evaluations: of a run.
+  """
+
+  compiling: float
+  step: float
+  evaluation: float
+  steps: int
+  evaluations: int
+
+  def seconds(self, runs: int = 1) -> float:
+    """Of so many runs, one after the other.
+
+    Example:
+      >>> Cost(20.0, 0.1, 5.0, 600, 6).seconds(runs=2)
+      200.0
+    """
+    one = self.steps * self.step + self.evaluations * self.evaluation
+    return self.compiling + runs * one
+
+
+def measure(config: ml_collections.ConfigDict) -> Cost:
+  """Compiles and times a program; writes nothing but the compilation cache.
+
+  Args:
+    config: of one of its runs, after all overrides.
+
+  Raises:
+    ValueError: as `ws_jax.train.prepare`.
+  """
+  config, dataset, program = train.prepare(config)
+  everywhere = NamedSharding(program.mesh, PartitionSpec())
+  arrays, held_out = jax.device_put((dataset.train, dataset.test), everywhere)
+  block = config.train.log_every_steps if backend.loops_on_device() else None
+  size = min(block or 1, config.train.steps)
+  shape = (size, -1, config.optim.micro_batch_size)
+  num_examples, batch_size = len(dataset.train["label"]), config.data.batch_size
+  indices = data.batch_indices(0, 0, size, batch_size, num_examples)
+  clock = backend.Clock()
+
+  def run(state: steps.TrainState) -> steps.TrainState:
+    state = steps.train_block(
+      program, state, arrays, indices.reshape(shape), block=block
+    )
+    return jax.block_until_ready(state)
+
+  with clock("train"):
+    numbers = dict.fromkeys(("learning_rate", "weight_decay", "momentum"), 0.0)
+    state = run(steps.init_state(program, arrays, config.seed, numbers))
+  timed, began = 0, time.monotonic()
+  while timed < _STEPS and time.monotonic() < began + _SECONDS:
+    state = run(state)
+    timed += size
+  step = (time.monotonic() - began) / timed
+  with clock("eval"):
+    steps.evaluate(program, state, held_out, config.data.eval_batch_size)
+  return Cost(
+    compiling=clock.seconds["compile"],
+    step=step,
+    evaluation=clock.seconds["eval"],
+    steps=config.train.steps,
+    evaluations=-(-config.train.steps // config.train.eval_every_steps),
+  )
