@@ -7,6 +7,7 @@
 
 Stopped at any moment and started again it repeats nothing that is finished.
 Started twice, also on two machines that share the folder, the work is shared.
+OUT/worker-N.log has what worker N says while it is at a run.
 Exits 2 if it cannot run, 4 if some runs failed, 130 if it was stopped.
 """
 
@@ -136,13 +137,13 @@ def worker_command(out: pathlib.Path) -> list[str]:
 
 def run_here(todo: list[sweep.Run], out: pathlib.Path) -> None:
   """Trains them, in view."""
-  if _MAX_HOURS.value is not None:
-    stop = functools.partial(os.kill, os.getpid(), signal.SIGTERM)
-    timer = threading.Timer(_MAX_HOURS.value * 3600, stop)
-    timer.daemon = True
-    timer.start()
   workers = _WORKERS.value
-  with view.View(todo, out, workers) as shown:
+  with sweep.signals_interrupt(), view.View(todo, out, workers) as shown:
+    if _MAX_HOURS.value is not None:
+      stop = functools.partial(os.kill, os.getpid(), signal.SIGTERM)
+      timer = threading.Timer(_MAX_HOURS.value * 3600, stop)
+      timer.daemon = True
+      timer.start()
     launch.Fleet(
       todo, out, worker_command(out), workers=workers, tell=shown.tell
     ).run()

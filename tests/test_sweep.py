@@ -456,6 +456,15 @@ def test_dry_run_says_how_long_it_takes(tmp_path):
   assert [path.name for path in tmp_path.iterdir()] == ["tiny.py"]
 
 
+def test_sweep_stops_when_its_time_is_up(tmp_path):
+  experiment = ROOT / "experiments" / "quickstart.py"
+  out = tmp_path / "out"
+  done = script(f"--experiment={experiment}", f"--out={out}", "--max_hours=0")
+  assert done.returncode == 130, done.stderr
+  assert "stopped (SIGTERM)" in done.stdout
+  assert "the same command goes on" in done.stdout
+
+
 def test_mistakes_on_the_command_line_are_one_clear_line():
   done = script("--experiment=experiments/quikstart.py")
   assert done.returncode == 2

@@ -58,7 +58,7 @@ try:
       out,
       [sys.executable, __file__, str(out), "work"],
       workers=int(what),
-      tell=lambda number, run, row: None,
+      tell=lambda _, run, row: print(row and "ends" or "begins", flush=True),
     ).run()
 except KeyboardInterrupt:
   sys.exit(launch.STOPPED)
@@ -76,11 +76,15 @@ def folder(tmp_path):
 
 def start(folder, points, workers=2):
   (folder / "points").write_text(json.dumps(list(points)))
-  return subprocess.Popen(
-    [sys.executable, str(folder / "program.py"), str(folder), str(workers)],
-    env=os.environ | {"PYTHONPATH": str(ROOT)},
-    start_new_session=True,
-  )
+  program = [sys.executable, str(folder / "program.py"), str(folder)]
+  return popen([*program, str(workers)], folder)
+
+
+def popen(command, folder):
+  """Starts a sweep; what it says goes to the end of a file in `folder`."""
+  with (folder / "said").open("a") as said:
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, env=env, stdout=said)
 
 
 def notes(folder, word):
@@ -162,12 +166,13 @@ def test_stopped_sweep_hands_its_run_to_another(folder):
   assert sorted(ended) == [0, 1, 2, 3]
 
 
-def kill_again_and_again(begin, times, seconds, look=lambda: None):
+def kill_again_and_again(folder, begin, times, seconds, look=lambda: None):
   """Kill -9 to a sweep and its workers, at random moments of its life.
 
   Args:
+    folder: where it says when a run begins.
     begin: starts the sweep.
-    times: how often.
+    times: how often; every fourth time it may hit while the sweep starts.
     seconds: it may live, at most, before it is killed.
     look: called while nothing runs.
 
@@ -175,8 +180,11 @@ def kill_again_and_again(begin, times, seconds, look=lambda: None):
     The exit code of the last one, which is let live.
   """
   rng = random.Random(0)
-  for _ in range(times):
-    process = begin()
+  begun = lambda: (folder / "said").read_text().count("begins")
+  for number in range(times):
+    process, before = begin(), begun()
+    if number % 4:
+      until(lambda: begun() > before or gone(process.pid))
     time.sleep(rng.uniform(0, seconds))
     for pid in (process.pid, *children(process.pid)):
       os.kill(pid, signal.SIGKILL)
@@ -193,7 +201,7 @@ def children(pid):
 def test_killed_at_any_moment_nothing_is_lost_or_repeated(folder):
   points = list(sweep.product(NORMS, seed=range(8)))
   begin = lambda: start(folder, points)
-  assert kill_again_and_again(begin, times=3, seconds=5.0) == 0
+  assert kill_again_and_again(folder, begin, times=4, seconds=2.0) == 0
   got = rows.read(folder / "runs.csv")
   assert len(got) == 16 and {row["status"] for row in got} == {"done"}
   assert not notes(folder, "repeated")
@@ -222,13 +230,9 @@ def test_forty_runs_killed_twenty_times_are_those_of_an_undisturbed_sweep(
   seen, kills = {}, 0
 
   def begin(out="killed"):
-    return subprocess.Popen(
-      [
-        *(sys.executable, str(ROOT / "scripts" / "sweep.py"), "--workers=2"),
-        *(f"--experiment={tmp_path / 'forty.py'}", f"--out={tmp_path / out}"),
-      ],
-      env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )
+    script = [sys.executable, str(ROOT / "scripts" / "sweep.py")]
+    flags = [f"--experiment={tmp_path / 'forty.py'}", f"--out={tmp_path / out}"]
+    return popen([*script, *flags, "--workers=2"], tmp_path)
 
   def finished(out="killed"):
     return {
@@ -245,7 +249,10 @@ def test_forty_runs_killed_twenty_times_are_those_of_an_undisturbed_sweep(
       assert seen.setdefault(name, row) == row
     print(f"kill {kills}: {len(seen)} runs are finished", flush=True)
 
-  assert kill_again_and_again(begin, times=20, seconds=20.0, look=look) == 0
+  code = kill_again_and_again(
+    tmp_path, begin, times=20, seconds=10.0, look=look
+  )
+  assert code == 0
   look()
   assert len(seen) == 40
   assert begin("calm").wait(timeout=1800) == 0

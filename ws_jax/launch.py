@@ -216,11 +216,15 @@ def log_of(out: pathlib.Path, number: int) -> pathlib.Path:
 def machine() -> tuple[str, int]:
   """The platform and the number of devices that JAX would use here.
 
+  Of TPUs it is chips that are counted: some have two devices.
+
   It is asked in a process that ends: one that has opened a GPU keeps most of
   its memory from the workers.
   """
   code = (
-    "import jax; d = jax.local_devices(); print(); print(d[0].platform, len(d))"
+    "import jax; d = jax.local_devices();"
+    "places = {str(getattr(x, 'coords', x.id)) for x in d};"
+    "print(); print(d[0].platform, len(places))"
   )
   done = subprocess.run(
     [sys.executable, "-c", code],
@@ -259,7 +263,17 @@ def share(
   every = [str(i) for i in range(count)]
   if platform == "tpu":
     mine = _part(every, number, workers)
-    return {"TPU_VISIBLE_CHIPS": ",".join(mine)}, None
+    port = str(8476 + number)
+    return {
+      "TPU_VISIBLE_CHIPS": ",".join(mine),
+      # A system of its own, and not a part of one that spans the workers.
+      "TPU_CHIPS_PER_PROCESS_BOUNDS": f"1,{len(mine)},1",
+      "TPU_PROCESS_BOUNDS": "1,1,1",
+      "TPU_PROCESS_ADDRESSES": f"localhost:{port}",
+      "TPU_PROCESS_PORT": port,
+      "CLOUD_TPU_TASK_ID": "0",
+      "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    }, None
   env = {}
   for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
     given = os.environ.get(name)

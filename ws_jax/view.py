@@ -98,7 +98,7 @@ class View:
 
     with self._lock:
       lines = text.Text(self._lines(), no_wrap=True, overflow="ellipsis")
-      return console.Group(self._programs(), lines)
+      return console.Group(lines, self._programs())
 
   def _programs(self) -> Any:
     from rich import box, table
@@ -124,7 +124,8 @@ class View:
     ended = f"{len(self._ended)} of {len(self._runs)} runs ended"
     gone, left = time.monotonic() - self._began, self.seconds_left()
     about = "" if left is None else f", about {clock(left)} left"
-    return "".join([*lines, f"{ended}, {clock(gone)} gone{about}"])
+    # Above the table: what does not fit on a screen is cut off below.
+    return "".join([f"{ended}, {clock(gone)} gone{about}\n", *lines])
 
 
 def progress(out: pathlib.Path, number: int, run: grid.Run) -> str:
