@@ -304,6 +304,17 @@ def test_curves_are_a_second_panel_of_a_single_setting(tmp_path):
   assert len(first.draw().axes) == 1
 
 
+@pytest.mark.parametrize("name", ["quickstart", "rate_limit"])
+def test_committed_table_is_what_the_committed_rows_say(name):
+  data = report.read(ROOT / "experiments" / name)
+  results = summary.analyze(data)
+  committed = ROOT / "experiments" / name / "summary.md"
+  assert tables.markdown(tables.cells(results.cells)) == committed.read_text()
+  # Rows from before steps were measured: no figure of them, and no numbers.
+  assert names(data) == ["figure"]
+  assert all(entry["step_low"] is None for entry in results.best)
+
+
 def names(data):
   return [f.name for f in gallery.figures_of(summary.analyze(data), {})]
 
@@ -378,8 +389,10 @@ def test_best_rate_is_stable_and_says_where_it_lies():
   assert (gn["learning_rate"], gn["edge"]) == (1.0, "open")
   assert gn_ws["learning_rate"] is None and gn_ws["largest_stable"] is None
   lines = tables.best([bn, gn, gn_ws])
-  assert [line[1] for line in lines] == [
-    *("best learning rate", "1", "1 (a neighbour is missing)", "-")
+  assert [(line[1], line[-1]) for line in lines[1:]] == [
+    ("1", "inside"),
+    ("1", "not known: a neighbour is missing"),
+    ("-", "-"),
   ]
   assert tables.width([bn])[1][1:5] == ("0.7943", "1", "0.10", "1")
 
@@ -395,11 +408,9 @@ def test_each_budget_has_a_best_rate_of_its_own():
   ]
   found = summary.best(data)
   assert [(b[key], b["learning_rate"]) for b in found] == [(1, 1.0), (4, 0.1)]
-  assert tables.best(found, [key])[1][:3] == (
-    "BN",
-    "1",
-    "1 (highest of the grid)",
-  )
+  line = tables.best(found, [key])[1]
+  assert line[:3] == ("BN", "1", "1")
+  assert line[-1] == "at the grid's edge: the highest"
 
 
 def test_sensitivity_takes_seeds_with_every_rate_and_the_first_loss():

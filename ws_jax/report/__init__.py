@@ -14,8 +14,6 @@ from ws_jax import rows as rows_lib
 from ws_jax import writers
 from ws_jax.report import contents, gallery, page, summary, tables
 
-_WIDE = 3  # columns of panels
-
 
 def write(
   out: pathlib.Path, target: pathlib.Path | None = None, title: str = ""
@@ -123,8 +121,9 @@ def _save(
   figure: gallery.Figure, target: pathlib.Path, title: str
 ) -> page.Picture:
   """Writes `NAME.png` and `NAME.svg`; returns what the page embeds."""
-  wide = figure.draw(_WIDE, title)
+  wide = figure.draw(title=title)
   wide.savefig(target / f"{figure.name}.png", dpi=160)
+  wide.set_layout_engine("none")  # It is laid out; that is half the work.
   svg = _svg(wide)
   (target / f"{figure.name}.svg").write_text(svg, encoding="utf-8")
   return page.Picture(figure.caption, svg, _svg(figure.draw(1)))

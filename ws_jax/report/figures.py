@@ -161,7 +161,8 @@ def accuracy(
       return
     if values:
       ax.margins(y=0.12)
-      _log_ticks(ax, values)
+      # Rates are a grid that was chosen; relative steps are what came of it.
+      _log_ticks(ax, values if key == "learning_rate" else ())
     ax.set_xlabel(name)
 
   return draw
@@ -178,7 +179,7 @@ def _frame(ax: "Axes", title: str, ylabel: str) -> None:
 
 def _log_ticks(ax: "Axes", values: Sequence[float]) -> None:
   ax.set_xscale("log")
-  if len(values) > _MANY_TICKS:
+  if not 0 < len(values) <= _MANY_TICKS:
     ax.xaxis.set_major_formatter("{x:g}")
     return
   ax.set_xticks(values, [text(value) for value in values])

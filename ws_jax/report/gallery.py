@@ -1,7 +1,7 @@
 """Which figures a sweep calls for: what it varies decides, nothing else."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -42,19 +42,27 @@ _AGAINST = (
   " deviation of test accuracy{}. A dashed line: an arm that does not depend"
   " on it."
 )
-_WIDTH = ", decades of usable rates, largest stable rate"
+_WIDTH = (
+  ", decades of usable rates, and largest stable rate (the highest of the grid"
+  " where none diverged)"
+)
 
 
 class Figure(NamedTuple):
-  """A figure: the name of its files, what it shows, and its panels."""
+  """A figure: the name of its files, what it shows, and its panels.
+
+  Not more `columns` of them, nor wider, than can be read on printed paper.
+  """
 
   name: str
   caption: str
   panels: Sequence[figures.Panel]
   size: tuple[float, float] = (4.8, 3.6)
+  columns: int = 2
 
-  def draw(self, columns: int = 3, title: str = "") -> "Drawing":
-    """Lays it out in so many columns."""
+  def draw(self, columns: int | None = None, title: str = "") -> "Drawing":
+    """Lays it out, in its own number of columns or another one."""
+    columns = columns or self.columns
     return figures.sheet(self.panels, columns, title, self.size)
 
 
@@ -90,9 +98,9 @@ def figures_of(
   if steps:
     found.append(Figure("relative_step", _STEPS, steps))
   for key in results.varied:
-    if len(results.rates) > 1:
-      found.append(_heat_map(results, key))
-    found.append(_against(results, key))
+    maps = [_heat_map(results, key)] if len(results.rates) > 1 else []
+    # Two things that never vary apart have no panels.
+    found += [f for f in (*maps, _against(results, key)) if f.panels]
   if curves and len(panels) > 1:
     found.append(Figure("curves", _CURVES.format(which), curves))
   return found
@@ -121,39 +129,41 @@ def _curves(
 
 def _heat_map(results: summary.Results, key: str) -> Figure:
   """A panel for each arm, and each of the other things varied."""
-  rest = [other for other in results.varied if other != key]
-  groups: dict[tuple[Any, ...], list[Row]] = {}
-  for cell in results.cells:
-    own = (*(cell[other] for other in rest), cell["arm"])
-    groups.setdefault(own, []).append(cell)
   name, limits = tables.name_of(key), figures.heat_limits(results.cells)
-  panels = [
-    figures.heat_map(
-      cells, key, name, limits, _join(arm, tables.setting_of(setting, rest))
-    )
-    for (*setting, arm), cells in groups.items()
-  ]
-  size = (1.4 + 0.42 * len(results.rates), 2.9)
-  caption = _HEAT.format(name)
-  return Figure(_file("heat", name), caption, panels, size)
+  panels = []
+  for title, here in _around(results, key, results.cells):
+    for arm in figures.in_order(cell["arm"] for cell in here):
+      own = [cell for cell in here if cell["arm"] == arm]
+      panels.append(figures.heat_map(own, key, name, limits, _join(arm, title)))
+  size = (1.2 + 0.38 * len(results.rates), 2.7)
+  return Figure(_file("heat", name), _HEAT.format(name), panels, size)
 
 
 def _against(results: summary.Results, key: str) -> Figure:
-  rest = [other for other in results.varied if other != key]
-  name, panels = tables.name_of(key), []
   wide = len(results.rates) >= _ENOUGH_RATES
-  values = lambda entry: tuple(entry[other] for other in rest)
-  for setting in summary.settings(map(values, results.best)):
-    here = [
-      entry
-      for entry in results.best
-      if summary.compatible(values(entry), setting)
-    ]
-    title = tables.setting_of(setting, rest)
-    for what in figures.AGAINST if wide else ["accuracy"]:
-      panels.append(figures.against(here, key, name, what, title))
+  name = tables.name_of(key)
+  panels = [
+    figures.against(here, key, name, what, title)
+    for title, here in _around(results, key, results.best)
+    for what in (figures.AGAINST if wide else ["accuracy"])
+  ]
   caption = _AGAINST.format(name, _WIDTH if wide else "")
-  return Figure(_file("by", name), caption, panels)
+  return Figure(_file("by", name), caption, panels, (3.6, 3.2), 3)
+
+
+def _around(
+  results: summary.Results, key: str, entries: Sequence[Row]
+) -> Iterator[tuple[str, list[Row]]]:
+  """Entries for each value of all else that was varied, and its title.
+
+  Where that left no two values of the key, there is nothing to see.
+  """
+  rest = [other for other in results.varied if other != key]
+  values = lambda entry: tuple(entry[other] for other in rest)
+  for setting in summary.settings(map(values, entries)):
+    here = [e for e in entries if summary.compatible(values(e), setting)]
+    if len({entry[key] for entry in here} - {None}) > 1:
+      yield tables.setting_of(setting, rest), here
 
 
 def _join(*words: str) -> str:

@@ -2,6 +2,7 @@
 
 import base64
 import html
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -10,6 +11,9 @@ from string import Template
 from typing import Any, NamedTuple
 
 Lines = Sequence[Sequence[str]]
+_CURVES = "Training curves"  # the section that the script fills
+# A cell that is a number, with its sign or bound or spread; or has none.
+_NUMBER = re.compile(r"[≤≥+−-]? ?\d[\d.e+-]*( ± .*| to .*)?$|-$")
 
 
 class Picture(NamedTuple):
@@ -59,7 +63,9 @@ def render(
   # "<" would end the script element from within a string.
   data = json.dumps(curves, allow_nan=False, separators=(",", ":"))
   joined = lambda parts: "\n".join(map(_section, parts))
-  ids = [_id(section.title) for section in sections]
+  shown = [section for section in sections if not section.folded]
+  folded = [section for section in sections if section.folded]
+  titles = [*(s.title for s in shown), _CURVES, *(s.title for s in folded)]
   return Template(read("template.html")).substitute(
     title=html.escape(title),
     style=read("style.css"),
@@ -67,11 +73,11 @@ def render(
     facts="".join(f"<li>{html.escape(fact)}</li>" for fact in facts),
     warnings="".join(f"<p>{html.escape(line)}</p>" for line in warnings),
     contents="".join(
-      f'<li><a href="#{at}">{html.escape(section.title)}</a></li>'
-      for at, section in zip(ids, sections, strict=True)
+      f'<li><a href="#{_id(title)}">{html.escape(title)}</a></li>'
+      for title in titles
     ),
-    sections=joined(s for s in sections if not s.folded),
-    details=joined(s for s in sections if s.folded),
+    sections=joined(shown),
+    details=joined(folded),
     curves=data.replace("<", "\\u003c"),
   )
 
@@ -106,25 +112,29 @@ def _uri(svg: str) -> str:
 
 
 def _table(lines: Lines, links: Sequence[str | None]) -> str:
+  titles, *body = lines
+  kinds = [
+    ' class="number"' if all(_NUMBER.match(line[i]) for line in body) else ""
+    for i in range(len(titles))
+  ]
   head = "".join(
-    f'<th scope="col">{html.escape(word)}</th>' for word in lines[0]
+    f'<th scope="col"{kind}>{html.escape(word)}</th>'
+    for word, kind in zip(titles, kinds, strict=True)
   )
-  body = []
-  for i, line in enumerate(lines[1:]):
-    first = html.escape(line[0])
-    if i < len(links) and links[i]:
-      first = f'<a href="{html.escape(links[i] or "")}">{first}</a>'
-    cells = "".join(map(_cell, line[1:]))
-    body.append(f'<tr><th scope="row">{first}</th>{cells}</tr>')
+  rows = []
+  for line, target in itertools.zip_longest(body, links):
+    first, *rest = map(html.escape, line)
+    if target:
+      first = f'<a href="{html.escape(target)}">{first}</a>'
+    cells = "".join(
+      f"<td{kind}>{word}</td>"
+      for word, kind in zip(rest, kinds[1:], strict=True)
+    )
+    rows.append(f'<tr><th scope="row">{first}</th>{cells}</tr>')
   return (
-    f'<div class="table"><table><thead><tr>{head}</tr></thead>'
-    f"<tbody>{''.join(body)}</tbody></table></div>"
+    f'<div class="table"><table><thead><tr>{head}</tr></thead>\n'
+    f"<tbody>{''.join(rows)}</tbody></table></div>"
   )
-
-
-def _cell(word: str) -> str:
-  kind = ' class="number"' if re.match(r"[≤≥+−-]? ?\d|-$", word) else ""
-  return f"<td{kind}>{html.escape(word)}</td>"
 
 
 def _id(title: str) -> str:

@@ -14,11 +14,11 @@ _NAMES = {
   "optim.micro_batch_size": "micro-batch",
 }
 _EDGES = {
-  "lowest": " (lowest of the grid)",
-  "highest": " (highest of the grid)",
-  "only": " (the only one)",
-  "open": " (a neighbour is missing)",
-  "inside": "",
+  "inside": "inside",
+  "lowest": "at the grid's edge: the lowest",
+  "highest": "at the grid's edge: the highest",
+  "only": "the only one",
+  "open": "not known: a neighbour is missing",
 }
 
 
@@ -68,13 +68,14 @@ def cells(entries: Sequence[Entry], varied: Sequence[str] = ()) -> Lines:
 def best(entries: Sequence[Entry], varied: Sequence[str] = ()) -> Lines:
   """What `summary.best` returns: the rates."""
   titles = ("arm", *map(name_of, varied), "best learning rate")
-  lines: Lines = [(*titles, "test accuracy %", "test loss", "seeds")]
+  titles += ("test accuracy %", "test loss", "seeds")
+  lines: Lines = [(*titles, "place in the grid")]
   for entry in entries:
-    rate = entry["learning_rate"]
-    at = "-" if rate is None else _text(rate) + _EDGES[entry["edge"]]
-    words = [entry["arm"], *_values(entry, varied), at]
+    words = [entry["arm"], *_values(entry, varied)]
+    words.append(_text(entry["learning_rate"]))
     words += [_spread(entry, "accuracy", 100, 2), _spread(entry, "loss", 1, 3)]
-    lines.append((*words, str(entry["n"])))
+    words.append(str(entry["n"]))
+    lines.append((*words, _EDGES.get(entry["edge"], "-")))
   return lines
 
 

@@ -1,0 +1,320 @@
+"""The page of a report: as text, and in a browser that a test drives."""
+
+import base64
+import contextlib
+import html.parser
+import json
+import pathlib
+import shutil
+import subprocess
+import urllib.parse
+import urllib.request
+
+import pytest
+
+from tests import synthetic
+from ws_jax import report
+from ws_jax.report import contents, page, summary, tables
+
+RATES = (0.02, 0.2, 5.0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """A sweep of two arms, one of whose runs is missing, and its report."""
+  out = tmp_path_factory.mktemp("a sweep") / "50% & more"
+  out.mkdir()
+  synthetic.fill(out, ["GN", "GN+WS"], RATES, [128, 512], (0, 1), [3])
+  report.write(out, title=f"Title {synthetic.NASTY}")
+  return out
+
+
+class Elements(html.parser.HTMLParser):
+  """Start tags with their attributes, texts, and whether the tags match."""
+
+  def __init__(self, text):
+    super().__init__()
+    self.tags, self.texts, self._open = [], [], []
+    self.feed(text)
+    self.close()
+    assert not self._open
+
+  def handle_starttag(self, tag, attrs):
+    self.tags.append((tag, dict(attrs)))
+    if tag not in ("meta", "img", "source", "input"):
+      self._open.append(tag)
+
+  def handle_endtag(self, tag):
+    assert self._open.pop() == tag
+
+  def handle_data(self, data):
+    self.texts.append(data)
+
+
+def elements(folder):
+  return Elements((folder / "report.html").read_text(encoding="utf-8"))
+
+
+def test_page_needs_nothing_but_itself(folder):
+  found = elements(folder)
+  links = [
+    value
+    for _, attributes in found.tags
+    for name, value in attributes.items()
+    if name in ("src", "srcset", "href", "data", "action", "poster")
+  ]
+  outside = [x for x in links if not x.startswith(("data:image/svg+xml", "#"))]
+  # The folders of the runs are all that it leads to, and they are there.
+  assert len(outside) == 23
+  for link in outside:
+    assert (folder / urllib.parse.unquote(link)).is_dir()
+  policy = {a.get("http-equiv"): a.get("content") for _, a in found.tags}
+  assert "default-src 'none'" in policy["Content-Security-Policy"]
+  inside = {attributes.get("id") for _, attributes in found.tags}
+  assert {x[1:] for x in links if x.startswith("#")} <= inside
+
+
+def test_text_of_a_run_is_not_html(folder):
+  found = elements(folder)
+  assert all("onerror" not in attributes for _, attributes in found.tags)
+  assert f"Title {synthetic.NASTY}" in found.texts
+  assert f"loss not finite {synthetic.NASTY}" in found.texts
+  data = next(text for text in found.texts if text.startswith('{"arms"'))
+  assert len(json.loads(data)["runs"]) == 23
+
+
+def test_script_data_cannot_end_its_element():
+  curves = {"arms": {synthetic.NASTY: {}}, "runs": []}
+  text = page.render("t", [], [], [], curves)
+  data = next(x for x in Elements(text).texts if x.startswith('{"arms"'))
+  assert json.loads(data) == curves
+
+
+def test_page_without_a_script_has_the_figures_and_tables(folder):
+  found = elements(folder)
+  images = [attributes for tag, attributes in found.tags if tag == "img"]
+  # Accuracy on two axes, a map and its best rates, and the curves.
+  assert len(images) == 5
+  for image in images:
+    assert len(image["alt"]) > 20
+    svg = base64.b64decode(image["src"].partition(",")[2]).decode()
+    assert svg.startswith("<?xml") and svg.rstrip().endswith("</svg>")
+  results = summary.analyze(report.read(folder))
+  for lines in (
+    tables.cells(results.cells, results.varied),
+    tables.best(results.best, results.varied),
+  ):
+    for line in lines:
+      assert set(line) <= {*found.texts, ""}
+
+
+def test_partial_sweep_says_what_is_missing(folder):
+  texts = elements(folder).texts
+  assert "1 runs are missing: GN 1." in texts
+  assert any("not finished" in text for text in texts)
+  results = summary.analyze(report.read(folder))
+  assert "no plan.json" in contents.warnings(results, planned=False)[-1]
+
+
+class Browser:
+  """Chromium, driven through its driver, in the words of W3C WebDriver."""
+
+  def __init__(self, port, profile):
+    self._root = f"http://127.0.0.1:{port}/session"
+    arguments = [
+      *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"),
+      *("--no-first-run", "--disable-background-networking"),
+      *("--disable-component-update", "--disable-sync"),
+      f"--user-data-dir={profile}",
+    ]
+    options = {
+      "goog:chromeOptions": {"args": arguments},
+      "goog:loggingPrefs": {"browser": "ALL"},
+    }
+    made = self._ask("POST", "", {"capabilities": {"alwaysMatch": options}})
+    self._root += f"/{made['sessionId']}"
+
+  def _ask(self, method, path, body=None):
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(self._root + path, data, method=method)
+    # No proxy: it is this machine that is asked.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(request, timeout=180) as answer:
+      return json.load(answer)["value"]
+
+  def open(self, path):
+    self._ask("POST", "/url", {"url": pathlib.Path(path).as_uri()})
+
+  def run(self, script, *args):
+    return self._ask("POST", "/execute/sync", {"script": script, "args": args})
+
+  def command(self, name, **parameters):
+    """One of the DevTools protocol."""
+    body = {"cmd": name, "params": parameters}
+    return self._ask("POST", "/goog/cdp/execute", body)
+
+  def size(self, width, height):
+    self.command(
+      "Emulation.setDeviceMetricsOverride",
+      **{"width": width, "height": height, "deviceScaleFactor": 1},
+      mobile=width < 600,
+    )
+
+  def point(self, x, y, *, click=False):
+    """Moves the mouse to a place of the window, as a hand would."""
+    x, y = round(x), round(y)
+    acts = [{"type": "pointerMove", "duration": 0, "x": x, "y": y}]
+    if click:
+      acts += [{"type": f"pointer{way}", "button": 0} for way in ("Down", "Up")]
+    mouse = {"type": "pointer", "id": "mouse", "actions": acts}
+    self._ask("POST", "/actions", {"actions": [mouse]})
+
+  def messages(self):
+    """What the console has said since it was last asked."""
+    return self._ask("POST", "/se/log", {"type": "browser"})
+
+  def pdf(self):
+    return base64.b64decode(self._ask("POST", "/print", {}))
+
+  def close(self):
+    self._ask("DELETE", "")
+
+
+@contextlib.contextmanager
+def driven(profile):
+  driver = shutil.which("chromedriver")
+  if not driver or not shutil.which("chromium"):
+    pytest.skip("no chromium and chromedriver (Debian: chromium-driver)")
+  with subprocess.Popen(
+    [driver, "--port=0"], stdout=subprocess.PIPE, text=True
+  ) as process:
+    try:
+      assert process.stdout
+      line = next(ln for ln in process.stdout if "success" in ln)
+      browser = Browser(int(line.split()[-1].strip(".")), profile)
+      try:
+        yield browser
+      finally:
+        browser.close()
+    finally:
+      process.terminate()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+  with driven(tmp_path_factory.mktemp("profile")) as found:
+    yield found
+
+
+@pytest.fixture
+def opened(browser, folder):
+  browser.size(1280, 900)
+  browser.open(folder / "report.html")
+  yield browser
+  # Also what the policy of the page refused, had it asked for anything; but
+  # not what Chromium has to say of its own listing of a folder.
+  said = [message["message"] for message in browser.messages()]
+  assert [text for text in said if "report.html" in text] == []
+
+
+LINES = "return document.querySelectorAll('#plot .run').length"
+READING = "return document.getElementById('reading').textContent"
+CHOOSE = """
+  const select = document.querySelector(`select[name="${arguments[0]}"]`);
+  select.value = arguments[1];
+  select.dispatchEvent(new Event("change"));
+"""
+
+
+def test_curves_are_filtered_by_arm_and_by_all_that_was_varied(opened):
+  # At first, of each arm and batch, the seeds at its best rate.
+  assert opened.run(LINES) == 8 - 1
+  opened.run(CHOOSE, "learning rate", "all")
+  assert opened.run(LINES) == 23
+  opened.run(CHOOSE, "optimizer batch", "=512")
+  assert opened.run(LINES) == 12
+  opened.run(CHOOSE, "seed", "=1")
+  assert opened.run(LINES) == 6
+  opened.run("document.querySelector('#arms input[value=GN]').click()")
+  assert opened.run(LINES) == 3
+  opened.run("document.querySelector('#arms input[value=\"GN+WS\"]').click()")
+  assert opened.run(LINES) == 0 and "No run" in opened.run(READING)
+
+
+PLACE = """
+  const plot = document.getElementById("plot");
+  plot.scrollIntoView({block: "center"});
+  const box = plot.getBoundingClientRect();
+  const points = plot.querySelectorAll(".run")[arguments[0]].points;
+  const point = points[points.length - 1];
+  return [box.left + point.x, box.top + point.y];
+"""
+
+
+def test_pointing_at_a_curve_reads_it_and_a_click_opens_its_folder(
+  opened, folder
+):
+  row = next(
+    r
+    for r in report.read(folder)
+    if r["model.ws"] and r["data.batch_size"] == 512 and r["seed"] == 1
+    if r["optim.learning_rate"] == 0.2
+  )
+  for name, choice in (
+    *(("learning rate", "=0.2"), ("optimizer batch", "=512")),
+    ("seed", "=1"),
+  ):
+    opened.run(CHOOSE, name, choice)
+  opened.run("document.querySelector('#arms input[value=GN]').click()")
+  place = opened.run(PLACE, 0)
+  opened.point(*place)
+  expected = (
+    "GN+WS, learning rate 0.2, optimizer batch 512, seed 1 (done): test"
+    f" accuracy (%) {100 * row['eval/accuracy']:.4g} at step {row['step']}"
+  )
+  assert opened.run(READING).startswith(expected)
+  chosen = opened.run("return document.querySelectorAll('.chosen').length")
+  assert chosen == 1
+  opened.run(CHOOSE, "metric", "2")
+  opened.point(*opened.run(PLACE, 0))
+  assert "training loss" in opened.run(READING)
+  opened.point(*opened.run(PLACE, 0), click=True)
+  opened.run("return document.readyState")
+  where = urllib.parse.unquote(opened.run("return location.pathname"))
+  assert pathlib.Path(where) == folder / row["run"]
+
+
+def test_page_fits_a_phone(opened):
+  opened.size(390, 800)
+  widths = opened.run(
+    "return [document.documentElement.scrollWidth,"
+    " ...[...document.images].map((image) => image.clientWidth)]"
+  )
+  assert widths[0] <= 390
+  # The narrow drawing: one panel a row, and so text that can be read.
+  assert min(widths[1:]) > 300
+  shapes = opened.run(
+    "return [...document.images].map((i) => i.naturalHeight > i.naturalWidth)"
+  )
+  assert all(shapes)
+
+
+def test_tables_and_figures_need_no_script(opened):
+  opened.command("Emulation.setScriptExecutionDisabled", value=True)
+  try:
+    opened.run("location.reload()")
+    shown = opened.run(
+      "return [document.querySelectorAll('table').length,"
+      " document.querySelector('noscript p')?.checkVisibility(),"
+      " document.getElementById('curves').checkVisibility()]"
+    )
+  finally:
+    opened.command("Emulation.setScriptExecutionDisabled", value=False)
+  assert shown == [6, True, False]
+
+
+def test_page_prints(opened):
+  pdf = opened.pdf()
+  assert pdf.startswith(b"%PDF-")
+  pages = pdf.count(b"/Type /Page\n") + pdf.count(b"/Type /Page ")
+  assert 2 <= pages <= 12
