@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from ws_jax.conventions import BIT, CONVENTIONS, Convention, get_convention
 from ws_jax.describe import describe
+from ws_jax.fold import fold
 from ws_jax.kernels import (
   Axes,
   Selector,
@@ -39,12 +40,7 @@ from ws_jax.kernels import (
   named_kernels,
 )
 from ws_jax.plain import from_plain
-from ws_jax.standardize import (
-  fold,
-  init_gains,
-  standardize,
-  weight_standardize,
-)
+from ws_jax.standardize import init_gains, standardize, weight_standardize
 
 if TYPE_CHECKING:
   from ws_jax.gradients import (
