@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ws_jax import checkpoint, files
+from ws_jax import checkpoint, files, formats
 from ws_jax.describe import __main__ as command
 
 
@@ -71,7 +71,7 @@ def test_safetensors_of_every_dtype(tmp_path):
   rng = np.random.default_rng(0)
   tensors = {
     f"layer.{name}.weight": (name, (8 * rng.random((2, 3, 2))).astype(dtype))
-    for name, dtype in files._DTYPES.items()
+    for name, dtype in formats.DTYPES.items()
   }
   tensors["empty"] = ("F32", np.zeros((0, 3), np.float32))
   tensors["scalar"] = ("I64", np.int64(7).reshape(()))

@@ -148,7 +148,95 @@ def test_gains_do_not_decay():
   )
 
 
-def test_the_package_exports_both_and_knows_no_others():
+def test_attention_kernels_decay():
+  params = {"attention": {"query": {"kernel": jnp.ones((8, 2, 4))}}}
+  (decays,) = jax.tree.leaves(ws_jax.kernel_decay_mask(params))
+  assert decays
+
+
+def monitored(rate, **options):
+  monitor = ws_jax.monitor_effective_learning_rates(rate, **options)
+  return optax.chain(optax.trace(0.9), optax.scale(-0.1), monitor)
+
+
+@pytest.mark.parametrize("center", [True, False])
+def test_the_monitor_sees_the_step_and_leaves_it_alone(center):
+  schedule = lambda count: 0.1 / (1 + count)
+  params = {"Conv_0": tree()["Conv_0"], "Dense_0": tree()["Dense_0"]}
+  plain = optax.chain(optax.trace(0.9), optax.scale(-0.1))
+  observed = monitored(schedule, center=center)
+  states = plain.init(params), observed.init(params)
+  for count in range(2):
+    grads = jax.tree.map(lambda p, c=count: jnp.sin(p + c), params)
+    expected, plain_state = plain.update(grads, states[0], params)
+    got, state = observed.update(grads, states[1], params)
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
+    states = plain_state, state
+    wide = lambda x: np.asarray(x["Conv_0"]["kernel"], np.float64)
+    part = lambda x: x - x.mean((0, 1, 2)) if center else x
+    size = np.linalg.norm(part(wide(params)))
+    seen = ws_jax.effective_learning_rates(state)
+    assert seen.count == count + 1
+    assert seen.relative_step.keys() == {"Conv_0/kernel"}
+    np.testing.assert_allclose(
+      seen.relative_step["Conv_0/kernel"],
+      np.linalg.norm(part(wide(got))) / size,
+      rtol=1e-5,
+    )
+    np.testing.assert_allclose(
+      seen.effective_learning_rate["Conv_0/kernel"],
+      schedule(count) * 5 / size**2,
+      rtol=1e-5,
+    )
+    params = optax.apply_updates(params, got)
+
+
+def test_effective_learning_rate_predicts_the_turn_of_scaled_filters():
+  """Twice the kernel and four times the rate: the same function, and turn."""
+  kernel = tree()["Conv_0"]["kernel"]
+
+  def turn(scale, rate):
+    raw = {"Conv_0": {"kernel": scale * kernel}}
+    optimizer = optax.chain(
+      optax.sgd(rate), ws_jax.monitor_effective_learning_rates(rate)
+    )
+    loss = lambda p: jnp.sum(
+      jnp.sin(ws_jax.weight_standardize(p)["Conv_0"]["kernel"])
+    )
+    _, state = optimizer.update(jax.grad(loss)(raw), optimizer.init(raw), raw)
+    seen = ws_jax.effective_learning_rates(state)
+    return [seen.relative_step, seen.effective_learning_rate]
+
+  for got, same in zip(turn(1.0, 0.1), turn(2.0, 0.4), strict=True):
+    np.testing.assert_allclose(
+      got["Conv_0/kernel"], same["Conv_0/kernel"], rtol=1e-5
+    )
+    assert got["Conv_0/kernel"] > 0
+
+
+def test_the_monitor_is_found_in_any_optimizer_or_missed_clearly():
+  params = {"Conv_0": tree()["Conv_0"]}
+  build = lambda rate: optax.chain(optax.adam(rate), monitored(None))
+  optimizer = optax.inject_hyperparams(build)(rate=0.1)
+  state = optimizer.init(params)
+  _, state = jax.jit(optimizer.update)(params, state, params)
+  seen = ws_jax.effective_learning_rates(state)
+  assert (seen.count, seen.effective_learning_rate) == (1, {})
+  assert seen.relative_step["Conv_0/kernel"] > 0
+  for other, count in [
+    (optax.adam(0.1), 0),
+    (optax.chain(*[optimizer] * 2), 2),
+  ]:
+    with pytest.raises(ValueError, match=f"{count} monitors in the state"):
+      ws_jax.effective_learning_rates(other.init(params))
+  monitor = ws_jax.monitor_effective_learning_rates()
+  with pytest.raises(ValueError, match="needs the parameters"):
+    monitor.update(params, monitor.init(params))
+  with pytest.raises(ValueError, match="paths seen: scale"):
+    monitor.init({"scale": jnp.ones(4)})
+
+
+def test_the_package_exports_these_and_knows_no_others():
   assert ws_jax.centralize_gradients is gradients.centralize_gradients
   assert ws_jax.kernel_decay_mask is gradients.kernel_decay_mask
   assert set(ws_jax.__all__) <= set(dir(ws_jax))

@@ -117,6 +117,45 @@ def test_attention_projections_when_asked_for():
   assert_standardized(params, axes, where=where)
 
 
+def test_dense_general_by_its_own_axes():
+  class Model(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      x = nn.DenseGeneral((2, 4), name="split")(x)
+      return nn.DenseGeneral(8, axis=(-2, -1), name="join")(x)
+
+  params = init(Model(), 1, 5, 8)
+  assert params["join"]["kernel"].shape == (2, 4, 8)
+  assert_standardized(
+    params,
+    {"split": (0,), "join": (0, 1)},
+    where=ws_jax.named_kernels,
+    axes=ws_jax.axes_by_path({"split/*": ws_jax.all_but(-2, -1)}),
+  )
+
+
+def test_layers_under_scan():
+  class Block(nn.Module):
+    @nn.compact
+    def __call__(self, x, _):
+      return nn.Conv(4, (3, 3))(x), None
+
+  class Model(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      stack = nn.scan(
+        Block,
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        length=3,
+      )
+      return stack(name="stack")(x, None)
+
+  params = init(Model(), 1, 5, 5, 4)["stack"]
+  assert params["Conv_0"]["kernel"].shape == (3, 3, 3, 4, 4)
+  assert_standardized(params, {"Conv_0": (1, 2, 3)}, axes=ws_jax.all_but(0, -1))
+
+
 def test_stacked_layers():
   stack = nn.vmap(
     nn.Conv,

@@ -30,6 +30,8 @@ FLOORS = {
   "standardize": 0,
   "plain": 0,
   "describe": 0,
+  "fold": 0,
+  "formats": 0,
   "linen": 1,
   "nnx": 1,
   "norm": 1,

@@ -139,6 +139,19 @@ def test_fold_makes_the_plain_model_equal():
   np.testing.assert_allclose(got, apply(wrapped, variables, x), rtol=1e-6)
 
 
+def test_fold_makes_a_plain_layer_of_one_with_gains():
+  x = images(2, 5, 5, 3)
+  layer = WSConv(4, (3, 3), convention="nfnet", use_gain=True)
+  raw = init(layer, x)["params"] | {"gain": jnp.array([0.5, 1.0, 2.0, 3.0])}
+  gains = {"kernel": raw["gain"]}
+  where = ws_jax.matching("kernel")
+  folded = ws_jax.fold(raw, where=where, convention="nfnet", gains=gains)
+  del folded["gain"]
+  got = apply(nn.Conv(4, (3, 3)), {"params": folded}, x)
+  expected = apply(layer, {"params": raw}, x)
+  np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
 def test_gain_scales_the_filters_and_learns():
   x = images(2, 5, 5, 3)
   conv = WSConv(4, (3, 3), convention="nfnet", use_gain=True, use_bias=False)

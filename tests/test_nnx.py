@@ -1,5 +1,6 @@
 """The NNX modules compute what the function does, on raw parameters."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -223,8 +224,15 @@ def test_fold_makes_the_plain_model_equal():
   np.testing.assert_allclose(deployed(x), expected, rtol=1e-6)
   plain = model.module
   state = nnx.state(plain, nnx.Param)
-  nnx.update(plain, ws_jax.fold(state, convention="timm"))
+  folded = ws_jax.fold(state, convention="timm")
+  nnx.update(plain, folded)
   np.testing.assert_allclose(plain(x), expected, rtol=1e-6)
+  # So it does of a model that is made of WS layers, by the same names.
+  layers = QuietNet(
+    nnx.Rngs(0), conv=functools.partial(WSConv, convention="timm")
+  )
+  layers.eval()
+  np.testing.assert_allclose(layers(x), expected, rtol=1e-6)
 
 
 def test_gain_scales_the_filters_and_learns():

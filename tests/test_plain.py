@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 import ws_jax
+from ws_jax import config, data, train
+from ws_jax import step as steps
 from ws_jax.models import create_model
 from ws_jax.norm import NormSpec
 
@@ -75,6 +77,47 @@ def test_resnet_computes_the_same():
   # The plain model in float32 has a round-off of its own.
   own = np.abs(np.asarray(before) - exact).max()
   np.testing.assert_allclose(after, exact, atol=3 * own + 1e-6 * size)
+
+
+def test_trained_resnet_computes_the_same():
+  """BatchNorm and no WS, some steps on real images; then the scaled model."""
+  settings = {
+    "model.name": "resnet8",
+    "model.width": 0.25,
+    "model.norm": "batch",
+    "model.ws": False,
+    "data.batch_size": 32,
+    "train.steps": 12,
+  }
+  c = config.apply(config.default(), settings)
+  c, dataset, program = train.prepare(c)
+  arrays = jax.device_put(dataset.train)
+  numbers = {"learning_rate": 0.1, "weight_decay": 5e-4, "momentum": 0.9}
+  state = steps.init_state(program, arrays, 0, numbers)
+  size = len(dataset.train["label"])
+  indices = data.batch_indices(0, 0, 12, 32, size)[:, None]
+  start = jax.tree.map(np.asarray, state.params)
+  state = steps.train_block(program, state, arrays, indices)
+  plain, stats = jax.tree.map(np.asarray, (state.params, state.model_state))
+  moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), plain, start)
+  assert min(jax.tree.leaves(moved)) > 0
+  images = program.task.batch(dataset.test, np.arange(16), None)["inputs"]
+
+  @jax.jit
+  def logits(params):
+    variables = {"params": params, **stats}
+    return program.model.apply(variables, images, train=False)
+
+  raw, gains, means = ws_jax.from_plain(plain, convention="nfnet")
+  effective = ws_jax.weight_standardize(
+    raw, convention="nfnet", gains=gains, means=means
+  )
+  expected = np.asarray(logits(plain))
+  largest = np.abs(expected).max()
+  assert expected.std() > 1e-3 * largest
+  np.testing.assert_allclose(
+    logits(effective), expected, atol=5e-6 * largest, rtol=0
+  )
 
 
 @pytest.mark.parametrize("name", sorted(ws_jax.CONVENTIONS))

@@ -259,13 +259,54 @@ def test_nan_stays_visible_and_in_its_filter():
   assert np.isfinite(got[..., [0, 2, 3]]).all()
 
 
-def test_float64_is_kept():
-  kernel = normal((3, 3, 4, 4))
+@pytest.mark.parametrize("name", sorted(REFERENCE))
+def test_float64_is_kept(name):
+  kernel = 0.1 * normal((3, 3, 4, 4)) + 0.1
   with jax.enable_x64(True):
-    got = standardize(jnp.asarray(kernel))
+    got = standardize(jnp.asarray(kernel), convention=name)
     assert got.dtype == jnp.float64
-    expected = by_filter(REFERENCE["bit"], kernel)
+    expected = by_filter(REFERENCE[name], kernel)
     np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", sorted(CONVENTIONS))
+def test_every_mode_and_order_stays_finite_at_the_extremes(name):
+  base = normal((3, 3, 4, 4))
+  stack = np.stack([make(base) for make in EXTREMES.values()])
+  weight, tangent = (jnp.asarray(normal(base.shape, i), "f4") for i in (1, 2))
+
+  def loss(kernel):
+    return jnp.vdot(standardize(kernel, convention=name), weight)
+
+  @jax.jit
+  @jax.vmap
+  def modes(kernel):
+    forward = jax.jvp(loss, (kernel,), (tangent,))[1]
+    grad, curved = jax.jvp(jax.grad(loss), (kernel,), (tangent,))
+    return forward, jnp.vdot(grad, tangent), curved
+
+  forward, reverse, curved = modes(jnp.asarray(stack, jnp.float32))
+  assert jnp.isfinite(curved).all()
+  # One derivative, whichever way it is taken.
+  size = 1e-3 + np.abs(forward)
+  np.testing.assert_allclose(forward / size, reverse / size, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["bit", "nfnet"])
+def test_nothing_of_the_size_of_the_kernels_is_kept(name):
+  """The effective kernels and the gradients, and no third array beside them."""
+  raw = {f"Conv_{i}": {"kernel": jnp.ones((3, 3, 64, 64))} for i in range(4)}
+  gains = ws_jax.init_gains(raw) if name == "nfnet" else None
+
+  @jax.jit
+  def both(raw, cotangent):
+    value, pull = jax.vjp(
+      lambda raw: weight_standardize(raw, convention=name, gains=gains), raw
+    )
+    return value, pull(cotangent)
+
+  memory = both.lower(raw, raw).compile().memory_analysis()
+  assert memory.temp_size_in_bytes < 0.5 * memory.argument_size_in_bytes / 2
 
 
 @pytest.mark.parametrize("name", ["bit", "qiao", "nfnet"])
@@ -326,12 +367,17 @@ def test_axis_and_gain_follow_the_layout():
 def test_sharded_fan_in_is_reduced_across_devices():
   mesh = jax.make_mesh((4,), ("x",))
   kernel = normal((3, 3, 8, 4), dtype=np.float32)
+  weight = normal(kernel.shape, 1, np.float32)
   expected = standardize(kernel)
   for spec in [(None, None, "x", None), (None, None, None, "x")]:
     sharding = jax.NamedSharding(mesh, jax.P(*spec))
     got = standardize(jax.device_put(kernel, sharding))
     np.testing.assert_allclose(got, expected, atol=1e-6)
     assert got.sharding.is_equivalent_to(sharding, 4)
+    raw, cotangent = jax.device_put((kernel, weight), sharding)
+    (grad,) = jax.vjp(standardize, raw)[1](cotangent)
+    np.testing.assert_allclose(grad, slope(kernel, weight), atol=1e-5)
+    assert grad.sharding.is_equivalent_to(sharding, 4)
 
 
 @pytest.mark.parametrize(
@@ -397,6 +443,8 @@ def params():
     "Conv_1": {"kernel": jnp.asarray(normal((1, 1, 5, 2)), jnp.bfloat16)},
     "Dense_0": {"kernel": jnp.ones((8, 2))},
     "step": jnp.int32(3),
+    "temperature": jnp.float32(0.5),
+    "table": {"kernel": jnp.ones((3, 3, 4, 5), jnp.int32)},
   }
 
 
@@ -410,6 +458,8 @@ def test_tree_keeps_all_but_the_selected_values():
   )
   assert got["Dense_0"]["kernel"] is raw["Dense_0"]["kernel"]
   assert got["Conv_0"]["bias"] is raw["Conv_0"]["bias"]
+  assert got["table"]["kernel"] is raw["table"]["kernel"]
+  assert got["temperature"] is raw["temperature"]
   for name in ["Conv_0", "Conv_1"]:
     np.testing.assert_array_equal(
       got[name]["kernel"], standardize(raw[name]["kernel"], convention="timm")
@@ -423,9 +473,8 @@ def test_errors_name_the_path():
     weight_standardize(raw)
   with pytest.raises(ValueError, match="^step: no axis -1 in shape"):
     weight_standardize(raw, where=ws_jax.matching("step"))
-  table = {"table": jnp.ones((4, 4), jnp.int32)}
-  with pytest.raises(TypeError, match="^table: a kernel must be floating"):
-    weight_standardize(table, where=ws_jax.matching("table"))
+  with pytest.raises(TypeError, match="^table/kernel: a kernel must be float"):
+    weight_standardize(raw, where=ws_jax.matching("table/kernel"))
   with pytest.raises(ValueError, match=r"Conv_0/bias \[5\], Conv_0/kernel"):
     weight_standardize(raw, where=lambda path, leaf: False)
   with pytest.raises(ValueError, match="the tree is empty"):

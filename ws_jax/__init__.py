@@ -8,12 +8,24 @@
 
 The raw parameters are the only state. `ws_jax.linen` and `ws_jax.nnx` have the
 same as modules.
+
+- The function: `standardize` of one array, `weight_standardize` of a tree.
+- Which definition: `CONVENTIONS`, `Convention`, `get_convention`, `BIT`.
+- Which leaves, a `Selector`: `conv_kernels`, `dense_kernels`, `named_kernels`,
+  `matching`, `matching_regex`, `all_but_last`.
+- Over which axes, an `Axes`: `fan_in_axes`, `all_but`, `axes_by_path`.
+- Look at a tree: `describe`. Deploy it: `fold`. Start from one trained without
+  WS: `from_plain`. Gains of the scaled conventions: `init_gains`.
+- Around optax: `centralize_gradients`, `kernel_decay_mask`, and
+  `monitor_effective_learning_rates`, of which `effective_learning_rates` reads
+  the `EffectiveLearningRates`.
 """
 
 from typing import TYPE_CHECKING, Any
 
 from ws_jax.conventions import BIT, CONVENTIONS, Convention, get_convention
 from ws_jax.describe import describe
+from ws_jax.fold import fold
 from ws_jax.kernels import (
   Axes,
   Selector,
@@ -25,17 +37,19 @@ from ws_jax.kernels import (
   fan_in_axes,
   matching,
   matching_regex,
+  named_kernels,
 )
 from ws_jax.plain import from_plain
-from ws_jax.standardize import (
-  fold,
-  init_gains,
-  standardize,
-  weight_standardize,
-)
+from ws_jax.standardize import init_gains, standardize, weight_standardize
 
 if TYPE_CHECKING:
-  from ws_jax.gradients import centralize_gradients, kernel_decay_mask
+  from ws_jax.gradients import (
+    EffectiveLearningRates,
+    centralize_gradients,
+    effective_learning_rates,
+    kernel_decay_mask,
+    monitor_effective_learning_rates,
+  )
 
 __version__ = "0.1.0"
 
@@ -44,6 +58,7 @@ __all__ = [
   "CONVENTIONS",
   "Axes",
   "Convention",
+  "EffectiveLearningRates",
   "Selector",
   "all_but",
   "all_but_last",
@@ -52,6 +67,7 @@ __all__ = [
   "conv_kernels",
   "dense_kernels",
   "describe",
+  "effective_learning_rates",
   "fan_in_axes",
   "fold",
   "from_plain",
@@ -60,11 +76,19 @@ __all__ = [
   "kernel_decay_mask",
   "matching",
   "matching_regex",
+  "monitor_effective_learning_rates",
+  "named_kernels",
   "standardize",
   "weight_standardize",
 ]
 
-_WITH_OPTAX = ("centralize_gradients", "kernel_decay_mask")
+_WITH_OPTAX = (
+  "EffectiveLearningRates",
+  "centralize_gradients",
+  "effective_learning_rates",
+  "kernel_decay_mask",
+  "monitor_effective_learning_rates",
+)
 
 
 # Importing this package imports jax and nothing heavier; what needs optax waits

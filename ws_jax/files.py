@@ -1,41 +1,24 @@
-"""Parameters from files: orbax folders, .npz and .safetensors.
+"""Parameters in files: orbax folders (read only), .npz and .safetensors.
 
-Nothing is unpickled: a file can be wrong, but it cannot run code.
+A file that is written here says whether its kernels are raw or folded, and by
+which convention: folded ones look like any others, and are not to be trained
+on.
 """
 
+import dataclasses
 import json
-import math
 import os
 import pathlib
-import zipfile
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-PyTree = Any
+from ws_jax import formats
+from ws_jax.conventions import CONVENTIONS, Convention, get_convention
+from ws_jax.kernels import path_string
 
-# Of https://github.com/huggingface/safetensors; little-endian.
-_DTYPES = {
-  "BOOL": np.dtype(np.bool_),
-  "U8": np.dtype(np.uint8),
-  "I8": np.dtype(np.int8),
-  "U16": np.dtype("<u2"),
-  "I16": np.dtype("<i2"),
-  "U32": np.dtype("<u4"),
-  "I32": np.dtype("<i4"),
-  "U64": np.dtype("<u8"),
-  "I64": np.dtype("<i8"),
-  "F16": np.dtype("<f2"),
-  "BF16": np.dtype(jnp.bfloat16),
-  "F32": np.dtype("<f4"),
-  "F64": np.dtype("<f8"),
-  "F8_E4M3": np.dtype(jnp.float8_e4m3fn),
-  "F8_E5M2": np.dtype(jnp.float8_e5m2),
-}
-# The format's own limit: no header is longer.
-_LONGEST_HEADER = 100_000_000
+PyTree = Any
 
 
 def read_params(path: str | os.PathLike[str]) -> PyTree:
@@ -64,73 +47,181 @@ def read_params(path: str | os.PathLike[str]) -> PyTree:
     (8, 4)
     >>> folder.cleanup()
   """
-  path = pathlib.Path(path)
-  if not path.exists():
-    raise FileNotFoundError(f"{path}: no such file or folder")
+  path = _existing(path)
   if path.is_dir():
     return _read_orbax(path)
-  readers = {".npz": _read_npz, ".safetensors": _read_safetensors}
-  if path.suffix not in readers:
+  if path.suffix not in formats.SUFFIXES:
     raise ValueError(
       f"{path}: must be an orbax folder, a .npz or a .safetensors file"
     )
-  return {_as_path(k): v for k, v in readers[path.suffix](path).items()}
+  return {_as_path(k): v for k, v in formats.read(path).items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Info:
+  """What a file says about its kernels.
+
+  Attributes:
+    folded: True for effective kernels, False for raw ones, None if the file
+      does not say, as those of others.
+    convention: that of the folded kernels.
+  """
+
+  folded: bool | None = None
+  convention: Convention | None = None
+
+  def __str__(self) -> str:
+    if not self.folded:
+      return "raw" if self.folded is False else "not said"
+    names = [name for name, c in CONVENTIONS.items() if c == self.convention]
+    formula = self.convention.formula if self.convention else "unknown"
+    return f"folded with {' = '.join(names) or 'a convention'}: {formula}"
+
+
+def read_info(path: str | os.PathLike[str]) -> Info:
+  """Reads whether the kernels of a file are folded, and nothing else.
+
+  Args:
+    path: as in `read_params`; orbax folders hold raw parameters, as far as we
+      write them.
+
+  Raises:
+    ValueError: as `read_params`.
+    FileNotFoundError: there is nothing at `path`.
+
+  Example:
+    >>> import tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> file = folder.name + "/folded.safetensors"
+    >>> write_params(file, {"w": np.ones((8, 4))}, folded="timm")
+    >>> print(read_info(file))
+    folded with timm: (w - mean) / sqrt(var + 1e-06)
+    >>> folder.cleanup()
+  """
+  path = _existing(path)
+  if path.is_dir() or path.suffix not in formats.SUFFIXES:
+    return Info()
+  text = formats.read_note(path)
+  if not text:
+    return Info()
+  try:
+    stored = json.loads(text)
+    fields = stored["convention"]
+    return Info(stored["folded"], Convention(**fields) if fields else None)
+  except (KeyError, TypeError, ValueError) as error:
+    raise ValueError(
+      f"{path}: its note on folding is damaged: {error}"
+    ) from None
+
+
+def read_raw_params(path: str | os.PathLike[str]) -> PyTree:
+  """As `read_params`, for parameters to be trained on or folded.
+
+  Raises:
+    ValueError: the file holds folded kernels; or as `read_params`.
+    FileNotFoundError: there is nothing at `path`.
+
+  Example:
+    >>> import tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> file = folder.name + "/folded.npz"
+    >>> write_params(file, {"w": np.ones((8, 4))}, folded="bit")
+    >>> read_raw_params(file)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ValueError: ...folded.npz: is folded with bit = composer: ...
+    >>> folder.cleanup()
+  """
+  info = read_info(path)
+  if info.folded:
+    raise ValueError(
+      f"{path}: is {info}. Its kernels are the effective ones, for the plain "
+      "model: fold, or train on from, the raw parameters they were made from"
+    )
+  return read_params(path)
+
+
+def read_raw_variables(path: str | os.PathLike[str]) -> PyTree:
+  """As `read_raw_params`, but of a run whatever its model is applied with.
+
+  Returns:
+    Of a training state a dict of `params`, the moving average if the run kept
+    one, and of the model's other collections, as `batch_stats`; of anything
+    else what `read_raw_params` returns.
+
+  Raises:
+    ValueError: as `read_raw_params`.
+    FileNotFoundError: there is nothing at `path`.
+  """
+  path = _existing(path)
+  if not path.is_dir():
+    return read_raw_params(path)
+  parts = ("params", "ema_params", "model_state")
+  state = _read_orbax(path, parts)
+  if not isinstance(state, dict) or not state.keys() >= {"params"}:
+    return state
+  params = state.get("ema_params") or state["params"]
+  return {"params": params, **(state.get("model_state") or {})}
+
+
+def write_params(
+  path: str | os.PathLike[str],
+  params: PyTree,
+  *,
+  folded: str | Convention | None = None,
+) -> None:
+  """Writes parameters to a file, whole or not at all.
+
+  Args:
+    path: ends in `.npz` or `.safetensors`; replaced if it is there.
+    params: a pytree of arrays; each is named by its path, as "Conv_0/kernel".
+    folded: the convention if `params` are from `ws_jax.fold`, None if they are
+      raw.
+
+  Raises:
+    ValueError: another ending, an unknown convention, two leaves of one name,
+      or a dtype that the format does not have.
+
+  Example:
+    >>> import tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> file = folder.name + "/raw.safetensors"
+    >>> write_params(file, {"Conv_0": {"kernel": np.ones((3, 3, 2, 4))}})
+    >>> read_params(file)["Conv_0/kernel"].shape
+    (3, 3, 2, 4)
+    >>> read_info(file).folded
+    False
+    >>> folder.cleanup()
+  """
+  path = pathlib.Path(path)
+  if path.suffix not in formats.SUFFIXES:
+    raise ValueError(f"{path}: must be a .npz or a .safetensors file")
+  convention = None if folded is None else get_convention(folded)
+  fields = dataclasses.asdict(convention) if convention else None
+  info = json.dumps({"folded": bool(convention), "convention": fields})
+  arrays = {}
+  for keys, leaf in jax.tree.leaves_with_path(params):
+    name = path_string(keys)
+    if name in arrays:
+      raise ValueError(f"{path}: two arrays of the name {name!r}")
+    arrays[name] = np.asarray(leaf)
+  formats.write(path, arrays, info)
+
+
+def _existing(path: str | os.PathLike[str]) -> pathlib.Path:
+  path = pathlib.Path(path)
+  if not path.exists():
+    raise FileNotFoundError(f"{path}: no such file or folder")
+  return path
 
 
 def _as_path(name: str) -> str:
   return name if "/" in name else name.replace(".", "/")
 
 
-def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
-  try:
-    with np.load(path, allow_pickle=False) as file:
-      if not isinstance(file, np.lib.npyio.NpzFile):
-        raise ValueError("one array, not an archive of arrays")
-      return {name: file[name] for name in file.files}
-  except (EOFError, ValueError, zipfile.BadZipFile) as error:
-    raise ValueError(f"{path}: cannot be read as .npz: {error}") from None
-
-
-def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
-  """Eight bytes that say how long the header is, the header (JSON), data."""
-  size = path.stat().st_size
-  with path.open("rb") as file:
-    length = int.from_bytes(file.read(8), "little")
-    if size < 8 or length > min(size - 8, _LONGEST_HEADER):
-      raise ValueError(f"{path}: damaged: its header does not fit into it")
-    try:
-      header = json.loads(file.read(length))
-      header.pop("__metadata__", None)
-      tensors = {
-        name: _read_tensor(file, entry, 8 + length, size)
-        for name, entry in header.items()
-      }
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-      reason = f"no {error}" if isinstance(error, KeyError) else str(error)
-      raise ValueError(f"{path}: damaged header: {reason}") from None
-  return tensors
-
-
-def _read_tensor(file, entry: dict, start: int, size: int) -> np.ndarray:
-  dtype = _DTYPES.get(entry["dtype"])
-  if dtype is None:
-    raise ValueError(
-      f"dtype {entry['dtype']!r}, known are {', '.join(_DTYPES)}"
-    )
-  shape = [int(n) for n in entry["shape"]]
-  begin, end = (int(n) for n in entry["data_offsets"])
-  wanted = math.prod(shape) * dtype.itemsize
-  if min(shape, default=0) < 0 or not (
-    0 <= begin <= end <= size - start and end - begin == wanted
-  ):
-    raise ValueError(
-      f"bytes {begin} to {end} of {size - start} for {dtype} {shape}"
-    )
-  file.seek(start + begin)
-  return np.frombuffer(file.read(wanted), dtype).reshape(shape)
-
-
-def _read_orbax(path: pathlib.Path) -> PyTree:
+def _read_orbax(
+  path: pathlib.Path, keys: tuple[str, ...] = ("params",)
+) -> PyTree:
+  """Of a training state the parts named, of any other tree the whole."""
   from orbax.checkpoint import v1 as ocp
 
   folder = _newest_step(path.absolute())
@@ -143,11 +234,14 @@ def _read_orbax(path: pathlib.Path) -> PyTree:
     if isinstance(metadata, dict) and "params" in metadata:
       wanted = {
         key: jax.tree.map(
-          as_array if key == "params" else lambda _: ocp.PLACEHOLDER, value
+          as_array if key in keys else lambda _: ocp.PLACEHOLDER, value
         )
         for key, value in metadata.items()
       }
-      return load(str(folder), wanted)["params"]
+      state = load(str(folder), wanted)
+      if keys == ("params",):
+        return state["params"]
+      return {key: state[key] for key in keys if key in state}
     return load(str(folder), jax.tree.map(as_array, metadata))
   # What orbax raises depends on which of its files is missing.
   except Exception as error:

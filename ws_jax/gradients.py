@@ -1,7 +1,7 @@
-"""Gradient Centralization, and which leaves decay, for any optax optimizer."""
+"""For any optax optimizer: centralized gradients, what decays, a monitor."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from ws_jax.kernels import (
   conv_kernels,
   dense_kernels,
   fan_in_axes,
+  named_kernels,
   path_string,
   selected_kernels,
 )
@@ -99,10 +100,150 @@ def _centralize(path: str, grad: jax.Array, axes: tuple[int, ...]) -> jax.Array:
   return (wide - wide.mean(axes, keepdims=True)).astype(grad.dtype)
 
 
+class EffectiveLearningRates(NamedTuple):
+  """What `monitor_effective_learning_rates` saw in the last step.
+
+  Attributes:
+    count: steps seen, int32 scalar.
+    relative_step: `{path: float32 scalar}`.
+    effective_learning_rate: likewise; empty if no learning rate was given.
+
+  Example:
+    >>> params = {"conv": {"kernel": jnp.ones((3, 3, 4, 2))}}
+    >>> monitor_effective_learning_rates().init(params).relative_step
+    {'conv/kernel': Array(0., dtype=float32)}
+  """
+
+  count: jax.Array
+  relative_step: dict[str, jax.Array]
+  effective_learning_rate: dict[str, jax.Array]
+
+
+def monitor_effective_learning_rates(
+  learning_rate: optax.ScalarOrSchedule | None = None,
+  *,
+  where: Selector = conv_kernels,
+  axes: Axes = fan_in_axes,
+  center: bool = True,
+) -> optax.GradientTransformation:
+  """Observes how far each kernel moves, in units of its own size.
+
+  It changes no update. Placed last in a chain it sees the step that is taken.
+  Where a kernel's scale does not matter, as behind `weight_standardize`, only
+  its direction learns, and two numbers say how fast:
+
+      relative_step            ||update|| / ||kernel||
+      effective_learning_rate  learning_rate / ||filter||**2
+
+  The first is about the angle by which the direction turns. It needs no
+  learning rate, and holds for every optimizer; with weight decay it settles
+  near sqrt(2 * learning_rate * weight_decay) for plain SGD. The second is the
+  rate at which gradient descent on filters of length one would make the same
+  step (van Laarhoven 2017, arXiv:1706.05350, sec. 2; Hoffer et al. 2018,
+  arXiv:1803.01814, sec. 3); the square is the mean over the kernel's filters.
+  Updates hold the product of rate and direction, so that the rate has to be
+  given.
+
+  Args:
+    learning_rate: a number or a schedule, as the optimizer has it.
+    where: which leaves are observed.
+    axes: the fan-in axes of a kernel.
+    center: measure filters without their mean, which matters as little as their
+      scale where they are standardized. False for a model without.
+
+  Returns:
+    A transformation whose state `effective_learning_rates` reads.
+
+  Raises:
+    ValueError: by `init`: nothing was selected (the message lists the paths);
+      by `update`: no parameters were given to it.
+
+  Example:
+    >>> params = {"Conv_0": {"kernel": jnp.arange(72.0).reshape(3, 3, 4, 2)}}
+    >>> optimizer = optax.chain(
+    ...   optax.sgd(0.1), monitor_effective_learning_rates(0.1)
+    ... )
+    >>> state = optimizer.init(params)
+    >>> _, state = optimizer.update(params, state, params)
+    >>> seen = effective_learning_rates(state)
+    >>> round(float(seen.relative_step["Conv_0/kernel"]), 3)
+    0.1
+    >>> float(seen.effective_learning_rate["Conv_0/kernel"])  # 0.1 / 15540
+    6.43...e-06
+  """
+
+  def init(params: PyTree) -> EffectiveLearningRates:
+    paths, _, _ = selected_kernels(params, where)
+    zeros = {path: jnp.zeros(()) for path in paths if path is not None}
+    rates = {} if learning_rate is None else dict(zeros)
+    return EffectiveLearningRates(jnp.zeros((), jnp.int32), zeros, rates)
+
+  def update(updates, state, params=None):
+    if params is None:
+      raise ValueError(
+        "the monitor needs the parameters: call update(grads, state, params)"
+      )
+    rate = (
+      learning_rate(state.count) if callable(learning_rate) else (learning_rate)
+    )
+    steps, rates = {}, {}
+    paths, leaves, _ = selected_kernels(params, where)
+    for path, leaf, step in zip(
+      paths, leaves, jax.tree.leaves(updates), strict=True
+    ):
+      if path is None:
+        continue
+      fan_in = axes(path, leaf)
+      filters = leaf.size // math.prod(leaf.shape[i] for i in fan_in)
+      square = _square(leaf, fan_in, center)
+      steps[path] = jnp.sqrt(_square(step, fan_in, center) / square)
+      if rate is not None:
+        rates[path] = jnp.asarray(rate * filters / square, jnp.float32)
+    count = jnp.asarray(optax.safe_increment(state.count))
+    return updates, EffectiveLearningRates(count, steps, rates)
+
+  return optax.GradientTransformation(init, update)
+
+
+def effective_learning_rates(opt_state: PyTree) -> EffectiveLearningRates:
+  """Finds what the monitor saw in the state of a whole optimizer.
+
+  Args:
+    opt_state: of a chain, of any depth.
+
+  Raises:
+    ValueError: there is no monitor in it, or more than one.
+
+  Example:
+    >>> optimizer = optax.chain(
+    ...   optax.adam(1e-3), monitor_effective_learning_rates()
+    ... )
+    >>> state = optimizer.init({"conv": {"kernel": jnp.ones((3, 3, 4, 2))}})
+    >>> list(effective_learning_rates(state).relative_step)
+    ['conv/kernel']
+  """
+  is_monitor = lambda x: isinstance(x, EffectiveLearningRates)
+  found = [x for x in jax.tree.leaves(opt_state, is_monitor) if is_monitor(x)]
+  if len(found) != 1:
+    raise ValueError(
+      f"{len(found)} monitors in the state of this optimizer; chain one "
+      "ws_jax.monitor_effective_learning_rates() behind it"
+    )
+  return found[0]
+
+
+def _square(x: jax.Array, axes: tuple[int, ...], center: bool) -> jax.Array:
+  """The sum of squares, float32, of a kernel's filters."""
+  wide = x.astype(jnp.float32)
+  if center:
+    wide -= wide.mean(axes, keepdims=True)
+  return jnp.sum(wide * wide)
+
+
 def kernel_decay_mask(
   params: PyTree,
   *,
-  where: Selector = all_kernels,
+  where: Selector = named_kernels,
   leave_out: tuple[str, ...] = ("gains", "means"),
 ) -> PyTree:
   """Says which leaves decay: kernels, and never gains or kept means.
@@ -114,7 +255,7 @@ def kernel_decay_mask(
   Args:
     params: a tree of parameters, or one that also holds the gains and the means
       of `init_gains` and `from_plain`.
-    where: which leaves are kernels.
+    where: which leaves decay; those of convolutions, dense layers, attention.
     leave_out: keys under which nothing decays.
 
   Returns:

@@ -100,8 +100,20 @@ def dense_kernels(path: str, leaf: Any) -> bool:
     >>> dense_kernels("Dense_0/kernel", jnp.zeros((8, 16)))
     True
   """
+  return named_kernels(path, leaf) and leaf.ndim == 2
+
+
+def named_kernels(path: str, leaf: Any) -> bool:
+  """Selects whatever is named as a kernel, of any layer: attention, too.
+
+  Example:
+    >>> named_kernels("attention/query/kernel", jnp.zeros((8, 2, 4)))
+    True
+    >>> named_kernels("norm/weight", jnp.zeros(8))
+    False
+  """
   named = _kernel_position(path.split("/")) is not None
-  return named and _is_floating(leaf) and leaf.ndim == 2
+  return named and _is_floating(leaf) and leaf.ndim > 1
 
 
 def matching(*globs: str) -> Selector:

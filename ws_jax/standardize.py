@@ -144,36 +144,6 @@ def weight_standardize(
   return jax.tree.unflatten(treedef, out)
 
 
-def fold(
-  params: PyTree,
-  *,
-  where: Selector = conv_kernels,
-  axes: Axes = fan_in_axes,
-  convention: str | Convention = BIT,
-  gains: Mapping[str, jax.Array] | None = None,
-  means: Mapping[str, jax.Array] | None = None,
-) -> PyTree:
-  """Returns plain parameters with which the plain model computes the same.
-
-  For deployment: the arguments and errors are those of `weight_standardize`.
-  Do not train on from folded parameters, and do not fold them again: they are
-  no longer the raw ones, and nothing in the tree says so.
-
-  Example:
-    >>> params = {"Conv_0": {"kernel": jnp.arange(72.0).reshape(3, 3, 4, 2)}}
-    >>> round(float(fold(params)["Conv_0"]["kernel"].max()), 2)
-    1.68
-  """
-  return weight_standardize(
-    params,
-    where=where,
-    axes=axes,
-    convention=convention,
-    gains=gains,
-    means=means,
-  )
-
-
 def init_gains(
   params: PyTree, *, where: Selector = conv_kernels, axes: Axes = fan_in_axes
 ) -> dict[str, jax.Array]:
@@ -232,19 +202,15 @@ def scale_and_mean(
 def _scale_and_mean(kernel, *, axes, convention):
   fan_in = math.prod(kernel.shape[i] for i in axes)
   wide = _widen(kernel)
-  centred = _centre(wide, axes)
+  low, shift = _mean(wide, axes)
   if convention.rescale:
-    std = _std(centred, axes, fan_in - convention.ddof)
+    std = _std(wide, low, shift, axes, fan_in - convention.ddof)
     scale = _spread(std, fan_in, convention)
     if convention.fan_in_scale:
       scale = scale * fan_in**0.5
   else:
-    scale = jnp.ones_like(jnp.min(wide, axes, keepdims=True))
-  # As in `_centre`, so that a constant filter keeps its constant to the bit.
-  low = jnp.min(wide, axes, keepdims=True)
-  mean = low + _sum(wide - low, axes, 1 / fan_in)
-  if not convention.center:
-    mean = jnp.zeros_like(mean)
+    scale = jnp.ones_like(low)
+  mean = low + shift if convention.center else jnp.zeros_like(low)
   return scale.squeeze(axes), mean.squeeze(axes)
 
 
@@ -254,24 +220,25 @@ def _scale_and_mean(kernel, *, axes, convention):
 def _standardize(kernel, gain, mean, *, axes, convention):
   fan_in = math.prod(kernel.shape[i] for i in axes)
   wide = _widen(kernel)
-  dtype = wide.dtype
+  if gain is not None:
+    gain = gain.astype(wide.dtype)
   if kernel.dtype == jnp.float16 and convention.rescale:
     wide = _tame_gradient(wide, axes, convention)
   if convention.rescale:
-    out, std = _normalize(wide, axes, convention)
+    out, std = _normalize(wide, gain, axes, convention)
     if not convention.center:
       spread = _spread(std, fan_in, convention)
       # A mean that is too large to be differentiated times slope zero is NaN.
       spread = jnp.where(std > 0, spread, lax.stop_gradient(spread))
-      out = out + _sum(wide, axes, 1 / fan_in) / spread
-    if convention.fan_in_scale:
-      out = out * fan_in**-0.5
+      low, shift = _mean(wide, axes)
+      kept = (low + shift) * _scale(fan_in, convention) / spread
+      out = out + (kept if gain is None else kept * gain)
   else:
-    out = _centre(wide, axes)
-  if gain is not None:
-    out = out * gain.astype(dtype)
+    low, shift = _mean(wide, axes)
+    out = (wide - low) - shift
+    out = out if gain is None else out * gain
   if mean is not None:
-    out = out + mean.astype(dtype)
+    out = out + mean.astype(wide.dtype)
   if kernel.dtype == jnp.float16:
     limit = float(jnp.finfo(jnp.float16).max)
     out = jnp.clip(out, -limit, limit)
@@ -281,22 +248,27 @@ def _standardize(kernel, gain, mean, *, axes, convention):
 # A rule of its own, because what JAX derives keeps more of the kernel's size in
 # memory, and has a NaN slope where a filter is constant. As a rule of forward
 # mode it serves every mode and order.
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
-def _normalize(wide, axes, convention):
-  """Returns (wide - mean) / spread, and the standard deviation."""
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _normalize(wide, gain, axes, convention):
+  """Returns (wide - mean) / spread * scale * gain, and the deviation."""
   fan_in = math.prod(wide.shape[i] for i in axes)
-  centred = _centre(wide, axes)
-  std = _std(centred, axes, fan_in - convention.ddof)
-  return centred / _spread(std, fan_in, convention), std
+  low, shift = _mean(wide, axes)
+  std = _std(wide, low, shift, axes, fan_in - convention.ddof)
+  factor = _scale(fan_in, convention) / _spread(std, fan_in, convention)
+  if gain is not None:
+    factor = factor * gain
+  return ((wide - low) - shift) * factor, std
 
 
 @_normalize.defjvp
 def _normalize_jvp(axes, convention, primals, tangents):
-  (wide,), (tangent,) = primals, tangents
+  (wide, gain), (tangent, gain_tangent) = primals, tangents
   fan_in = math.prod(wide.shape[i] for i in axes)
-  unit, std = _normalize(wide, axes, convention)
+  scale = _scale(fan_in, convention)
+  unit, std = _normalize(wide, None, axes, convention)
   spread = _spread(std, fan_in, convention)
-  along = _sum(unit * tangent, axes, 1 / (fan_in - convention.ddof))
+  count = fan_in - convention.ddof
+  along = _sum(unit * tangent, axes) / (scale * count)
   # How much of a change of the standard deviation reaches the spread, relative
   # to both. It is 0 at a constant filter, which has no direction in which its
   # deviation grows first: the subgradient that keeps the slope finite.
@@ -308,35 +280,47 @@ def _normalize_jvp(axes, convention, primals, tangents):
     share = jnp.where(alive, ratio, 0.0)
   else:
     share = jnp.where(spread == std, 1.0, 0.0)
-  centred = tangent - _sum(tangent, axes, 1 / fan_in)
-  unit_tangent = (centred - unit * (share * along)) / spread
-  return (unit, std), (unit_tangent, jnp.where(alive, ratio, 0.0) * along)
+  slope = 1.0 / spread if gain is None else gain / spread
+  # Sums of the tangent itself, and what is one number a filter multiplied
+  # first: read backwards, each term sums the gradient as it comes in, and no
+  # product of the kernel's size is kept.
+  mean = _sum(tangent, axes) / fan_in
+  centred = tangent * (scale * slope) - mean * (scale * slope)
+  out, out_tangent = unit, centred - unit * (share * along * slope)
+  if gain is not None:
+    out, out_tangent = unit * gain, out_tangent + unit * gain_tangent
+  return (out, std), (out_tangent, jnp.where(alive, ratio, 0.0) * along)
 
 
-def _sum(x, axes, weight):
-  # Weighted first: a sum of a million huge numbers could overflow, their mean
-  # does not.
-  return jnp.sum(x * weight, axes, keepdims=True)
-
-
-def _centre(x, axes):
+def _mean(x, axes):
+  """The mean in two parts, the smallest weight and the rest."""
   # Measured from one of its own weights a filter loses no digits, however far
   # its mean is from zero, and a constant one becomes exactly zero. The slope of
   # the result does not depend on where one measures from. (The smallest weight
   # rather than the first: a sharded axis can be reduced, but not sliced.)
-  x = x - lax.stop_gradient(jnp.min(x, axes, keepdims=True))
-  return x - _sum(x, axes, 1 / math.prod(x.shape[i] for i in axes))
+  low = lax.stop_gradient(jnp.min(x, axes, keepdims=True))
+  # Weighted first: a sum of a million huge numbers could overflow, their mean
+  # does not. One weight for each filter, since for a plain number XLA's CPU
+  # backend writes, and reads, a whole array of it.
+  weight = 1 / math.prod(x.shape[i] for i in axes) + 0.0 * low
+  return low, _sum((x - low) * weight, axes)
 
 
-def _std(centred, axes, count):
-  """sqrt(sum(centred**2) / count), also where the squares overflow."""
-  square = _sum(centred * centred, axes, 1 / count)
-  shrink = 2.0 ** (-jnp.finfo(centred.dtype).maxexp // 2)
-  small = centred * shrink
-  small_square = _sum(small * small, axes, 1 / count)
-  return jnp.where(
-    jnp.isfinite(square), jnp.sqrt(square), jnp.sqrt(small_square) / shrink
-  )
+def _std(x, low, shift, axes, count):
+  """sqrt(sum((x - low - shift)**2) / count)."""
+  # In units of the shift no square is larger than fan_in**2, and that of the
+  # smallest weight is 1: nothing overflows or is lost, whatever the size.
+  size = jnp.maximum(shift, jnp.finfo(x.dtype).tiny)
+  centred = ((x - low) - shift) * (1.0 / size)
+  return size * jnp.sqrt(_sum(centred * centred, axes) / count)
+
+
+def _sum(x, axes):
+  return jnp.sum(x, axes, keepdims=True)
+
+
+def _scale(fan_in, convention):
+  return fan_in**-0.5 if convention.fan_in_scale else 1.0
 
 
 def _spread(std, fan_in, convention):
@@ -358,7 +342,7 @@ def _tame_gradient(wide, axes, convention):
   """
   fan_in = math.prod(wide.shape[i] for i in axes)
   frozen = lax.stop_gradient(wide)
-  _, std = _normalize(frozen, axes, convention)
+  _, std = _normalize(frozen, None, axes, convention)
   spread = _spread(std, fan_in, convention)
   slope = 1.0 / spread
   if not convention.center:

@@ -27,6 +27,9 @@ def main(arguments: list[str] | None = None) -> int:
     convention = conventions.get_convention(given.convention)
     params = files.read_params(given.checkpoint)
     print(describe(params, convention=convention), flush=True)
+    info = files.read_info(given.checkpoint)
+    if info.folded:
+      print(f"This file is {info}. Do not fold it again, or train on from it.")
   except BrokenPipeError:
     # The reader, as `head`, has seen enough. Python would complain at exit.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,44 @@
+"""Plain parameters for the plain model, out of raw ones."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from ws_jax.conventions import BIT, Convention
+from ws_jax.kernels import Axes, Selector, conv_kernels, fan_in_axes
+from ws_jax.standardize import weight_standardize
+
+PyTree = Any
+
+
+def fold(
+  params: PyTree,
+  *,
+  where: Selector = conv_kernels,
+  axes: Axes = fan_in_axes,
+  convention: str | Convention = BIT,
+  gains: Mapping[str, jax.Array] | None = None,
+  means: Mapping[str, jax.Array] | None = None,
+) -> PyTree:
+  """Returns plain parameters with which the plain model computes the same.
+
+  For deployment: the arguments and errors are those of `weight_standardize`.
+  Do not train on from folded parameters, and do not fold them again: they are
+  no longer the raw ones, and nothing in the tree says so. A file that
+  `ws_jax.files.write_params` writes does.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> params = {"Conv_0": {"kernel": jnp.arange(72.0).reshape(3, 3, 4, 2)}}
+    >>> round(float(fold(params)["Conv_0"]["kernel"].max()), 2)
+    1.68
+  """
+  return weight_standardize(
+    params,
+    where=where,
+    axes=axes,
+    convention=convention,
+    gains=gains,
+    means=means,
+  )
