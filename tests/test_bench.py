@@ -10,7 +10,8 @@ import sys
 import numpy as np
 import pytest
 
-from ws_jax.bench import BENCHMARKS, Table, norm, others, timing, worker
+from ws_jax import rows
+from ws_jax.bench import BENCHMARKS, Table, cost, norm, others, timing, worker
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -67,7 +68,7 @@ def test_markdown_leaves_out_the_single_times():
 
 
 def test_worker_keeps_what_it_makes_and_says_what_went_wrong():
-  with worker.Worker(cache=False) as process:
+  with worker.Worker() as process:
     first = process.make("__init__", "Table", title="one", rows=[])
     second = process.make("__init__", "Table", title="two", rows=[])
     assert process.get(first, "title") == "one"
@@ -80,7 +81,7 @@ def test_worker_keeps_what_it_makes_and_says_what_went_wrong():
 
 
 def test_worker_that_dies_is_an_error():
-  with worker.Worker({"PYTHONHOME": "/nowhere"}, cache=False) as process:
+  with worker.Worker({"PYTHONHOME": "/nowhere"}) as process:
     with pytest.raises(worker.WorkerError, match="exit code"):
       process.peak()
 
@@ -106,6 +107,7 @@ def test_exact_norm_agrees_with_finite_differences():
 
 TINY = {
   "step": ["--model=resnet8", "--batch_size=2", "--arms=GN+WS"],
+  "cost": ["--model=resnet8", "--batch_size=2", "--arms=GN+WS"],
   "ws": ["--model=resnet8"],
   "norm": ["--batch_size=1"],
   "input": ["--model=resnet8", "--batch_size=2", "--steps=2"],
@@ -113,6 +115,7 @@ TINY = {
   "sweep": ["--batch_size=2", "--steps=1", "--arms=GN"],
   "fold": ["--model=resnet8", "--batch_size=2"],
   "micro": ["--model=resnet8", "--batch_size=64,128"],
+  "profile": ["--model=resnet8", "--batch_size=1", "--arms=GN+WS"],
   "memory": ["--model=resnet8", "--batch_size=2", "--arms=GN+WS"],
 }
 # Those that compile anew what others had compiled, or work on a batch of 128.
@@ -130,13 +133,26 @@ def test_benchmark(name, tmp_path):
   files = [f"--json={tmp_path}/x.json", f"--markdown={tmp_path}/x.md"]
   printed = command(name, "--rounds=1", *TINY[name], *files)
   record = json.loads((tmp_path / "x.json").read_text())
-  assert record["benchmark"] == name
+  assert record["command"][0] == name
   assert record["about"]["versions"]["jax"]
   for table in record["tables"]:
     assert table["title"] in printed
     assert table["title"] in (tmp_path / "x.md").read_text()
     for row in table["rows"]:
       assert all(second > 0 for second in row.get("seconds", ()))
+
+
+def test_cost_is_written_and_drawn(tmp_path):
+  table = Table("cost", [])
+  for size in (1, 2):
+    times = {"GN+WS": [2.0 * size] * 3, "BN": [1.0 * size] * 3}
+    for row in timing.rows(times, against="BN", examples=size):
+      table.rows.append({"batch size": size} | row | {"peak MB": 3.0})
+  cost.write([table], tmp_path, {"machine": "m"})
+  written = rows.read(tmp_path / "runs.csv")
+  assert [row["time / BN"] for row in written] == [2.0, 1.0] * 2
+  assert "GN+WS" in (tmp_path / "summary.md").read_text()
+  assert (tmp_path / "figure.png").stat().st_size > 10_000
 
 
 def test_gradients_of_micro_batches_add_up():

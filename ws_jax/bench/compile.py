@@ -59,7 +59,7 @@ def first_step(
 ) -> float:
   """Starts a process, has it make one step, and returns the seconds."""
   began = time.perf_counter()
-  with Worker(env, cache=module == "ours") as worker:
+  with Worker(env, "configure" if module == "ours" else "") as worker:
     worker.make(module, "Step", checked_steps=1, **arguments)
     return time.perf_counter() - began
 

@@ -37,19 +37,10 @@ def _planned(options: Options, batch_size: int) -> Table:
           "results MB": plan.output_size_in_bytes / 1e6,
           "of these in place MB": plan.alias_size_in_bytes / 1e6,
           "temporary MB": plan.temp_size_in_bytes / 1e6,
-          "peak MB": _peak(plan) / 1e6,
+          "peak MB": step.peak(plan) / 1e6,
         }
       )
   return Table(f"memory: {_what(options, batch_size)}, as planned by XLA", rows)
-
-
-def _peak(plan: Any) -> int:
-  return (
-    plan.argument_size_in_bytes
-    + plan.output_size_in_bytes
-    - plan.alias_size_in_bytes
-    + plan.temp_size_in_bytes
-  )
 
 
 def _resident(options: Options, batch_size: int) -> Table:
@@ -78,8 +69,8 @@ def _resident(options: Options, batch_size: int) -> Table:
 
 
 def _measured(module: str, arguments: dict[str, Any], env: Any) -> Row:
-  with Worker(env, cache=module != "torch_side") as worker:
-    # A second one, whose programs are compiled: compiling takes memory, too.
+  setup = "configure" if module == "ours" else ""
+  with Worker(env, setup) as worker:
     step = worker.make(module, "Step", **arguments)
     before = worker.peak(reset=True)
     for _ in range(3):
@@ -100,7 +91,7 @@ def _remat(options: Options, batch_size: int) -> Table:
   seconds = timing.interleave(dict(made), options.rounds or 10)
   rows = timing.rows(seconds, against="all kept", examples=batch_size)
   for row in rows:
-    row["peak MB"] = _peak(made[row["contender"]].plan()) / 1e6
+    row["peak MB"] = made[row["contender"]].peak() / 1e6
   return Table(f"memory: remat, {_what(options, batch_size)}, {arm}", rows)
 
 

@@ -1,7 +1,7 @@
 """Steps that are not of this process: other libraries, other settings."""
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,18 @@ from ws_jax.bench.timing import Contender
 from ws_jax.bench.worker import Worker
 
 # PyTorch and plain Flax code run as they are, not as we set XLA up.
-PLAIN: Mapping[str, str | None] = {"XLA_FLAGS": None}
+PLAIN: dict[str, str | None] = {"XLA_FLAGS": None}
+# Keeping compiled programs changes nothing but how long one waits for them.
+SETUP = {"flax": "enable_compilation_cache"}
+# What `backend.keep_freed_memory` does for ours, for PyTorch.
+LIBRARY_ENV = {
+  "torch_malloc": {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": "2147483647",
+    "MALLOC_TOP_PAD_": "268435456",
+    "MALLOC_ARENA_MAX": "1",
+  }
+}
 # Losses of one network in two libraries, which sum in different orders.
 _TOLERANCE = 1e-4
 
@@ -28,10 +39,13 @@ class Others:
 
   def __init__(self, options: Options, stack: contextlib.ExitStack):
     self._model = options.model or DEFAULT_MODEL
-    start = lambda env, cache: stack.enter_context(Worker(env, cache))
-    self._settings = {k: start(v, True) for k, v in options.settings.items()}
+    start = lambda env, setup: stack.enter_context(Worker(env, setup))
+    self._settings = {
+      name: start(env, "configure") for name, env in options.settings.items()
+    }
     self._libraries = {
-      name: start(PLAIN, name == "flax") for name in options.against
+      name: start(PLAIN | LIBRARY_ENV.get(name, {}), SETUP.get(name, ""))
+      for name in options.against
     }
 
   def make(
