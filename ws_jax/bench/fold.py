@@ -31,13 +31,13 @@ def _table(name: str, batch_size: int, rounds: int) -> Table:
     "params"
   ]
 
-  @ours.jit
-  def plain(params, images):
+  def apply(params, images):
     return model.apply({"params": params}, images, train=False)
 
-  @ours.jit
-  def standardized(params, images):
-    return plain(ws_jax.weight_standardize(params), images)
+  plain = ours.jit(apply)
+  standardized = ours.jit(
+    lambda params, images: apply(ws_jax.weight_standardize(params), images)
+  )
 
   folded = jax.jit(ws_jax.fold)(params)
   error = jnp.abs(plain(folded, images) - standardized(params, images)).max()

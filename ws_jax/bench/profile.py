@@ -79,11 +79,12 @@ def layers(step: ours.Step) -> tuple[dict[Conv, int], dict[Any, int]]:
   convs, norms = collections.Counter(), collections.Counter()
 
   def record(function, args, kwargs, context):
-    module: Any = context.module
+    module = context.module
     if context.method_name == "__call__" and isinstance(module, nn.Conv):
-      kernel = (*module.kernel_size, args[0].shape[-1], module.features)
-      (stride, _) = module.strides
-      convs[Conv(args[0].shape, kernel, stride)] += 1
+      size: Any = module.kernel_size
+      strides: Any = module.strides
+      kernel = (*size, args[0].shape[-1], module.features)
+      convs[Conv(args[0].shape, kernel, strides[0])] += 1
     elif isinstance(module, (norm.BatchNorm, norm.GroupNorm)):
       norms[(module.clone(name=None, parent=None), args[0].shape)] += 1
     return function(*args, **kwargs)
