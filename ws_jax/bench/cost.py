@@ -1,16 +1,18 @@
 """`cost`: time and memory of each arm's step against the batch size."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ws_jax import figures
 from ws_jax import rows as rows_lib
 from ws_jax.bench import DEFAULT_MODEL, Options, Row, Table, step, timing
+from ws_jax.report import figures
 
 if TYPE_CHECKING:
+  from matplotlib.axes import Axes
   from matplotlib.figure import Figure
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -47,48 +49,35 @@ def write(
 
 
 def figure(rows: Sequence[Row]) -> "Figure":
-  """Time per example, time relative to BN and memory, over the batch size.
+  """Examples a second, time relative to BN and memory, over the batch size.
 
   Args:
     rows: of the table that `run` returns.
   """
-  from matplotlib.figure import Figure
-
-  drawing = Figure(figsize=(11, 3.6), layout="constrained")
-  panels = drawing.subplots(1, 3)
   reference = next(key for key in rows[0] if key.startswith("time / "))
-  sizes = list(dict.fromkeys(row["batch size"] for row in rows))
-  columns = (
-    ("median ms", "ms per example", lambda row: row["batch size"]),
-    (reference, reference, lambda row: 1),
-    ("peak MB", "MB at the peak of a step", lambda row: 1),
-  )
-  for panel, (key, label, over) in zip(panels, columns, strict=True):
-    for arm in dict.fromkeys(row["contender"] for row in rows):
-      mine = [row for row in rows if row["contender"] == arm and key in row]
-      x = [row["batch size"] for row in mine]
-      y = [row[key] / over(row) for row in mine]
-      color = figures.COLORS[arm]
-      # Hollow or filled, round or square: told apart without colour, too.
-      panel.plot(
-        x,
-        y,
-        color=color,
-        marker="o" if arm.startswith("BN") else "s",
-        markerfacecolor=color if arm.endswith("WS") else "white",
-        linewidth=1.2,
-        label=arm,
-      )
-    panel.set_xscale("log", base=2)
-    panel.set_xticks(sizes, [str(size) for size in sizes])
-    panel.set_xlabel("batch size")
-    panel.set_ylabel(label)
-    panel.spines[["top", "right"]].set_visible(False)
-    panel.grid(axis="y", color="#dddddd", linewidth=0.8)
-  panels[0].set_yscale("log")
-  panels[2].set_yscale("log")
-  handles, labels = panels[0].get_legend_handles_labels()
-  drawing.legend(
-    handles, labels, loc="outside lower center", ncols=6, frameon=False
-  )
-  return drawing
+  panels = [
+    functools.partial(_panel, rows=rows, key=key, label=label)
+    for key, label in (
+      ("examples/s", "examples / s"),
+      (reference, reference),
+      ("peak MB", "MB at the peak of a step"),
+    )
+  ]
+  return figures.sheet(panels, columns=3)
+
+
+def _panel(ax: "Axes", rows: Sequence[Row], key: str, label: str) -> None:
+  arms = figures.looks(row["contender"] for row in rows)
+  for arm, look in arms.items():
+    mine = [row for row in rows if row["contender"] == arm and key in row]
+    sizes = [row["batch size"] for row in mine]
+    ax.plot(sizes, [row[key] for row in mine], **look, label=arm)
+  sizes = sorted({row["batch size"] for row in rows})
+  ax.set_xscale("log", base=2)
+  ax.set_xticks(sizes, [str(size) for size in sizes])
+  ax.set_xlabel("batch size")
+  ax.set_ylabel(label)
+  if not key.startswith("time"):
+    ax.set_yscale("log")
+  ax.spines[["top", "right"]].set_visible(False)
+  ax.grid(axis="y", color="#dddddd", linewidth=0.8)
