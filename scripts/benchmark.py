@@ -3,6 +3,7 @@
   python scripts/benchmark.py step --batch_size=1,64 --against=torch,flax
   python scripts/benchmark.py ws --against=torch --markdown=ws.md
   python scripts/benchmark.py step --setting='plain:XLA_FLAGS='
+  python scripts/benchmark.py cost --to=experiments/cost
 
 Each round times every contender once, so a drift of the machine meets all of
 them; the median of the ratios within rounds is what to quote. PyTorch, plain
@@ -13,14 +14,25 @@ come with `pip install -e '.[bench]'`.
 
 import importlib
 import json
+import os
 import pathlib
 import platform
 import sys
+from collections.abc import Sequence
 
 from absl import app, flags, logging
 
 from ws_jax import backend, names
-from ws_jax.bench import ARMS, BENCHMARKS, LIBRARIES, Options, timing, worker
+from ws_jax.bench import (
+  ARMS,
+  BENCHMARKS,
+  LIBRARIES,
+  Options,
+  Table,
+  cost,
+  timing,
+  worker,
+)
 
 _DEFAULT = Options()
 _MODEL = flags.DEFINE_string("model", None, "Name of the model.")
@@ -40,6 +52,9 @@ _SETTING = flags.DEFINE_multi_string(
   " environment variables. Repeatable.",
 )
 _JSON = flags.DEFINE_string("json", None, "File for every single time, too.")
+_TO = flags.DEFINE_string(
+  "to", None, "Of cost: folder for runs.csv, summary.md and figure.png."
+)
 _MARKDOWN = flags.DEFINE_string("markdown", None, "File for the tables.")
 
 
@@ -73,34 +88,53 @@ def setting(text: str) -> tuple[str, dict[str, str]]:
   return name, {variable: value for variable, _, value in pairs}
 
 
-def main(argv: list[str]) -> None:
-  """Runs the benchmark that is named first; exits 2 if it cannot be run."""
-  if len(argv) != 2:
-    known = "\n".join(f"  {k:8}{text}" for k, text in BENCHMARKS.items())
-    raise app.UsageError(f"give one benchmark:\n{known}")
-  logging.set_verbosity(logging.WARNING)
-  name = argv[1]
-  try:
-    names.lookup(BENCHMARKS, name, "benchmark")
-    chosen = options()
-    backend.enable_compilation_cache()
-    benchmark = importlib.import_module(f"ws_jax.bench.{name}")
-    tables = benchmark.run(chosen)
-  except (ValueError, worker.WorkerError) as error:
-    sys.exit(f"error: {error}")
-  about = backend.describe() | {"processor": platform.processor()}
-  text = "\n".join(timing.markdown(table) for table in tables)
-  text += f"\n{json.dumps(about)}\n"
-  print(text)
+def save(tables: Sequence[Table], text: str, about: dict) -> None:
+  """Writes the files that were asked for."""
   if _MARKDOWN.value:
     pathlib.Path(_MARKDOWN.value).write_text(text)
   if _JSON.value:
     record = {
-      "benchmark": name,
+      "command": sys.argv[1:],
       "about": about,
       "tables": [vars(table) for table in tables],
     }
     pathlib.Path(_JSON.value).write_text(json.dumps(record, indent=2))
+  if _TO.value:
+    cost.write(tables, pathlib.Path(_TO.value), about)
+
+
+def main(argv: list[str]) -> None:
+  """Runs the benchmark that is named first; exits 1 if it cannot be run."""
+  if len(argv) != 2:
+    known = "\n".join(f"  {k:8}{text}" for k, text in BENCHMARKS.items())
+    raise app.UsageError(f"give one benchmark:\n{known}")
+  logging.set_verbosity(logging.WARNING)
+  try:
+    names.lookup(BENCHMARKS, argv[1], "benchmark")
+    if _TO.value and argv[1] != "cost":
+      raise ValueError(
+        "--to is for the benchmark cost; else --json, --markdown"
+      )
+    chosen = options()
+    print(backend.configure(), flush=True)
+    benchmark = importlib.import_module(f"ws_jax.bench.{argv[1]}")
+    tables = benchmark.run(chosen)
+  except (ValueError, worker.WorkerError) as error:
+    sys.exit(f"error: {error}")
+  about = backend.describe() | {"processor": processor()}
+  text = "\n".join(timing.markdown(table) for table in tables)
+  text += f"\n{json.dumps(about)}\n"
+  print(text)
+  save(tables, text, about)
+
+
+def processor() -> str:
+  """The model of the processor, and on how many of its cores we may run."""
+  info = pathlib.Path("/proc/cpuinfo")
+  lines = info.read_text().splitlines() if info.exists() else []
+  models = [x.partition(":")[2] for x in lines if x.startswith("model name")]
+  name = models[0].strip() if models else platform.processor()
+  return f"{len(os.sched_getaffinity(0))} cores of {name}"
 
 
 if __name__ == "__main__":

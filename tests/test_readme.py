@@ -30,6 +30,8 @@ ELSEWHERE = {
   "bash scripts/test.sh": "this very run: .ci/run calls it",
   "source .venv/bin/activate": "scripts/setup.sh makes it",
   "pip install -e '.[tf]'": "by hand: 600 MB, and only to prepare data",
+  "pip install -e '.[bench]'": "by hand: PyTorch, only for comparisons",
+  "python scripts/benchmark.py": "test_bench.py",
   "python scripts/prepare_data.py": "test_prepare_data.py",
   "python scripts/report.py": "test_report.py",
 }

@@ -12,6 +12,7 @@ from typing import Any
 
 BENCHMARKS = {
   "step": "a training step of each arm, against PyTorch and plain Flax",
+  "cost": "time and memory of a step of each arm, against the batch size",
   "ws": "Weight Standardization over all kernels of a network",
   "norm": "GroupNorm and BatchNorm, forward and backward, with their error",
   "input": "how long the device waits for its input",
@@ -19,6 +20,7 @@ BENCHMARKS = {
   "sweep": "runs per hour, against one process for each run",
   "fold": "inference with folded weights",
   "micro": "one optimizer batch as micro-batches of every size",
+  "profile": "where the time of a step goes, against the machine's peaks",
   "memory": "the most memory that a step needs, donation and remat",
 }
 
@@ -32,6 +34,7 @@ ARMS: dict[str, dict[str, Any]] = {
 LIBRARIES = {
   "flax": "plain Flax code with default settings",
   "torch": "timm's layers in PyTorch, channels last",
+  "torch_malloc": "the same, freed memory kept as we have it kept",
   "torch_compile": "the same, forward and loss compiled",
 }
 

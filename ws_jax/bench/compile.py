@@ -1,14 +1,13 @@
 """`compile`: from the start of a process to its first finished step."""
 
+import functools
 import pathlib
 import tempfile
 import time
-from collections.abc import Mapping
-from typing import Any
 
 from ws_jax.bench import DEFAULT_MODEL, Options, Table, timing
-from ws_jax.bench.others import PLAIN, network
-from ws_jax.bench.ours import LEARNING_RATE, Step
+from ws_jax.bench.others import Recipe, recipes
+from ws_jax.bench.ours import Step
 from ws_jax.bench.worker import Worker
 
 
@@ -22,30 +21,21 @@ def _table(options: Options, batch_size: int) -> Table:
   with tempfile.TemporaryDirectory() as folder:
     weights = str(pathlib.Path(folder, "weights.npz"))
     Step(model, arm, batch_size, weights, checked_steps=0)
-    warm = _cache(pathlib.Path(folder, "warm"))
-    own = {"model": model, "arm": arm, "batch_size": batch_size}
-    given = {"weights": weights, "learning_rate": LEARNING_RATE}
+    wanted = recipes(options, arm, weights, batch_size)
+    own = wanted.pop("")
+    full = pathlib.Path(folder, "full")
 
     def cold() -> float:
       with tempfile.TemporaryDirectory() as empty:
-        return first_step("ours", own, _cache(pathlib.Path(empty)))
+        return first_step(_with_cache(own, pathlib.Path(empty)))
 
     contenders: dict[str, timing.Contender] = {
       "cold": cold,
-      "cached": lambda: first_step("ours", own, warm),
+      "cached": lambda: first_step(_with_cache(own, full)),
     }
-    if "flax" in options.against:
-      contenders["flax"] = lambda: first_step(
-        "flax_side", given | {"model": model, "arm": arm}, PLAIN
-      )
-    for name in options.against:
-      if name != "flax":
-        how = {"network": network(model, arm)}
-        how |= {"compiled": name == "torch_compile"}
-        contenders[name] = lambda how=how: first_step(
-          "torch_side", given | how, PLAIN
-        )
-    first_step("ours", own, warm)  # fills the cache
+    for name, recipe in wanted.items():
+      contenders[name] = functools.partial(first_step, recipe)
+    contenders["cached"]()  # fills the cache
     seconds = timing.interleave(contenders, options.rounds or 3, warmup=0)
   return Table(
     f"compile: {model}, {arm}, 32x32, batch {batch_size}, process start to"
@@ -54,15 +44,14 @@ def _table(options: Options, batch_size: int) -> Table:
   )
 
 
-def first_step(
-  module: str, arguments: Mapping[str, Any], env: Mapping[str, str | None]
-) -> float:
+def first_step(recipe: Recipe) -> float:
   """Starts a process, has it make one step, and returns the seconds."""
   began = time.perf_counter()
-  with Worker(env, cache=module == "ours") as worker:
-    worker.make(module, "Step", checked_steps=1, **arguments)
+  with Worker(recipe.env, recipe.setup) as worker:
+    worker.make(recipe.module, "Step", checked_steps=1, **recipe.arguments)
     return time.perf_counter() - began
 
 
-def _cache(folder: pathlib.Path) -> dict[str, str | None]:
-  return {"XDG_CACHE_HOME": str(folder), "JAX_COMPILATION_CACHE_DIR": None}
+def _with_cache(recipe: Recipe, folder: pathlib.Path) -> Recipe:
+  where = {"XDG_CACHE_HOME": str(folder), "JAX_COMPILATION_CACHE_DIR": None}
+  return recipe._replace(env=recipe.env | where)

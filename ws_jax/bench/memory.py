@@ -2,11 +2,10 @@
 
 import pathlib
 import tempfile
-from typing import Any
 
 from ws_jax.bench import DEFAULT_MODEL, Options, Row, Table, timing
-from ws_jax.bench.others import PLAIN, network
-from ws_jax.bench.ours import LEARNING_RATE, Step
+from ws_jax.bench.others import Recipe, recipes
+from ws_jax.bench.ours import Step
 from ws_jax.bench.worker import Worker
 
 
@@ -37,19 +36,10 @@ def _planned(options: Options, batch_size: int) -> Table:
           "results MB": plan.output_size_in_bytes / 1e6,
           "of these in place MB": plan.alias_size_in_bytes / 1e6,
           "temporary MB": plan.temp_size_in_bytes / 1e6,
-          "peak MB": _peak(plan) / 1e6,
+          "peak MB": step.peak(plan) / 1e6,
         }
       )
   return Table(f"memory: {_what(options, batch_size)}, as planned by XLA", rows)
-
-
-def _peak(plan: Any) -> int:
-  return (
-    plan.argument_size_in_bytes
-    + plan.output_size_in_bytes
-    - plan.alias_size_in_bytes
-    + plan.temp_size_in_bytes
-  )
 
 
 def _resident(options: Options, batch_size: int) -> Table:
@@ -60,27 +50,15 @@ def _resident(options: Options, batch_size: int) -> Table:
     for arm in options.arms:
       weights = str(pathlib.Path(folder, f"{arm}.npz"))
       Step(model, arm, batch_size, weights, checked_steps=0)
-      own = {"model": model, "arm": arm, "batch_size": batch_size}
-      given = {"weights": weights, "learning_rate": LEARNING_RATE}
-      wanted: list[tuple[str, str, dict[str, Any]]] = [("", "ours", own)]
-      for name in options.against:
-        more: dict[str, Any] = {"model": model, "arm": arm}
-        if name != "flax":
-          more = {"network": network(model, arm)}
-          more["compiled"] = name == "torch_compile"
-        module = "flax_side" if name == "flax" else "torch_side"
-        wanted.append((name, module, given | more))
-      for name, module, arguments in wanted:
-        env = PLAIN if name else None
+      for name, recipe in recipes(options, arm, weights, batch_size).items():
         rows.append({"contender": f"{arm} {name}".strip()})
-        rows[-1] |= _measured(module, arguments, env)
+        rows[-1] |= _measured(recipe)
   return Table(f"memory: {_what(options, batch_size)}, of a process", rows)
 
 
-def _measured(module: str, arguments: dict[str, Any], env: Any) -> Row:
-  with Worker(env, cache=module != "torch_side") as worker:
-    # A second one, whose programs are compiled: compiling takes memory, too.
-    step = worker.make(module, "Step", **arguments)
+def _measured(recipe: Recipe) -> Row:
+  with Worker(recipe.env, recipe.setup) as worker:
+    step = worker.make(recipe.module, "Step", **recipe.arguments)
     before = worker.peak(reset=True)
     for _ in range(3):
       worker.call(step)
@@ -100,7 +78,7 @@ def _remat(options: Options, batch_size: int) -> Table:
   seconds = timing.interleave(dict(made), options.rounds or 10)
   rows = timing.rows(seconds, against="all kept", examples=batch_size)
   for row in rows:
-    row["peak MB"] = _peak(made[row["contender"]].plan()) / 1e6
+    row["peak MB"] = made[row["contender"]].peak() / 1e6
   return Table(f"memory: remat, {_what(options, batch_size)}, {arm}", rows)
 
 

@@ -52,7 +52,7 @@ def gradient(model: str, arm: str, micro: int) -> np.ndarray:
   dataset = ours.noise(_BATCH)
   program = train.build_program(config, dataset)
   state = steps.init_state(program, dataset.train, 0, ours.numbers(config))
-  jit = functools.partial(jax.jit, static_argnums=0)
+  jit = functools.partial(ours.jit, static_argnums=0)
   effective, work = jit(steps.begin)(program, state)
   indices = np.arange(_BATCH, dtype=np.int32).reshape(-1, micro)
   for number, some in enumerate(indices):

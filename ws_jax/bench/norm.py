@@ -11,6 +11,7 @@ import numpy as np
 from ws_jax import norm
 from ws_jax.bench import Options, Table, timing
 from ws_jax.bench.others import PLAIN
+from ws_jax.bench.ours import jit
 from ws_jax.bench.worker import Worker
 
 SHAPES = ((64, 32, 32, 16), (64, 32, 32, 64), (64, 8, 8, 64), (64, 8, 8, 256))
@@ -25,7 +26,7 @@ def run(options: Options) -> list[Table]:
   with contextlib.ExitStack() as stack:
     worker = None
     if "torch" in options.against:
-      worker = stack.enter_context(Worker(PLAIN, cache=False))
+      worker = stack.enter_context(Worker(PLAIN))
     return [
       _table(kind, (batch_size, *shape[1:]), options.rounds or 20, worker)
       for batch_size in options.batch_sizes
@@ -64,7 +65,7 @@ def both_passes(layer: nn.Module, x: jax.Array) -> Any:
     y, pull_back, _ = jax.vjp(apply, variables["params"], x, has_aux=True)
     return y, pull_back(dy)
 
-  return jax.jit(work).lower(x, x).compile()
+  return jit(work).lower(x, x).compile()
 
 
 def exact(kind: str, x: np.ndarray, dy: np.ndarray) -> tuple[Any, Any]:

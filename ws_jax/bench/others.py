@@ -1,8 +1,8 @@
 """Steps that are not of this process: other libraries, other settings."""
 
 import contextlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,26 +13,79 @@ from ws_jax.bench.timing import Contender
 from ws_jax.bench.worker import Worker
 
 # PyTorch and plain Flax code run as they are, not as we set XLA up.
-PLAIN: Mapping[str, str | None] = {"XLA_FLAGS": None}
+PLAIN: dict[str, str | None] = {"XLA_FLAGS": None}
+# What `backend.keep_freed_memory` does for ours, for PyTorch.
+LIBRARY_ENV: dict[str, dict[str, str | None]] = {
+  "torch_malloc": {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": "2147483647",
+    "MALLOC_TOP_PAD_": "268435456",
+    "MALLOC_ARENA_MAX": "1",
+  }
+}
 # Losses of one network in two libraries, which sum in different orders.
 _TOLERANCE = 1e-4
+
+
+class Recipe(NamedTuple):
+  """How a process comes to have a step: see `Worker`, and its `make`."""
+
+  module: str
+  arguments: dict[str, Any]
+  env: dict[str, str | None]
+  setup: str
+
+
+def recipes(
+  options: Options,
+  arm: str,
+  weights: str,
+  batch_size: int,
+  micro_batch_size: int | None = None,
+) -> dict[str, Recipe]:
+  """Our step as `""`, then those of `--setting` and `--against` by name.
+
+  Args:
+    options: `against`, `settings` and `model` are read.
+    arm: a name of `ws_jax.bench.ARMS`.
+    weights: the file that `ours.Step` wrote, with the batch.
+    batch_size: examples in a step.
+    micro_batch_size: None for the whole batch; plain Flax code has no other.
+  """
+  model = options.model or DEFAULT_MODEL
+  own: dict[str, Any] = {"model": model, "arm": arm, "batch_size": batch_size}
+  own["optim__micro_batch_size"] = micro_batch_size
+  given = {"weights": weights, "learning_rate": LEARNING_RATE}
+  made = {"": Recipe("ours", own, {}, "configure")}
+  for name, env in options.settings.items():
+    made[name] = Recipe("ours", own, dict(env), "configure")
+  for name in options.against:
+    env = PLAIN | LIBRARY_ENV.get(name, {})
+    if name == "flax":
+      if micro_batch_size is None:
+        how = given | {"model": model, "arm": arm}
+        made[name] = Recipe("flax_side", how, env, "")
+      continue
+    how = given | {
+      "network": network(model, arm),
+      "micro_batch_size": micro_batch_size,
+      "compiled": name == "torch_compile",
+    }
+    made[name] = Recipe("torch_side", how, env, "")
+  return made
 
 
 class Others:
   """The processes that `--against` and `--setting` ask for.
 
   Args:
-    options: `against`, `settings` and `model` are read.
+    options: as in `recipes`.
     stack: ends the processes.
   """
 
   def __init__(self, options: Options, stack: contextlib.ExitStack):
-    self._model = options.model or DEFAULT_MODEL
-    start = lambda env, cache: stack.enter_context(Worker(env, cache))
-    self._settings = {k: start(v, True) for k, v in options.settings.items()}
-    self._libraries = {
-      name: start(PLAIN, name == "flax") for name in options.against
-    }
+    self._options, self._stack = options, stack
+    self._workers: dict[str, Worker] = {}
 
   def make(
     self,
@@ -45,38 +98,24 @@ class Others:
     """A step of every one of them, by name.
 
     Args:
-      arm: a name of `ws_jax.bench.ARMS`.
-      weights: the file that `ours.Step` wrote, with the batch.
-      losses: of its first steps: those of the others must be the same.
-      batch_size: examples in a step.
-      micro_batch_size: None for the whole batch; not for plain Flax code.
+      arm: as in `recipes`.
+      weights: as in `recipes`.
+      losses: of our first steps: those of the others must be the same.
+      batch_size: as in `recipes`.
+      micro_batch_size: as in `recipes`.
 
     Raises:
       ValueError: the losses differ: another network, or another step.
     """
-    common = {"model": self._model, "arm": arm}
-    own = common | {
-      "batch_size": batch_size,
-      "optim__micro_batch_size": micro_batch_size,
-    }
-    given = {"weights": weights, "learning_rate": LEARNING_RATE}
-    wanted: list[tuple[str, Worker, str, dict]] = [
-      (name, worker, "ours", own) for name, worker in self._settings.items()
-    ]
-    for name, worker in self._libraries.items():
-      if name == "flax":
-        if micro_batch_size is None:
-          wanted.append((name, worker, "flax_side", given | common))
-        continue
-      how = {
-        "network": network(self._model, arm),
-        "micro_batch_size": micro_batch_size,
-        "compiled": name == "torch_compile",
-      }
-      wanted.append((name, worker, "torch_side", given | how))
     made: dict[str, Contender] = {}
-    for name, worker, module, arguments in wanted:
-      number = worker.make(module, "Step", **arguments)
+    wanted = recipes(self._options, arm, weights, batch_size, micro_batch_size)
+    wanted.pop("")
+    for name, recipe in wanted.items():
+      if name not in self._workers:
+        worker = Worker(recipe.env, recipe.setup)
+        self._workers[name] = self._stack.enter_context(worker)
+      worker = self._workers[name]
+      number = worker.make(recipe.module, "Step", **recipe.arguments)
       check_losses(f"{name} {arm}", worker.get(number, "losses"), losses)
       made[f"{arm} {name}"] = worker.contender(number)
     return made

@@ -132,13 +132,25 @@ class Step:
     """XLA's memory analysis of a step; with micro-batches, of one of them."""
     indices = jnp.asarray(self.indices[0])
     if len(indices) == 1:
-      jitted = _jit(steps.train_step, donate_argnums=1 if donate else ())
+      jitted = jit(
+        steps.train_step, static_argnums=0, donate_argnums=1 if donate else ()
+      )
       args: tuple[Any, ...] = (self.state, self.arrays, indices)
     else:
-      jitted = _jit(steps.accumulate, donate_argnums=3 if donate else ())
-      effective, work = _jit(steps.begin)(self.program, self.state)
+      jitted = jit(
+        steps.accumulate, static_argnums=0, donate_argnums=3 if donate else ()
+      )
+      effective, work = jit(steps.begin, static_argnums=0)(
+        self.program, self.state
+      )
       args = (self.state, effective, work, self.arrays, indices[0], 0)
     return jitted.lower(self.program, *args).compile().memory_analysis()
+
+  def peak(self, plan: Any = None) -> int:
+    """Bytes at the peak of a step, by its plan: all that is not in place."""
+    plan = self.plan() if plan is None else plan
+    places = plan.argument_size_in_bytes + plan.output_size_in_bytes
+    return places - plan.alias_size_in_bytes + plan.temp_size_in_bytes
 
   def export(self, path: str) -> None:
     """Writes the parameters, and the batch as the model sees it."""
@@ -162,5 +174,7 @@ class Step:
     return (np.diff(sums) / self.indices[0].size).tolist()
 
 
-def _jit(function: Any, **how: Any) -> Any:
-  return jax.jit(function, static_argnums=0, **how)
+def jit(function: Any, **how: Any) -> Any:
+  """`jax.jit` with the options of our training steps."""
+  options = backend.options_to_run_fast()
+  return jax.jit(function, compiler_options=options, **how)

@@ -26,7 +26,12 @@ def _table(options: Options, others: Others, batch_size: int) -> Table:
       contenders[arm] = step
       contenders |= others.make(arm, weights, step.losses, batch_size)
   seconds = timing.interleave(contenders, options.rounds or 20)
+  rows = timing.rows(seconds, options.arms[-1], examples=batch_size)
+  for row in rows:
+    step = contenders[row["contender"]]
+    if isinstance(step, Step):
+      row["peak MB"] = step.peak() / 1e6
   return Table(
     f"step: {model}, 32x32, batch {batch_size}",
-    timing.rows(seconds, options.arms[-1], examples=batch_size),
+    rows,
   )

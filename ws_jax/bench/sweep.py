@@ -57,7 +57,7 @@ def _table(options: Options, batch_size: int) -> Table:
         else:
           arguments["network"] = network(model, arm)
           arguments["threads"] = max(1, cores // at_once)
-        with Worker(PLAIN, cache=False) as worker:
+        with Worker(PLAIN) as worker:
           return worker.call(worker.make(f"{library}_side", "Run", **arguments))
 
       def contender():

@@ -98,7 +98,7 @@ def spread(values: Sequence[float]) -> str:
   if len(values) < 2:
     return ""
   low, _, high = statistics.quantiles(values, n=4, method="inclusive")
-  return f"{low:.3g} - {high:.3g}"
+  return f"{_text(low)} - {_text(high)}"
 
 
 def markdown(table: Table) -> str:

@@ -309,6 +309,61 @@ class Norm:
     return time.perf_counter() - began
 
 
+class Conv:
+  """One pass of a convolution without bias.
+
+  Args:
+    inputs: shape of the input, NHWC.
+    kernel: shape of the kernel, HWIO.
+    stride: the same both ways.
+    which: `forward`, `input gradient` or `filter gradient`.
+    repeats: how often in a row.
+  """
+
+  def __init__(
+    self,
+    inputs: Sequence[int],
+    kernel: Sequence[int],
+    stride: int,
+    which: str,
+    repeats: int,
+  ):
+    _use_threads()
+    rng = np.random.default_rng(0)
+    self.x = _images(rng.normal(size=inputs))
+    self.kernel = _images(rng.normal(size=[kernel[i] for i in (3, 0, 1, 2)]))
+    self.how = ([stride] * 2, [(kernel[0] - 1) // 2] * 2, [1, 1])
+    y = functional.conv2d(self.x, self.kernel, None, *self.how)
+    self.dy = torch.randn_like(y)  # in its memory format, too
+    self.which, self.repeats = which, repeats
+
+  def __call__(self) -> float:
+    """The pass; the seconds."""
+    began = time.perf_counter()
+    for _ in range(self.repeats):
+      self._pass()
+    if DEVICE == "cuda":
+      torch.cuda.synchronize()
+    return (time.perf_counter() - began) / self.repeats
+
+  def _pass(self) -> None:
+    if self.which == "forward":
+      functional.conv2d(self.x, self.kernel, None, *self.how)
+      return
+    wanted = [self.which == "input gradient", self.which != "input gradient"]
+    torch.ops.aten.convolution_backward(
+      self.dy,
+      self.x,
+      self.kernel,
+      None,
+      *self.how,
+      False,
+      [0, 0],
+      1,
+      [*wanted, False],
+    )
+
+
 def _use_threads(threads: int | None = None) -> None:
   torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
 

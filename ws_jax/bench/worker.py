@@ -30,7 +30,8 @@ class Worker:
 
   Args:
     env: environment variables; a None takes one away.
-    cache: whether compiled JAX programs are kept on disk.
+    setup: a function of `ws_jax.backend` that the process calls first:
+      `configure`, as our programs do; `enable_compilation_cache`; or none.
 
   Example:
     >>> with Worker() as worker:
@@ -40,7 +41,7 @@ class Worker:
   """
 
   def __init__(
-    self, env: Mapping[str, str | None] | None = None, cache: bool = True
+    self, env: Mapping[str, str | None] | None = None, setup: str = ""
   ):
     environment = dict(os.environ)
     for name, value in (env or {}).items():
@@ -48,7 +49,7 @@ class Worker:
       if value is not None:
         environment[name] = value
     self._process = subprocess.Popen(
-      [sys.executable, __file__, *(["--cache"] if cache else [])],
+      [sys.executable, __file__, *([setup] if setup else [])],
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       text=True,
@@ -156,8 +157,8 @@ def _load(name: str) -> ModuleType:
 
 if __name__ == "__main__":
   sys.path.pop(0)  # this folder: its names are not for others to import
-  if "--cache" in sys.argv:
+  for setup in sys.argv[1:]:
     from ws_jax import backend
 
-    backend.enable_compilation_cache()
+    getattr(backend, setup)()
   serve()

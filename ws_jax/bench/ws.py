@@ -13,6 +13,7 @@ from ws_jax import kernels, models
 from ws_jax.bench import Options, Table, timing
 from ws_jax.bench.flax_side import naive
 from ws_jax.bench.others import PLAIN
+from ws_jax.bench.ours import jit
 from ws_jax.bench.worker import Worker
 
 NETWORKS = ("resnet20", "resnet50", "wrn28_10")
@@ -28,7 +29,7 @@ def run(options: Options) -> list[Table]:
   with contextlib.ExitStack() as stack:
     worker = None
     if "torch" in options.against:
-      worker = stack.enter_context(Worker(PLAIN, cache=False))
+      worker = stack.enter_context(Worker(PLAIN))
     return [_table(name, options.rounds or 20, worker) for name in networks]
 
 
@@ -78,7 +79,7 @@ def _table(network: str, rounds: int, worker: Worker | None) -> Table:
   }
   contenders, extra = {}, {}
   for name, program in programs.items():
-    compiled = jax.jit(program).lower(params, params).compile()
+    compiled = jit(program).lower(params, params).compile()
     plan: Any = compiled.memory_analysis()
     extra[name] = plan.temp_size_in_bytes / size
     contenders[name] = timing.timed(

@@ -1,0 +1,83 @@
+"""`cost`: time and memory of each arm's step against the batch size."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ws_jax import rows as rows_lib
+from ws_jax.bench import DEFAULT_MODEL, Options, Row, Table, step, timing
+from ws_jax.report import figures
+
+if TYPE_CHECKING:
+  from matplotlib.axes import Axes
+  from matplotlib.figure import Figure
+
+BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+
+
+def run(options: Options) -> list[Table]:
+  """One table: an arm at a batch size is a row, its ratios are to BN."""
+  if options.batch_sizes == Options().batch_sizes:
+    options = dataclasses.replace(options, batch_sizes=BATCH_SIZES)
+  rows: list[Row] = []
+  for table, size in zip(step.run(options), options.batch_sizes, strict=True):
+    rows += [{"batch size": size} | row for row in table.rows]
+  return [Table(f"cost: {options.model or DEFAULT_MODEL}, 32x32, a step", rows)]
+
+
+def write(
+  tables: Sequence[Table], folder: pathlib.Path, about: Mapping[str, Any]
+) -> None:
+  """Writes `runs.csv`, with every single time, `summary.md` and the figure.
+
+  Args:
+    tables: as `run` returns them.
+    folder: where to; made if need be.
+    about: the machine and the versions.
+  """
+  (table,) = tables
+  folder.mkdir(parents=True, exist_ok=True)
+  runs = [row | {"seconds": json.dumps(row["seconds"])} for row in table.rows]
+  rows_lib.write(folder / "runs.csv", runs)
+  (folder / "summary.md").write_text(
+    f"{timing.markdown(table)}\n{json.dumps(about)}\n"
+  )
+  figure(table.rows).savefig(folder / "figure.png", dpi=160)
+
+
+def figure(rows: Sequence[Row]) -> "Figure":
+  """Examples a second, time relative to BN and memory, over the batch size.
+
+  Args:
+    rows: of the table that `run` returns.
+  """
+  reference = next(key for key in rows[0] if key.startswith("time / "))
+  panels = [
+    functools.partial(_panel, rows=rows, key=key, label=label)
+    for key, label in (
+      ("examples/s", "examples / s"),
+      (reference, reference),
+      ("peak MB", "MB at the peak of a step"),
+    )
+  ]
+  return figures.sheet(panels, columns=3)
+
+
+def _panel(ax: "Axes", rows: Sequence[Row], key: str, label: str) -> None:
+  arms = figures.looks(row["contender"] for row in rows)
+  for arm, look in arms.items():
+    mine = [row for row in rows if row["contender"] == arm and key in row]
+    sizes = [row["batch size"] for row in mine]
+    ax.plot(sizes, [row[key] for row in mine], **look, label=arm)
+  sizes = sorted({row["batch size"] for row in rows})
+  ax.set_xscale("log", base=2)
+  ax.set_xticks(sizes, [str(size) for size in sizes])
+  ax.set_xlabel("batch size")
+  ax.set_ylabel(label)
+  if not key.startswith("time"):
+    ax.set_yscale("log")
+  ax.spines[["top", "right"]].set_visible(False)
+  ax.grid(axis="y", color="#dddddd", linewidth=0.8)
