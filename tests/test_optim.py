@@ -123,6 +123,32 @@ def test_clip_norm_bounds_the_whole_gradient():
   np.testing.assert_allclose(norm, 0.5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", optim.OPTIMIZERS)
+def test_the_rest_has_a_learning_rate_of_its_own(name):
+  """In all but convolution kernels it is that of a run at a lower rate."""
+  params = {
+    "conv": {"kernel": jnp.ones((3, 3, 2, 4))},
+    "norm": {"scale": jnp.ones(4), "bias": jnp.zeros(4)},
+    "head": {"kernel": jnp.ones((4, 2)), "bias": jnp.zeros(2)},
+  }
+  results = []
+  for rate, factor in ((3.0, 1.0), (3.0, 0.1), (0.3, 1.0)):
+    schedule = optim.Schedule("constant", 1)
+    optimizer = optim.Optimizer(schedule, name=name, rest_factor=factor)
+    state = optimizer.init(
+      params, learning_rate=rate, weight_decay=0.1, momentum=0.9
+    )
+    grads = jax.tree.map(lambda x: x + 1, params)
+    moved, _ = optimizer.update(grads, state, params)
+    results.append(moved)
+  fast, mixed, slow = results
+  np.testing.assert_allclose(mixed["conv"]["kernel"], fast["conv"]["kernel"])
+  for layer in ("norm", "head"):
+    for leaf, expected in slow[layer].items():
+      np.testing.assert_allclose(mixed[layer][leaf], expected, rtol=1e-5)
+      assert not np.allclose(expected, fast[layer][leaf], rtol=0.01)
+
+
 def test_adaptive_clip_bounds_each_unit_but_not_the_head():
   params = {
     "conv": {"kernel": np.full((3, 3, 2, 4), 0.1, np.float32)},

@@ -62,6 +62,7 @@ def default() -> ml_collections.ConfigDict:
         "name": "sgd",
         "learning_rate": number(),
         "base_learning_rate": 0.1,
+        "rest_factor": 1.0,  # of the rate: for all but convolution kernels
         "weight_decay": 5e-4,
         "decay": "kernels",  # or all
         "momentum": 0.9,  # for adamw: b1
@@ -245,6 +246,7 @@ def resolve(
       )
     config.optim.learning_rate = base * batch / _BASE_BATCH
   _not_negative(config, "optim.learning_rate", "optim.weight_decay")
+  _not_negative(config, "optim.rest_factor")
   _not_negative(config, "train.keep_checkpoints")
   _fraction(config, "optim.momentum", "optim.ema_decay", "model.norm_momentum")
   _fraction(config, "optim.label_smoothing")

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from ws_jax import gradients, names
+from ws_jax.kernels import conv_kernels, path_string
 
 PyTree = Any
 
@@ -106,6 +107,8 @@ class Optimizer:
       (Gradient Centralization, see `ws_jax.centralize_gradients`).
     adaptive_clip: largest ratio of unit-wise gradient to weight norm (AGC,
       Brock et al. 2021, sec. 4; not on the head), None for no limit.
+    rest_factor: learning rate of all but the convolution kernels (the head,
+      the scales and biases of norms), as a part of theirs.
 
   Raises:
     ValueError: an unknown name.
@@ -118,6 +121,7 @@ class Optimizer:
   centralize: bool = False
   clip_norm: float | None = None
   adaptive_clip: float | None = None
+  rest_factor: float = 1.0
 
   def __post_init__(self):
     names.lookup(dict.fromkeys(OPTIMIZERS), self.name, "optimizer")
@@ -170,9 +174,12 @@ def _transformation(spec: Optimizer) -> optax.GradientTransformation:
     else:
       adam = optax.scale_by_adam(b1=momentum, nesterov=spec.nesterov)
       rule = [*centralize, adam, decay]
+    slower = optax.scale(spec.rest_factor)
+    rest = [optax.masked(slower, _rest)] if spec.rest_factor != 1 else []
     return optax.chain(
       *_clipping(spec),
       *rule,
+      *rest,
       optax.scale_by_schedule(spec.schedule),
       optax.scale_by_learning_rate(learning_rate),
     )
@@ -194,6 +201,12 @@ def _clipping(spec: Optimizer) -> list[optax.GradientTransformation]:
     )
     steps.append(optax.masked(clip, not_head))
   return steps
+
+
+def _rest(params: PyTree) -> PyTree:
+  return jax.tree_util.tree_map_with_path(
+    lambda path, leaf: not conv_kernels(path_string(path), leaf), params
+  )
 
 
 def decay_mask(kind: str):

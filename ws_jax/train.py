@@ -307,6 +307,7 @@ def build_program(
       centralize=o.centralize,
       clip_norm=o.clip_norm,
       adaptive_clip=o.adaptive_clip,
+      rest_factor=o.rest_factor,
     ),
     mesh=Mesh(np.array(jax.devices()), ("data",)),
     convention=convention if config.model.ws else None,

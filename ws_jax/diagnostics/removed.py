@@ -1,0 +1,89 @@
+"""The two parts of a gradient that Weight Standardization takes away."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ws_jax.kernels import (
+  Axes,
+  Selector,
+  conv_kernels,
+  fan_in_axes,
+  selected_kernels,
+)
+from ws_jax.standardize import standardize
+
+PyTree = Any
+
+
+class RemovedTerms(NamedTuple):
+  """Parts of one kernel's squared gradient; the rest is what WS lets through.
+
+  Attributes:
+    mean: the part along the constant filter, <1, g>^2 / (I |g|^2).
+    radial: the part along the filter itself, <W, g>^2 / (I |g|^2).
+    squared_norm: |g|^2, the whole that the two are parts of.
+  """
+
+  mean: jax.Array
+  radial: jax.Array
+  squared_norm: jax.Array
+
+
+def removed_terms(
+  grads: PyTree,
+  params: PyTree,
+  *,
+  where: Selector = conv_kernels,
+  axes: Axes = fan_in_axes,
+) -> dict[str, RemovedTerms]:
+  """Splits the gradient of every kernel as Weight Standardization would.
+
+  With g the gradient of one filter of fan-in I by its effective value, and W
+  the standardized filter, the raw gradient obeys
+
+      std^2 |dL/draw|^2 = |g|^2 - <1, g>^2 / I - <W, g>^2 / I
+
+  (Qiao et al. 2019, arXiv:1903.10520: why WS smooths). Both fractions are 0 to
+  1 and know no scale. Of a network without WS the effective kernels are the
+  parameters themselves, and the fractions say what WS would take away.
+
+  Args:
+    grads: of the loss by the effective parameters, a tree like `params`.
+    params: raw or effective: standardized, they are the same.
+    where: `(path, leaf) -> bool`, which leaves are kernels.
+    axes: `(path, leaf) -> tuple`, their fan-in axes.
+
+  Returns:
+    `{path: RemovedTerms}`, numerators and denominators summed over the filters
+    of a kernel; fractions of a gradient of zero are zero.
+
+  Raises:
+    ValueError: nothing is selected.
+
+  Example:
+    >>> kernel = jax.random.normal(jax.random.key(0), (3, 3, 4, 2))
+    >>> terms = removed_terms({"w": kernel * 0 + 2.0}, {"w": kernel})["w"]
+    >>> round(float(terms.mean), 3), round(float(terms.radial), 3)
+    (1.0, 0.0)
+  """
+  paths, kernels, _ = selected_kernels(params, where)
+  found = {}
+  for path, kernel, grad in zip(
+    paths, kernels, jax.tree.leaves(grads), strict=True
+  ):
+    if path is None:
+      continue
+    fan_in = axes(path, kernel)
+    size = math.prod(kernel.shape[i] for i in fan_in)
+    squared_norm = jnp.sum(grad * grad)
+    whole = size * jnp.where(squared_norm > 0, squared_norm, 1)
+    along = standardize(kernel, axis=fan_in) * grad
+    found[path] = RemovedTerms(
+      jnp.sum(jnp.sum(grad, fan_in) ** 2) / whole,
+      jnp.sum(jnp.sum(along, fan_in) ** 2) / whole,
+      squared_norm,
+    )
+  return found
