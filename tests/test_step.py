@@ -150,8 +150,8 @@ def test_a_sweep_of_numbers_compiles_once(arrays):
 
 def test_motion_is_the_step_over_the_size_of_the_kernels(arrays):
   program = make()
-  places = [0, 1, 2]
-  states = [train(program, arrays, steps) for steps in (0, 1, 2)]
+  states = [step.init_state(program, arrays, 0, NUMBERS)]
+  states += [train(program, arrays, count) for count in (1, 2)]
   kernels = [
     [
       np.asarray(s.params[name]["kernel"], np.float64)
@@ -160,7 +160,7 @@ def test_motion_is_the_step_over_the_size_of_the_kernels(arrays):
     for s in states
   ]
   steps, rates = [], []
-  for i in places[1:]:
+  for i in (1, 2):
     pairs = list(zip(kernels[i - 1], kernels[i], strict=True))
     rate = 0.3 * 0.5 * (1 + np.cos(np.pi * (i - 1) / 8))
     steps += [np.linalg.norm(b - a) / np.linalg.norm(a) for a, b in pairs]

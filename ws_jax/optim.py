@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from ws_jax import gradients, names
-from ws_jax.kernels import conv_kernels, path_string
+from ws_jax.kernels import conv_kernels, named_kernels, path_string
 
 PyTree = Any
 
@@ -154,6 +154,22 @@ class Optimizer:
     numbers: Any = state
     return numbers.hyperparams["learning_rate"] * self.schedule(step)
 
+  def motion(self, state: optax.OptState) -> dict[str, jax.Array]:
+    """How far the last step went, in units that a kernel's size leaves alone.
+
+    Returns:
+      `relative_step` and `effective_learning_rate` (see
+      `ws_jax.monitor_effective_learning_rates`), means over the kernels, those
+      of dense layers too, and a `count` of 1.
+    """
+    seen = gradients.effective_learning_rates(state)
+    mean = lambda values: sum(values.values(), jnp.zeros(())) / len(values)
+    return {
+      "relative_step": mean(seen.relative_step),
+      "effective_learning_rate": mean(seen.effective_learning_rate),
+      "count": jnp.ones(()),
+    }
+
   def update(
     self, grads: PyTree, state: optax.OptState, params: PyTree
   ) -> tuple[PyTree, optax.OptState]:
@@ -182,6 +198,11 @@ def _transformation(spec: Optimizer) -> optax.GradientTransformation:
       *rest,
       optax.scale_by_schedule(spec.schedule),
       optax.scale_by_learning_rate(learning_rate),
+      gradients.monitor_effective_learning_rates(
+        lambda step: learning_rate * spec.schedule(step),
+        where=named_kernels,
+        center=False,  # the raw kernels as they are, with WS or without
+      ),
     )
 
   return optax.inject_hyperparams(build)(

@@ -35,7 +35,7 @@ class TrainState(flax.struct.PyTreeNode):
     opt_state: holds the learning rate, weight decay and momentum as leaves.
     ema_params: moving average of `params`, or None.
     sums: training metrics since they were last read, as sums and `count`.
-    motion: the same for how far the steps went; see `_motion`.
+    motion: the same for how far the steps went; see `Optimizer.motion`.
     first_loss: training loss of the first step.
     diverged_at: the first step whose loss was out of bounds, or -1.
   """
@@ -133,17 +133,18 @@ def _init_state(program, arrays, seed, numbers):
   key = jax.random.key(seed)
   variables = dict(program.model.init(key, batch["inputs"], train=False))
   params = variables.pop("params")
+  opt_state = program.optimizer.init(params, **numbers)
   state = TrainState(
     step=jnp.zeros((), jnp.int32),
     seed=jnp.asarray(seed, jnp.int32),
     params=params,
     model_state=variables,
-    opt_state=program.optimizer.init(params, **numbers),
+    opt_state=opt_state,
     ema_params=None if program.ema_decay is None else params,
     sums={
       name: jnp.zeros(()) for name in ("loss", *program.task.metrics, "count")
     },
-    motion={name: jnp.zeros(()) for name in (*_MOTION, "count")},
+    motion=jax.tree.map(jnp.zeros_like, program.optimizer.motion(opt_state)),
     first_loss=jnp.full((), jnp.inf, jnp.float32),
     diverged_at=jnp.full((), -1, jnp.int32),
   )
@@ -205,8 +206,6 @@ def finish(program: Program, state: TrainState, work: Work) -> TrainState:
   params, opt_state = program.optimizer.update(
     grads, state.opt_state, state.params
   )
-  rate = program.optimizer.learning_rate(state.opt_state, state.step)
-  motion = _motion(state.params, params, rate)
   ema_params = state.ema_params
   if program.ema_decay is not None:
     mix = lambda old, new: old + (1 - program.ema_decay) * (new - old)
@@ -222,7 +221,7 @@ def finish(program: Program, state: TrainState, work: Work) -> TrainState:
     opt_state=opt_state,
     ema_params=ema_params,
     sums=_add(state.sums, work.sums),
-    motion=_add(state.motion, motion),
+    motion=_add(state.motion, program.optimizer.motion(opt_state)),
     first_loss=first,
     diverged_at=jnp.where(newly, state.step, state.diverged_at),
   )
@@ -349,40 +348,6 @@ def means(sums: Sums) -> dict[str, float]:
   values = jax.device_get(sums)
   count = max(float(values.pop("count")), 1.0)
   return {name: float(value) / count for name, value in values.items()}
-
-
-_MOTION = ("relative_step", "effective_learning_rate")
-
-
-def _motion(before: PyTree, after: PyTree, rate: jax.Array) -> Sums:
-  """How far a step went, in units that a kernel's own size leaves alone.
-
-  Where the scale of a kernel does not matter, neither does the learning rate by
-  itself: what counts is the step over the size of the kernel, and the rate over
-  the square of it (van Laarhoven, 2017, arXiv:1706.05350). The square is that
-  of a filter here, on average over the filters of a kernel.
-
-  Returns:
-    Means over the kernels, and a `count` of 1.
-  """
-  pairs = zip(*map(jax.tree.leaves, (before, after)), strict=True)
-  kernels = [(old, new) for old, new in pairs if old.ndim > 1]
-  norm = lambda x: jnp.sqrt(jnp.sum(x * x)) + 1e-30
-  sizes = [norm(old) for old, _ in kernels]
-  steps = [
-    norm(new - old) / size
-    for (old, new), size in zip(kernels, sizes, strict=True)
-  ]
-  rates = [
-    rate * old.shape[-1] / size**2
-    for (old, _), size in zip(kernels, sizes, strict=True)
-  ]
-  mean = lambda values: sum(values, jnp.zeros(())) / max(1, len(kernels))
-  return {
-    "relative_step": mean(steps),
-    "effective_learning_rate": mean(rates),
-    "count": jnp.ones(()),
-  }
 
 
 def _add(a: PyTree, b: PyTree) -> PyTree:
