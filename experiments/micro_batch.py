@@ -20,19 +20,14 @@ CONFIG = (
   "epochs=2"
 )
 
-ARMS = (
-  *(
-    {
-      "model.norm": norm,
-      "model.ws": norm == "group",
-      "optim.micro_batch_size": n,
-    }
-    for norm in ("batch", "group")
-    for n in (2, 8, 32, 128)
-  ),
-  # BN over one example and its positions; GN+WS of single examples.
-  {"model.norm": "batch", "model.ws": False, "optim.micro_batch_size": 1},
-  {"model.norm": "group", "model.ws": True, "optim.micro_batch_size": 1},
+ARMS = tuple(
+  {
+    "model.norm": norm,
+    "model.ws": norm == "group",
+    "optim.micro_batch_size": size,
+  }
+  for norm in ("batch", "group")
+  for size in (1, 2, 8, 32, 128)
 )
 
 
