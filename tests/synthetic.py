@@ -79,6 +79,7 @@ def _train(overrides, number):
   final = float(np.clip(final + 0.002 * rng.normal(), 0.1, 1.0))
   lost = away > width + 0.1 * rng.normal()
   steps = 60_000 // batch
+  largest = overrides["optim.learning_rate"] * (0.3 if "WS" in arm else 0.6)
   points = []
   for i, part in enumerate(np.linspace(0.05, 1, 20), start=1):
     step = round(part * steps)
@@ -86,7 +87,9 @@ def _train(overrides, number):
     if lost and part > 0.3:
       points.append({"step": step, "train/loss": float("nan")})
       break
-    points.append({"step": step, "train/loss": loss + 0.03 * rng.normal()})
+    decay = 0.5 + 0.5 * math.cos(math.pi * part)
+    point = {"step": step, "train/loss": loss + 0.03 * rng.normal()}
+    points.append(point | {"train/relative_step": largest * (decay + 1e-4)})
     if i % 4 == 0:
       accuracy = final * (1 - 0.7 * math.exp(-5 * part))
       points.append(
@@ -98,8 +101,6 @@ def _train(overrides, number):
       )
   metrics = dict(itertools.chain(*(point.items() for point in points)))
   metrics.pop("step")
-  scale = 0.3 if "WS" in arm else 0.6
-  metrics["train/relative_step"] = scale * overrides["optim.learning_rate"]
   metrics["train/first_loss"] = _FIRST_LOSS
   return {
     "status": "diverged" if lost else "done",

@@ -99,7 +99,7 @@ def test_page_without_a_script_has_the_figures_and_tables(folder):
     assert len(image["alt"]) > 20
     svg = base64.b64decode(image["src"].partition(",")[2]).decode()
     assert svg.startswith("<?xml") and svg.rstrip().endswith("</svg>")
-  results = summary.analyze(report.read(folder))
+  results = summary.analyze(report.read(folder)[0])
   for lines in (
     tables.cells(results.cells, results.varied),
     tables.best(results.best, results.varied),
@@ -112,7 +112,7 @@ def test_partial_sweep_says_what_is_missing(folder):
   texts = elements(folder).texts
   assert "1 runs are missing: GN 1." in texts
   assert any("not finished" in text for text in texts)
-  results = summary.analyze(report.read(folder))
+  results = summary.analyze(report.read(folder)[0])
   assert "no plan.json" in contents.warnings(results, planned=False)[-1]
 
 
@@ -256,7 +256,7 @@ def test_pointing_at_a_curve_reads_it_and_a_click_opens_its_folder(
 ):
   row = next(
     r
-    for r in report.read(folder)
+    for r in report.read(folder)[0]
     if r["model.ws"] and r["data.batch_size"] == 512 and r["seed"] == 1
     if r["optim.learning_rate"] == 0.2
   )

@@ -267,8 +267,12 @@ def test_report_of_a_folder_and_its_copy(tmp_path):
     *("width.md", "width_steps.md", "differences.csv", "differences.md"),
     *("figure.png", "figure.svg", "relative_step.png", "relative_step.svg"),
   }
-  data = rows.read(out / "runs.csv")
+  data, histories = report.read(out)
   assert rows.read(copy / "runs.csv") == data
+  for r in data:
+    # Not the last, at which the learning rate has decayed to nothing.
+    logged = histories[r["run"]]["train/relative_step"][1]
+    assert r["relative_step"] == np.mean(logged) > logged[-1]
   assert rows.read(copy / "summary.csv") == summary.summarize(data)
   assert rows.read(copy / "best.csv") == summary.best(data)
   assert rows.read(copy / "differences.csv") == summary.differences(data)
@@ -276,16 +280,15 @@ def test_report_of_a_folder_and_its_copy(tmp_path):
   # The copy is a report of its own, without the curves: they are not in it.
   files = ("summary.csv", "best.csv", "relative_step.svg")
   before = [(copy / name).read_bytes() for name in files]
-  report.write(copy)
-  for name, content in zip(files[:2], before[:2], strict=True):
+  report.write(copy, title="A test")
+  for name, content in zip(files, before, strict=True):
     assert (copy / name).read_bytes() == content
 
 
 def test_curves_are_a_second_panel_of_a_single_setting(tmp_path):
   rates = (0.01, 0.1, 5.0)
   synthetic.fill(tmp_path, ["GN"], rates, [128], (0, 1))
-  data = report.read(tmp_path)
-  histories = {r["run"]: report.read_history(tmp_path / r["run"]) for r in data}
+  data, histories = report.read(tmp_path)
   lost = next(r for r in data if r["status"] == "diverged")
   steps, losses = histories[lost["run"]]["train/loss"]
   assert np.isfinite(losses).all() and steps[0] == 23
@@ -306,7 +309,7 @@ def test_curves_are_a_second_panel_of_a_single_setting(tmp_path):
 
 @pytest.mark.parametrize("name", ["quickstart", "rate_limit"])
 def test_committed_table_is_what_the_committed_rows_say(name):
-  data = report.read(ROOT / "experiments" / name)
+  data, _ = report.read(ROOT / "experiments" / name)
   results = summary.analyze(data)
   committed = ROOT / "experiments" / name / "summary.md"
   assert tables.markdown(tables.cells(results.cells)) == committed.read_text()
@@ -421,7 +424,7 @@ def test_sensitivity_takes_seeds_with_every_rate_and_the_first_loss():
       end = "failed" if seed == 2 and rate == 0.1 else end
       r = row(BN, rate, seed, 0.5 if loss else None, end)
       r |= {"eval/loss": loss, "train/first_loss": 2.3}
-      data.append(r | {"train/relative_step": rate / 10})
+      data.append(r | {"relative_step": rate / 10})
   (found,) = summary.best(data)
   # (0.5 + 0.3 + 2.3) / 3 - 0.3, and (0.5 + 0.4 + 2.3) / 3 - 0.4.
   expected = np.array([3.1 / 3 - 0.3, 3.2 / 3 - 0.4])
@@ -452,7 +455,7 @@ def test_base_rates_are_the_axis_where_they_are_what_was_varied():
 def test_runs_to_come_are_known_from_the_plan(tmp_path):
   synthetic.fill(tmp_path, ["BN", "GN"], (0.1, 1.0), [32, 128], (0, 1),
                  missing=[0, 15])  # fmt: skip
-  data = report.read(tmp_path)
+  data, _ = report.read(tmp_path)
   assert len(data) == 16 and len(rows.read(tmp_path / "runs.csv")) == 14
   cells = summary.summarize(data)
   assert sum(cell["missing"] for cell in cells) == 2

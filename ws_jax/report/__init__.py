@@ -14,6 +14,8 @@ from ws_jax import rows as rows_lib
 from ws_jax import writers
 from ws_jax.report import contents, gallery, page, summary, tables
 
+_RELATIVE_STEP = "train/relative_step"
+
 
 def write(
   out: pathlib.Path, target: pathlib.Path | None = None, title: str = ""
@@ -33,15 +35,12 @@ def write(
     ValueError: there are no rows.
   """
   target = target or out
-  results = summary.analyze(read(out))
-  histories = {
-    row["run"]: read_history(out / row["run"])
-    for row in results.rows
-    if row["run"]
-  }
+  rows, histories = read(out)
+  results = summary.analyze(rows)
   target.mkdir(parents=True, exist_ok=True)
   if target.resolve() != out.resolve():
-    rows_lib.write(target / "runs.csv", rows_lib.read(out / "runs.csv"))
+    ended = [row for row in rows if row["status"] != "missing"]
+    rows_lib.write(target / "runs.csv", ended)
   for name, entries in (
     ("summary", results.cells),
     ("best", results.best),
@@ -67,8 +66,15 @@ def write(
   return texts["summary"]
 
 
-def read(out: pathlib.Path) -> list[rows_lib.Row]:
-  """The rows of a sweep, and one that is `missing` for each run to come.
+def read(
+  out: pathlib.Path,
+) -> tuple[list[rows_lib.Row], dict[str, gallery.History]]:
+  """The rows of a sweep, and what its runs logged on the way, by name.
+
+  A row says more than in `runs.csv`: `relative_step`, the mean of what the run
+  logged (what is logged last is of a learning rate that has decayed), and the
+  value of the config for each key that other runs override. A run to come
+  has a row too, which is `missing`.
 
   Args:
     out: the folder of the sweep. Where it holds no `plan.json`, what is
@@ -82,6 +88,10 @@ def read(out: pathlib.Path) -> list[rows_lib.Row]:
     raise ValueError(
       f"no rows in {out / 'runs.csv'}: run scripts/sweep.py first"
     )
+  histories = {row["run"]: read_history(out / row["run"]) for row in rows}
+  for row in rows:
+    if (steps := histories[row["run"]].get(_RELATIVE_STEP)) is not None:
+      row["relative_step"] = float(steps[1].mean())
   base = writers.read_json(out / "base_config.json") or {}
   ended = {row["key"] for row in rows}
   for key in planned(out) or ():
@@ -89,12 +99,11 @@ def read(out: pathlib.Path) -> list[rows_lib.Row]:
       overrides = json.loads(key)
       status = {"status": "missing"}
       rows.append(rows_lib.make(key, "", overrides, base | overrides, status))
-  # A run that leaves a key as it is has the value of the config there.
   for key in summary.overridden(rows):
     for row in rows:
       if row.get(key) is None:
         row[key] = base.get(key)
-  return rows
+  return rows, histories
 
 
 def planned(out: pathlib.Path) -> list[str] | None:
@@ -106,7 +115,7 @@ def read_history(workdir: pathlib.Path) -> gallery.History:
   """What a run logged on the way; what is not finite is left out."""
   lines = writers.read_metrics(workdir)
   found = {}
-  for metric in contents.METRICS:
+  for metric in (*contents.METRICS, _RELATIVE_STEP):
     points = [
       (line["step"], line[metric])
       for line in lines

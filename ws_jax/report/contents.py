@@ -48,10 +48,9 @@ _WIDTH = (
 )
 _STEPS = (
   "A learning rate means another thing where weights are standardized. So the"
-  " same over relative steps, ||update|| / ||kernel||, the mean over kernels at"
-  " the end of training; of a run that diverged, before it did, if that is"
-  " known. The sensitivity is the mean over the logarithm of the step, between"
-  " the steps that all arms reach.",
+  " same over relative steps: ||update|| / ||kernel||, the mean over kernels,"
+  " and over the run, as far as it went. The sensitivity is the mean over the"
+  " logarithm of the step, between the steps that all arms reach.",
 )
 _DIFFERENCES = (
   "Each arm at its own best rate, less another at its own, paired by seed:"
@@ -61,15 +60,19 @@ _DIFFERENCES = (
 
 
 def tables_of(results: summary.Results) -> dict[str, tables.Lines]:
-  """The tables, by the name of their file."""
-  varied = results.varied
-  return {
+  """The tables, by the name of their file; without those that say nothing."""
+  varied, best = results.varied, results.best
+  found = {
     "summary": tables.cells(results.cells, varied),
-    "best": tables.best(results.best, varied),
-    "width": tables.width(results.best, varied),
-    "width_steps": tables.width(results.best, varied, "step_"),
-    "differences": tables.differences(results.differences, varied),
+    "best": tables.best(best, varied),
   }
+  if len(results.rates) > 1:
+    found["width"] = tables.width(best, varied)
+    if any(entry["step_low"] is not None for entry in best):
+      found["width_steps"] = tables.width(best, varied, "step_")
+  if results.differences:
+    found["differences"] = tables.differences(results.differences, varied)
+  return found
 
 
 def facts(results: summary.Results) -> list[str]:
@@ -130,23 +133,17 @@ def sections(
     page.Section(title, pictures=[pictures[name]])
     for name, title in titles.items()
   ]
-  found = draw(first)
-  found.append(page.Section("Best learning rates", _BEST, lines=texts["best"]))
-  if len(results.rates) > 1:
-    found.append(
-      page.Section("Width of the range", _WIDTH, lines=texts["width"])
-    )
-    if any(entry["step_low"] is not None for entry in results.best):
-      found.append(
-        page.Section("In relative steps", _STEPS, lines=texts["width_steps"])
-      )
-  found += draw(named)
-  if results.differences:
-    found.append(
-      page.Section(
-        "Differences between arms", _DIFFERENCES, lines=texts["differences"]
-      )
-    )
+  table = lambda name, title, notes: (
+    [page.Section(title, notes, lines=texts[name])] if name in texts else []
+  )
+  found = [
+    *draw(first),
+    *table("best", "Best learning rates", _BEST),
+    *table("width", "Width of the range", _WIDTH),
+    *table("width_steps", "In relative steps", _STEPS),
+    *draw(named),
+    *table("differences", "Differences between arms", _DIFFERENCES),
+  ]
   every = [row for rows in _grids(results) for row in rows]
   return [
     *found,

@@ -11,6 +11,7 @@ import numpy as np
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes
+  from matplotlib.axis import Axis
   from matplotlib.figure import Figure
 
 # Hues of Okabe and Ito (2008), and of Tol (2021) where theirs do not suffice:
@@ -39,6 +40,9 @@ _VARIANTS = {"mean": "<", "std": ">", "GC": "P", "WS+GC": "*"}
 _DASHES = ("-", "--", ":", "-.")
 _PANEL = (4.8, 3.6)  # inches
 _MANY_TICKS = 16
+# What is farther below the best is all the same, and must not take the contrast
+# from what is not.
+_FAR_BELOW = 0.2
 
 Cell = Mapping[str, Any]
 Panel = Callable[["Axes"], None]
@@ -135,7 +139,8 @@ def accuracy(
     key: of those, for the x axis: or `relative_step`.
   """
   cells = [cell for cell in cells if cell[key] is not None]
-  cells = sorted(cells, key=lambda cell: cell[key])
+  # In this order the line goes, whatever step a rate led to.
+  cells = sorted(cells, key=lambda cell: cell["learning_rate"])
 
   def draw(ax: "Axes") -> None:
     _frame(ax, title, "test accuracy (%)")
@@ -180,11 +185,20 @@ def _frame(ax: "Axes", title: str, ylabel: str) -> None:
 def _log_ticks(ax: "Axes", values: Sequence[float]) -> None:
   ax.set_xscale("log")
   if not 0 < len(values) <= _MANY_TICKS:
-    ax.xaxis.set_major_formatter("{x:g}")
+    _round_ticks(ax.xaxis)
     return
   ax.set_xticks(values, [text(value) for value in values])
   ax.tick_params(axis="x", rotation=45 if len(values) > 6 else 0)
   ax.minorticks_off()
+
+
+def _round_ticks(axis: "Axis") -> None:
+  """Plain numbers along a logarithmic axis, however short it is."""
+  from matplotlib import ticker
+
+  axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+  axis.set_major_formatter("{x:g}")
+  axis.set_minor_locator(ticker.NullLocator())
 
 
 def _draw_series(
@@ -295,10 +309,13 @@ def against(
       _log_ticks(ax, values)
     else:
       ax.set_xticks(range(len(values)), [text(value) for value in values])
-    if what == "stable":
+    if what == "edge":
       ax.set_yscale("log")
-      ax.yaxis.set_major_formatter("{x:g}")
+      _round_ticks(ax.yaxis)
     ax.margins(y=0.12)
+    if what == "width":
+      widest = max([cell[column] or 0.0 for cell in best], default=0.0)
+      ax.set_ylim(0, 1.12 * widest or 1.0)
     ax.set_xlabel(name)
 
   return draw
@@ -308,24 +325,18 @@ def against(
 AGAINST = {
   "accuracy": ("accuracy", "test accuracy (%), best rate", 100.0),
   "width": ("decades", "usable range (decades)", 1.0),
-  "stable": ("largest_stable", "largest stable rate", 1.0),
+  "edge": ("largest_learning", "largest rate that learns", 1.0),
 }
 
 
-def heat_map(
-  cells: Sequence[Cell],
-  key: str,
-  name: str,
-  limits: tuple[float, float],
-  title: str,
-) -> Panel:
+def heat_map(cells: Sequence[Cell], key: str, name: str, title: str) -> Panel:
   """Learning rate x something else, for one arm; the best rates are framed.
 
   Args:
-    cells: of one arm, as `ws_jax.report.summary.summarize` returns them.
+    cells: of one arm, as `ws_jax.report.summary.summarize` returns them, and
+      how far they are `below` the best that any arm reaches there: the colour.
     key: of those, for the rows.
     name: of the key.
-    limits: accuracies of the first and the last colour, shared by panels.
     title: the arm, and the rest of the setting.
   """
   cells = [cell for cell in cells if cell["learning_rate"] is not None]
@@ -337,14 +348,13 @@ def heat_map(
     for cell in cells:
       at = values.index(cell[key]), rates.index(cell["learning_rate"])
       if cell["accuracy"] is not None:
-        image[at] = 100 * cell["accuracy"]
-      _mark(ax, at, cell, limits)
-    low, high = (100 * limit for limit in limits)
+        image[at] = -cell["below"]
+      _mark(ax, at, cell)
     ax.imshow(
       image,
       cmap="viridis",
-      vmin=low,
-      vmax=high,
+      vmin=-_FAR_BELOW,
+      vmax=0,
       aspect="auto",
       origin="lower",
     )
@@ -359,16 +369,14 @@ def heat_map(
   return draw
 
 
-def _mark(
-  ax: "Axes", at: tuple[int, int], cell: Cell, limits: tuple[float, float]
-) -> None:
+def _mark(ax: "Axes", at: tuple[int, int], cell: Cell) -> None:
   """What a cell says in words: its accuracy, what diverged, what lacks."""
   from matplotlib.patches import Rectangle
 
   words, color = [], "black"
   if cell["accuracy"] is not None:
     words.append(f"{100 * cell['accuracy']:.1f}")
-    if cell["accuracy"] < limits[0] + 0.6 * (limits[1] - limits[0]):
+    if cell["below"] > 0.4 * _FAR_BELOW:
       color = "white"
   else:
     # Grey and hatched: as good as no colour, in print too.
@@ -416,17 +424,6 @@ def _frame_best(ax, cells, key, values, rates) -> None:
       corner = (rates.index(first["learning_rate"]) - 0.5, row - 0.5)
       frame = {"edgecolor": "black", "facecolor": "none", "linewidth": 2}
       ax.add_patch(Rectangle(corner, 1, 1, **frame, zorder=3, clip_on=False))
-
-
-def heat_limits(cells: Sequence[Cell]) -> tuple[float, float]:
-  """Accuracies of the ends of the colours: at most 20 points, up to the best.
-
-  What is far below is all the same, and must not take the contrast from what
-  is not.
-  """
-  known = [c["accuracy"] for c in cells if c["accuracy"] is not None] or [0, 1]
-  high = max(known)
-  return max(min(known), high - 0.2), high
 
 
 def text(value: Any) -> str:

@@ -27,15 +27,15 @@ _ACCURACY = (
 )
 _STEPS = (
   "Test accuracy against the relative step, ||update|| / ||kernel||, that each"
-  " learning rate led to at the end of training: the axis on which arms with"
-  " and without WS can be compared. Rates at which every seed diverged have"
-  " none."
+  " learning rate led to (mean over the run): the axis on which arms with and"
+  " without WS can be compared. A cross: at least one seed diverged there."
 )
 _CURVES = "Test accuracy over steps, one line a run{}; a cross: it diverged."
 _HEAT = (
   "Test accuracy (%), mean over seeds, at each learning rate and {}. Framed:"
   " the best rate of the row. Hatched, ×: every seed diverged; ×1/3: one of"
-  " three did. –: no result yet. Colours end 20 points below the best."
+  " three did. –: no result yet. Colour: how far it is below the best of"
+  " any arm in that setting, up to 20 points."
 )
 _AGAINST = (
   "At the best learning rate of each point, against {}: mean and standard"
@@ -43,8 +43,8 @@ _AGAINST = (
   " on it."
 )
 _WIDTH = (
-  ", decades of usable rates, and largest stable rate (the highest of the grid"
-  " where none diverged)"
+  ", decades of usable rates, and the largest rate that learns (to half of the"
+  " best accuracy)"
 )
 
 
@@ -129,14 +129,29 @@ def _curves(
 
 def _heat_map(results: summary.Results, key: str) -> Figure:
   """A panel for each arm, and each of the other things varied."""
-  name, limits = tables.name_of(key), figures.heat_limits(results.cells)
-  panels = []
-  for title, here in _around(results, key, results.cells):
+  name, panels = tables.name_of(key), []
+  for title, here in _around(results, key, _below(results)):
     for arm in figures.in_order(cell["arm"] for cell in here):
       own = [cell for cell in here if cell["arm"] == arm]
-      panels.append(figures.heat_map(own, key, name, limits, _join(arm, title)))
+      panels.append(figures.heat_map(own, key, name, _join(arm, title)))
   size = (1.2 + 0.38 * len(results.rates), 2.7)
   return Figure(_file("heat", name), _HEAT.format(name), panels, size)
+
+
+def _below(results: summary.Results) -> list[Row]:
+  """The cells, and how far each is below the best of its setting."""
+  found = []
+  for cell in results.cells:
+    own = tuple(cell[key] for key in results.varied)
+    best = [
+      other["accuracy"]
+      for other in results.at(results.cells, own)
+      if other["accuracy"] is not None
+    ]
+    accuracy = cell["accuracy"]
+    below = None if accuracy is None else max(best) - accuracy
+    found.append(cell | {"below": below})
+  return found
 
 
 def _against(results: summary.Results, key: str) -> Figure:

@@ -77,8 +77,7 @@ def analyze(rows: Sequence[Row]) -> Results:
   """All that a sweep says.
 
   Args:
-    rows: of `runs.csv`, as `ws_jax.rows.read` returns them, and of planned
-      runs that are `missing`.
+    rows: as `ws_jax.report.read` returns them.
   """
   return Results(
     rows,
@@ -178,15 +177,15 @@ def summarize(rows: Sequence[Row]) -> list[Row]:
   """One row for each cell: the runs that differ in their seed alone.
 
   Args:
-    rows: of `runs.csv`, as `ws_jax.rows.read` returns them, and of planned
-      runs that are `missing`.
+    rows: as `ws_jax.report.read` returns them.
 
   Returns:
     A cell for each value of the `varied_keys`, arm and learning rate, with
-    `arm`, `learning_rate`, those keys, `runs`, how many ended as each of `ENDS`
-    and the mean and the sample standard deviation over seeds (`_std`; None for
-    one) of `accuracy` and `loss` (test) and of `relative_step`, over the runs
-    that are done, and of `seconds` (compiling, training and evaluating).
+    `arm`, `learning_rate`, those keys, `runs`, how many ended as each of
+    `ENDS`, the mean and the sample standard deviation over seeds (`_std`; None
+    for one) of `accuracy` and `loss` (test; over the runs that are done) and of
+    `seconds` (compiling, training and evaluating), and the mean
+    `relative_step`.
   """
   varied = varied_keys(rows)
   result = []
@@ -196,12 +195,9 @@ def summarize(rows: Sequence[Row]) -> list[Row]:
       entry |= dict(zip(varied, setting, strict=True)) | {"runs": len(members)}
       for end in ENDS:
         entry[end] = sum(row["status"] == end for row in members)
-      for name, column in (
-        ("accuracy", METRIC),
-        ("loss", "eval/loss"),
-        ("relative_step", "train/relative_step"),
-      ):
+      for name, column in (("accuracy", METRIC), ("loss", "eval/loss")):
         entry |= _spread(name, by_seed(members, column).values())
+      entry["relative_step"] = number(_step(members))
       started = [row for row in members if row["status"] != "missing"]
       entry |= _spread("seconds", map(rows_lib.seconds, started))
       result.append(entry)
@@ -376,7 +372,7 @@ def _sensitivities(grid: Grid, others: Sequence[Grid]) -> Row:
       for row in own
     ]
     first = analysis.estimate([_float(r, "train/first_loss") for r in own]).mean
-    steps = [_float(row, "train/relative_step") for row in own]
+    steps = [_float(row, "relative_step") for row in own]
     raw.append(analysis.sensitivity(losses, first))
     relative.append(
       analysis.relative_sensitivity(steps, losses, first, low, high)
@@ -392,13 +388,13 @@ def _sensitivities(grid: Grid, others: Sequence[Grid]) -> Row:
 
 
 def _steps(grid: Grid) -> list[float]:
-  """Mean relative step of each rate, also of runs that diverged later."""
-  return [
-    analysis.estimate(
-      [_float(row, "train/relative_step") for row in members]
-    ).mean
-    for members in grid.values()
-  ]
+  return [_step(members) for members in grid.values()]
+
+
+def _step(members: Sequence[Row]) -> float:
+  """Mean relative step, also of runs that diverged later; NaN if not known."""
+  steps = [_float(row, "relative_step") for row in members]
+  return analysis.estimate(steps).mean
 
 
 def _float(row: Row, name: str) -> float:
