@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import pathlib
+import subprocess
+import sys
 
 import flax.struct
 import jax
@@ -147,8 +150,17 @@ def test_a_run_is_folded_as_it_was_trained(tmp_path, capsys, ema):
 
 
 def test_a_raw_file_is_folded_by_the_convention_that_is_given(tmp_path):
+  """As a program: Python would warn if what it runs was imported before."""
   files.write_params(tmp_path / "raw.npz", tree())
-  assert fold(tmp_path / "raw.npz", tmp_path / "x.npz", "--convention=bcn") == 0
+  done = subprocess.run(
+    [sys.executable, "-W", "error::RuntimeWarning", "-m", "ws_jax.fold"]
+    + [tmp_path / "raw.npz", tmp_path / "x.npz", "--convention=bcn"],
+    cwd=pathlib.Path(__file__).parents[1],
+    capture_output=True,
+    text=True,
+  )
+  assert (done.returncode, done.stderr) == (0, "")
+  assert "x.npz: folded with bcn: (w - mean)" in done.stdout
   got = files.read_params(tmp_path / "x.npz")["Conv_0/kernel"]
   expected = ws_jax.standardize(tree()["Conv_0"]["kernel"], convention="bcn")
   np.testing.assert_array_equal(got, expected)

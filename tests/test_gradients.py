@@ -216,12 +216,16 @@ def test_effective_learning_rate_predicts_the_turn_of_scaled_filters():
 
 def test_the_monitor_is_found_in_any_optimizer_or_missed_clearly():
   params = {"Conv_0": tree()["Conv_0"]}
-  build = lambda rate: optax.chain(optax.adam(rate), monitored(None))
+  build = lambda rate: optax.chain(optax.adam(rate), monitored(0.5))
   optimizer = optax.inject_hyperparams(build)(rate=0.1)
   state = optimizer.init(params)
-  _, state = jax.jit(optimizer.update)(params, state, params)
+  update = jax.jit(optimizer.update, donate_argnums=1)
+  _, state = update(params, state, params)
   seen = ws_jax.effective_learning_rates(state)
-  assert (seen.count, seen.effective_learning_rate) == (1, {})
+  assert seen.count == 1
+  assert seen.effective_learning_rate["Conv_0/kernel"] > 0
+  alone = ws_jax.monitor_effective_learning_rates().init(params)
+  assert alone.effective_learning_rate == {}
   assert seen.relative_step["Conv_0/kernel"] > 0
   for other, count in [
     (optax.adam(0.1), 0),

@@ -174,18 +174,19 @@ def monitor_effective_learning_rates(
 
   def init(params: PyTree) -> EffectiveLearningRates:
     paths, _, _ = selected_kernels(params, where)
-    zeros = {path: jnp.zeros(()) for path in paths if path is not None}
-    rates = {} if learning_rate is None else dict(zeros)
-    return EffectiveLearningRates(jnp.zeros((), jnp.int32), zeros, rates)
+    # Arrays of their own: a state may be donated, and a buffer only once.
+    zeros = lambda: {path: jnp.zeros(()) for path in paths if path is not None}
+    rates = {} if learning_rate is None else zeros()
+    return EffectiveLearningRates(jnp.zeros((), jnp.int32), zeros(), rates)
 
   def update(updates, state, params=None):
     if params is None:
       raise ValueError(
         "the monitor needs the parameters: call update(grads, state, params)"
       )
-    rate = (
-      learning_rate(state.count) if callable(learning_rate) else (learning_rate)
-    )
+    rate = learning_rate
+    if callable(rate):
+      rate = rate(state.count)
     steps, rates = {}, {}
     paths, leaves, _ = selected_kernels(params, where)
     for path, leaf, step in zip(
