@@ -345,6 +345,25 @@ def test_transformations(name):
   np.testing.assert_allclose(forward, numeric, atol=5e-3 * size)
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 64, 5), (64, 5)])
+def test_matrices_are_what_their_filters_are(shape):
+  """Split in two axes on a CPU, which nobody sees."""
+  kernel = 0.1 * normal((4, 4, 4, 5), dtype=np.float32) + 1
+  weight = normal(kernel.shape, 1, np.float32)
+  gain, mean = np.float32([1, 2, 3, 4, 5]), np.float32([0, 1, 0, 2, 0])
+
+  def both(kernel, weight, gain):
+    f = lambda k, g: standardize(k, gain=g, mean=mean, convention="nfnet")
+    value, pull = jax.vjp(f, kernel, gain)
+    return value, *pull(weight)
+
+  expected = both(kernel, weight, gain)
+  got = both(kernel.reshape(shape), weight.reshape(shape), gain)
+  for x, y in zip(got, expected, strict=True):
+    np.testing.assert_allclose(x, y.reshape(x.shape), atol=2e-5)
+  assert got[0].shape == got[1].shape == shape
+
+
 def test_axis_and_gain_follow_the_layout():
   kernel = normal((3, 3, 4, 5), dtype=np.float32)
   gain = np.arange(1, 6, dtype=np.float32)
