@@ -51,7 +51,11 @@ def test_the_adapters_offer_what_the_readme_names():
   names = lambda module: {name for m, name in CASES if m is module}
   layers = {"WeightStandardization", "WSConv", "WSConvTranspose"}
   assert names(ws_jax.linen) == layers | {"WSDense"}
-  assert names(ws_jax.nnx) == layers | {"WSLinear", "standardized"}
+  assert names(ws_jax.nnx) == layers | {
+    "WSDense",
+    "WSLinear",
+    "standardized",
+  }
 
 
 def test_the_package_lists_what_it_exports():

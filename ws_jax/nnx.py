@@ -6,8 +6,8 @@ module in which the kernels, and nothing else, are replaced. Whatever is not a
 parameter (batch statistics, random number streams) is shared with the copy, so
 that what a forward pass writes there stays.
 
-The names are those of `ws_jax.linen`, but for `WSLinear`: NNX calls a dense
-layer `Linear`.
+The names are those of `ws_jax.linen`; NNX calls a dense layer `Linear`, so that
+`WSDense` is `WSLinear` as well.
 """
 
 from collections.abc import Mapping
@@ -233,6 +233,9 @@ class WSLinear(nnx.Linear):
     """Applies the layer to `[..., in]`."""
     return nnx.Linear.__call__(_effective(self), *args, **kwargs)
 
+
+# The name that `ws_jax.linen` has for it.
+WSDense = WSLinear
 
 _WS_LAYERS = (WSConv, WSConvTranspose, WSLinear)
 

@@ -234,15 +234,14 @@ def decay_mask(kind: str):
   """A function from parameters to a tree of bools: which leaves decay.
 
   Args:
-    kind: `kernels` (leaves named kernel: not biases, not the scales of
-      norms), or `all`.
+    kind: `kernels` (as `ws_jax.kernel_decay_mask`: not biases, not the scales
+      of norms), or `all`.
 
   Example:
     >>> mask = decay_mask("kernels")
-    >>> mask({"conv": {"kernel": 0, "bias": 0}})
+    >>> mask({"conv": {"kernel": jnp.ones((8, 2)), "bias": jnp.ones(2)}})
     {'conv': {'bias': False, 'kernel': True}}
   """
   if kind == "all":
     return lambda params: jax.tree.map(lambda _: True, params)
-  is_kernel = lambda path, _: "'kernel'" in jax.tree_util.keystr(path)
-  return lambda params: jax.tree_util.tree_map_with_path(is_kernel, params)
+  return gradients.kernel_decay_mask

@@ -268,6 +268,7 @@ def _is_slow_matrix(kernel, axes):
     and axes == tuple(range(kernel.ndim - 1))
     and fan_in == max(inputs)
     and fan_in % 8 == 0
+    and fan_in > 8  # or the split would be such a matrix again
     and outputs > 1
     # A sharded axis stays as it is.
     and all(axis is None for axis in jax.typeof(kernel).sharding.spec)
