@@ -364,6 +364,15 @@ def test_matrices_are_what_their_filters_are(shape):
   assert got[0].shape == got[1].shape == shape
 
 
+@pytest.mark.parametrize("fan_in", [8, 16, 24])
+def test_short_matrices(fan_in):
+  """Of eight rows the split would be the same matrix again, without end."""
+  kernel = normal((fan_in, 5), dtype=np.float32)
+  wide = kernel.astype(np.float64)
+  expected = (wide - wide.mean(0)) / wide.std(0)
+  np.testing.assert_allclose(standardize(kernel), expected, atol=1e-5)
+
+
 def test_axis_and_gain_follow_the_layout():
   kernel = normal((3, 3, 4, 5), dtype=np.float32)
   gain = np.arange(1, 6, dtype=np.float32)
