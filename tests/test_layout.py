@@ -25,6 +25,7 @@ STDLIB = sys.stdlib_module_names | {"__future__"}
 FLOORS = {
   "backend": 0,
   "conventions": 0,
+  "convolve": 0,
   "names": 0,
   "kernels": 0,
   "standardize": 0,

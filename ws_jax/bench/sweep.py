@@ -48,6 +48,9 @@ def _table(options: Options, batch_size: int) -> Table:
     write_images(images)
     common = {"data": images, "steps": options.steps, "batch_size": batch_size}
 
+    def whole_sweep(workers: int) -> timing.Contender:
+      return lambda: _sweep(model, options, batch_size, workers)
+
     def processes(library: str, at_once: int) -> timing.Contender:
       def one(cell):
         arm, rate = cell
@@ -68,9 +71,9 @@ def _table(options: Options, batch_size: int) -> Table:
 
       return contender
 
-    contenders: dict[str, timing.Contender] = {
-      "ours": lambda: _sweep(model, options, batch_size)
-    }
+    contenders: dict[str, timing.Contender] = {"ours": whole_sweep(1)}
+    if cores > 1:
+      contenders[f"ours, {cores} workers"] = whole_sweep(cores)
     for library in options.against:
       for at_once in dict.fromkeys((1, cores)):
         name = f"{library}, a process a run, {at_once} at once"
@@ -86,7 +89,9 @@ def _table(options: Options, batch_size: int) -> Table:
   )
 
 
-def _sweep(model: str, options: Options, batch_size: int) -> float:
+def _sweep(
+  model: str, options: Options, batch_size: int, workers: int
+) -> float:
   """The command a user types, with an empty cache; its seconds."""
   with tempfile.TemporaryDirectory() as folder:
     experiment = pathlib.Path(folder, "experiment.py")
@@ -106,6 +111,7 @@ def _sweep(model: str, options: Options, batch_size: int) -> float:
         str(_SCRIPT),
         f"--experiment={experiment}",
         f"--out={folder}/out",
+        f"--workers={workers}",
       ],
       env=os.environ | {"XDG_CACHE_HOME": f"{folder}/cache"},
       capture_output=True,

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from ws_jax.convolve import conv_general_dilated
 from ws_jax.names import lookup
 from ws_jax.norm import NormSpec
 
@@ -273,6 +274,7 @@ def _conv(channels, size, stride, dtype, name):
     padding=[((size - 1) // 2, (size - 1) // 2)] * 2,
     use_bias=False,
     dtype=dtype,
+    conv_general_dilated=conv_general_dilated,
     kernel_init=_he_fan_out,
     name=name,
   )

@@ -1,0 +1,120 @@
+"""A convolution whose filter gradient is fast for few examples, too."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+# Up to so many examples the products below win: measured at 1, 2, 4 and 8 on
+# the layers of ResNet-20.
+SMALL_BATCH = 4
+
+_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+
+
+def conv_general_dilated(
+  x: jax.Array,
+  kernel: jax.Array,
+  window_strides: Sequence[int],
+  padding: str | Sequence[tuple[int, int]],
+  **how: Any,
+) -> jax.Array:
+  """`lax.conv_general_dilated` as layers of Flax call it, and take it.
+
+  XLA's CPU backend computes the filter gradient as a convolution in which the
+  examples play the channels. With few examples it is up to twelve times slower
+  than the forward pass. There this function computes it as one matrix product
+  for each position of the kernel, on the same numbers. Such a convolution has
+  no forward-mode derivative. Everywhere else it is XLA's own.
+
+  Args:
+    x: `[N, H, W, in]`.
+    kernel: `[h, w, in, out]`.
+    window_strides: as in `lax.conv_general_dilated`.
+    padding: likewise.
+    **how: the rest of its arguments.
+
+  Example:
+    >>> x, kernel = jnp.ones((1, 8, 8, 3)), jnp.ones((3, 3, 3, 4))
+    >>> how = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+    >>> conv_general_dilated(x, kernel, (2, 2), ((1, 1), (1, 1)), **how).shape
+    (1, 4, 4, 4)
+  """
+  if not _use_products(x, padding, how):
+    return lax.conv_general_dilated(x, kernel, window_strides, padding, **how)
+  pads = tuple(tuple(pair) for pair in padding)
+  return _conv(x, kernel, tuple(window_strides), pads, how.get("precision"))
+
+
+def _use_products(x, padding, how) -> bool:
+  """Few examples, on a CPU, and nothing but a stride and a padding."""
+  if jax.default_backend() != "cpu" or isinstance(padding, str):
+    return False
+  plain = all(
+    how.get(key) is None or set(how[key]) == {1}
+    for key in ("lhs_dilation", "rhs_dilation")
+  )
+  groups = how.get("feature_group_count", 1) * how.get("batch_group_count", 1)
+  numbers = lax.conv_dimension_numbers(
+    x.shape, x.shape, how.get("dimension_numbers")
+  )
+  layout = lax.conv_dimension_numbers(x.shape, x.shape, _DIMENSIONS)
+  few = x.ndim == 4 and x.shape[0] <= SMALL_BATCH
+  return few and plain and groups == 1 and numbers == layout
+
+
+def _xla(x, kernel, strides, pads, precision):
+  return lax.conv_general_dilated(
+    x,
+    kernel,
+    strides,
+    pads,
+    dimension_numbers=_DIMENSIONS,
+    precision=precision,
+  )
+
+
+_conv = jax.custom_vjp(_xla, nondiff_argnums=(2, 3, 4))
+
+
+def _forward(x, kernel, strides, pads, precision):
+  return _xla(x, kernel, strides, pads, precision), (x, kernel)
+
+
+def _backward(strides, pads, precision, residuals, dy):
+  x, kernel = residuals
+  apply = lambda x: _xla(x, kernel, strides, pads, precision)
+  (dx,) = jax.vjp(apply, x)[1](dy)
+  height, width = kernel.shape[:2]
+  padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+  _, rows, columns, _ = dy.shape
+  flat = dy.reshape(-1, dy.shape[-1])
+
+  def product(i, j):
+    """The part of the gradient at row i and column j of the kernel."""
+    seen = lax.slice(
+      padded,
+      (0, i, j, 0),
+      (
+        len(x),
+        i + strides[0] * (rows - 1) + 1,
+        j + strides[1] * (columns - 1) + 1,
+        x.shape[-1],
+      ),
+      (1, *strides, 1),
+    )
+    return lax.dot_general(
+      seen.reshape(-1, x.shape[-1]),
+      flat,
+      (((0,), (0,)), ((), ())),
+      precision=precision,
+      preferred_element_type=jnp.promote_types(x.dtype, jnp.float32),
+    )
+
+  parts = [product(i, j) for i in range(height) for j in range(width)]
+  return dx, jnp.stack(parts).reshape(kernel.shape).astype(kernel.dtype)
+
+
+_conv.defvjp(_forward, _backward)
