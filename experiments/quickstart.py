@@ -5,17 +5,20 @@ Question: BN, GN and GN+WS, each at a moderate and at a high learning rate, on
 
 Scientific parameters: the norm, WS, the learning rate.
 Nuisance parameters: none; one seed and two rates show what happens, and prove
-  nothing. experiments/README.md lists the runs that do.
-  The high rate is ten times the moderate one; experiments/rate_limit.py has
-  what happens at thirty times: higher is not always where WS helps.
-Fixed parameters: a narrow ResNet-8, three epochs, all of the config.
+  nothing. experiments/README.md lists the runs that do: lr_batch_size.py has
+  the same network at ten rates over three decades.
+Fixed parameters: a ResNet-8 of half width on images of half resolution, GN with
+  4 channels in a group, three epochs.
 
   bash scripts/quickstart.sh
 """
 
 from ws_jax.sweep import product
 
-CONFIG = "configs/fashion_mnist_10k.py:model.name=resnet8,width=0.5,epochs=3"
+CONFIG = (
+  "configs/fashion_mnist_10k.py:model=resnet8,stem=half,width=0.5,"
+  "channels_per_group=4,crop_padding=0,epochs=3"
+)
 
 ARMS = (
   {"model.norm": "batch", "model.ws": False},

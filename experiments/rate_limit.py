@@ -1,11 +1,12 @@
 """Where does it end? BN, GN and GN+WS at thirty times the moderate rate.
 
-Question: at the rate 3.0, three times the high one of the quickstart, which of
-the arms still learn?
+Question: at the rate 3.0, three times what is high for them, which of the arms
+still learn?
 
 Scientific parameters: the norm, WS.
 Nuisance parameters: none; the rate is the question. Seeds: 3.
-Fixed parameters: as experiments/quickstart.py.
+Fixed parameters: a ResNet-8 of half width, three epochs. Its first stage has 8
+  channels in 8 groups: GN is instance normalization there.
 
   python scripts/sweep.py --experiment=experiments/rate_limit.py
 """
