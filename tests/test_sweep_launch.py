@@ -182,9 +182,10 @@ def kill_again_and_again(folder, begin, times, seconds, look=lambda: None):
   rng = random.Random(0)
   begun = lambda: (folder / "said").read_text().count("begins")
   for number in range(times):
-    process, before = begin(), begun()
-    if number % 4:
-      until(lambda: begun() > before or gone(process.pid))
+    before = begun()
+    process = begin()
+    while number % 4 and begun() == before and process.poll() is None:
+      time.sleep(0.05)
     time.sleep(rng.uniform(0, seconds))
     for pid in (process.pid, *children(process.pid)):
       os.kill(pid, signal.SIGKILL)
@@ -229,10 +230,10 @@ def test_forty_runs_killed_twenty_times_are_those_of_an_undisturbed_sweep(
   (tmp_path / "forty.py").write_text(EXPERIMENT)
   seen, kills = {}, 0
 
-  def begin(out="killed"):
+  def begin(out="killed", *more):
     script = [sys.executable, str(ROOT / "scripts" / "sweep.py")]
     flags = [f"--experiment={tmp_path / 'forty.py'}", f"--out={tmp_path / out}"]
-    return popen([*script, *flags, "--workers=2"], tmp_path)
+    return popen([*script, *flags, "--workers=2", *more], tmp_path)
 
   def finished(out="killed"):
     return {
@@ -247,10 +248,15 @@ def test_forty_runs_killed_twenty_times_are_those_of_an_undisturbed_sweep(
     for name, row in finished().items():
       # Repeated, it would have another row: no two runs take the same seconds.
       assert seen.setdefault(name, row) == row
-    print(f"kill {kills}: {len(seen)} runs are finished", flush=True)
+    print(f"kill {kills}: {len(seen)} of 40 runs are finished", flush=True)
 
+  # Once all is compiled, what it takes to begin and to do one run of each.
+  assert begin("killed", "--filter=seed=0").wait(timeout=600) == 0
+  began = time.monotonic()
+  assert begin("killed", "--filter=seed=1").wait(timeout=600) == 0
+  life = time.monotonic() - began
   code = kill_again_and_again(
-    tmp_path, begin, times=20, seconds=10.0, look=look
+    tmp_path, begin, times=20, seconds=life, look=look
   )
   assert code == 0
   look()
