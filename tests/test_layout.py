@@ -26,6 +26,7 @@ FLOORS = {
   "backend": 0,
   "conventions": 0,
   "names": 0,
+  "shares": 0,
   "kernels": 0,
   "standardize": 0,
   "plain": 0,
