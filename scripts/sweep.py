@@ -30,6 +30,7 @@ from ws_jax import (
   launch,
   names,
   rows,
+  shares,
   slurm,
   sweep,
   train,
@@ -104,7 +105,7 @@ def describe(base, runs: list[sweep.Run]) -> None:
   if _DRY_RUN.value:
     print("compiling each program and timing a block (--plan: without)")
     if workers > 1:  # as a worker would
-      env, cores = launch.share(*launch.machine(), 0, workers)
+      env, cores = shares.share(*shares.machine(), 0, workers)
       os.environ |= env
       if cores:
         os.sched_setaffinity(0, cores)
@@ -195,7 +196,7 @@ def main(argv: list[str]) -> None:
       return
     if todo:
       run_here(todo, out)
-  except ValueError as error:
+  except (ValueError, ChildProcessError) as error:
     say(f"error: {error}")
     sys.exit(2)
   except (KeyboardInterrupt, train.Interrupted) as error:

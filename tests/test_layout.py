@@ -27,6 +27,7 @@ FLOORS = {
   "conventions": 0,
   "convolve": 0,
   "names": 0,
+  "shares": 0,
   "kernels": 0,
   "standardize": 0,
   "plain": 0,

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from ws_jax import config, launch, rows, slurm, sweep, writers
+from ws_jax import config, launch, rows, shares, slurm, sweep, writers
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -138,6 +138,15 @@ def test_workers_share_groups_and_outlive_each_other(folder):
     assert all(len(share) < len(mine) for share in cores)
 
 
+def test_workers_that_cannot_begin_end_the_sweep(tmp_path):
+  broken = [sys.executable, "-c", "raise SystemExit('no such module')"]
+  runs = sweep.choose(config.default(), sweep.plan([{"seed": 1}]), tmp_path)
+  fleet = launch.Fleet(runs, tmp_path, broken, workers=1, tell=print)
+  with pytest.raises(ChildProcessError, match=r"exit code 1.*worker-0\.log"):
+    fleet.run()
+  assert "no such module" in launch.log_of(tmp_path, 0).read_text()
+
+
 def test_stopped_sweep_hands_its_run_to_another(folder):
   """Two sweeps on one folder; one is told to stop, one is killed."""
   (folder / "stays-0").touch()
@@ -180,13 +189,17 @@ def kill_again_and_again(folder, begin, times, seconds, look=lambda: None):
     The exit code of the last one, which is let live.
   """
   rng = random.Random(0)
+  (folder / "said").touch()
   begun = lambda: (folder / "said").read_text().count("begins")
   for number in range(times):
-    process, before = begin(), begun()
-    if number % 4:
-      until(lambda: begun() > before or gone(process.pid))
+    before = begun()
+    process = begin()
+    while number % 4 and begun() == before and process.poll() is None:
+      time.sleep(0.05)
     time.sleep(rng.uniform(0, seconds))
-    for pid in (process.pid, *children(process.pid)):
+    workers = children(process.pid)
+    process.kill()  # nothing, if it has ended by itself
+    for pid in workers:
       os.kill(pid, signal.SIGKILL)
     process.wait()
     look()
@@ -194,8 +207,10 @@ def kill_again_and_again(folder, begin, times, seconds, look=lambda: None):
 
 
 def children(pid):
-  listed = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-  return [int(child) for child in listed]
+  path = pathlib.Path(f"/proc/{pid}/task/{pid}/children")
+  return (
+    [int(child) for child in path.read_text().split()] if path.exists() else []
+  )
 
 
 def test_killed_at_any_moment_nothing_is_lost_or_repeated(folder):
@@ -229,10 +244,10 @@ def test_forty_runs_killed_twenty_times_are_those_of_an_undisturbed_sweep(
   (tmp_path / "forty.py").write_text(EXPERIMENT)
   seen, kills = {}, 0
 
-  def begin(out="killed"):
+  def begin(out="killed", *more):
     script = [sys.executable, str(ROOT / "scripts" / "sweep.py")]
     flags = [f"--experiment={tmp_path / 'forty.py'}", f"--out={tmp_path / out}"]
-    return popen([*script, *flags, "--workers=2"], tmp_path)
+    return popen([*script, *flags, "--workers=2", *more], tmp_path)
 
   def finished(out="killed"):
     return {
@@ -247,10 +262,15 @@ def test_forty_runs_killed_twenty_times_are_those_of_an_undisturbed_sweep(
     for name, row in finished().items():
       # Repeated, it would have another row: no two runs take the same seconds.
       assert seen.setdefault(name, row) == row
-    print(f"kill {kills}: {len(seen)} runs are finished", flush=True)
+    print(f"kill {kills}: {len(seen)} of 40 runs are finished", flush=True)
 
+  # Once all is compiled, what it takes to begin and to do one run of each.
+  assert begin("killed", "--filter=seed=0").wait(timeout=600) == 0
+  began = time.monotonic()
+  assert begin("killed", "--filter=seed=1").wait(timeout=600) == 0
+  life = time.monotonic() - began
   code = kill_again_and_again(
-    tmp_path, begin, times=20, seconds=10.0, look=look
+    tmp_path, begin, times=20, seconds=life, look=look
   )
   assert code == 0
   look()
@@ -333,24 +353,24 @@ def test_every_device_has_its_workers(
 ):
   monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
   name = {"gpu": "CUDA_VISIBLE_DEVICES", "tpu": "TPU_VISIBLE_CHIPS"}[platform]
-  shares = [
-    launch.share(platform, count, number, workers)[0]
+  envs = [
+    shares.share(platform, count, number, workers)[0]
     for number in range(workers)
   ]
-  assert [env[name] for env in shares] == expected
-  crowded = "XLA_PYTHON_CLIENT_MEM_FRACTION" in shares[0]
+  assert [env[name] for env in envs] == expected
+  crowded = "XLA_PYTHON_CLIENT_MEM_FRACTION" in envs[0]
   assert crowded == (workers > count)
 
 
 def test_devices_that_a_cluster_has_chosen_are_kept(monkeypatch):
   monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
-  env, _ = launch.share("gpu", 2, 1, 2)
+  env, _ = shares.share("gpu", 2, 1, 2)
   assert env["CUDA_VISIBLE_DEVICES"] == "7"
 
 
 def test_every_core_has_one_worker_or_is_shared_by_all(monkeypatch):
   monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 4, 5, 8, 9})
-  cores = [launch.share("cpu", 1, number, 2)[1] for number in range(2)]
+  cores = [shares.share("cpu", 1, number, 2)[1] for number in range(2)]
   assert cores == [{3, 4}, {5, 8, 9}]
-  cores = [launch.share("cpu", 1, number, 7)[1] for number in range(7)]
+  cores = [shares.share("cpu", 1, number, 7)[1] for number in range(7)]
   assert cores == [{3}, {4}, {5}, {8}, {9}, {3}, {4}]

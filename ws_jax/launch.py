@@ -14,15 +14,14 @@ import pathlib
 import queue
 import signal
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import ml_collections
 
 from ws_jax import rows as rows_lib
-from ws_jax import sweep, train, writers
+from ws_jax import shares, sweep, train, writers
 from ws_jax.grid import Run
 
 # Exit code of a worker that was told to stop, and did.
@@ -57,7 +56,7 @@ class Fleet:
     self._runs = {run.name: run for run in runs}
     self._out, self._command, self._workers = out, command, workers
     self._tell = tell
-    self._machine = machine() if workers > 1 else None
+    self._machine = shares.machine() if workers > 1 else None
     self._stopping = False
     self._processes: dict[int, subprocess.Popen[str]] = {}
     self._messages: queue.Queue[tuple[int, dict | int]] = queue.Queue()
@@ -74,7 +73,7 @@ class Fleet:
     Raises:
       KeyboardInterrupt: on Ctrl-C or SIGTERM, when all workers have saved and
         ended, or if all of them were stopped from outside.
-      RuntimeError: the workers die before they begin.
+      ChildProcessError: the workers die before they begin.
     """
     with sweep.signals_interrupt():
       try:
@@ -129,14 +128,14 @@ class Fleet:
       if row:
         self._tell(number, self._runs[name], row)
     elif self._deaths[at] > 2 * self._workers:
-      raise RuntimeError(f"workers die at once ({cause}): see {log}")
+      raise ChildProcessError(f"workers die at once ({cause}): see {log}")
     self._start(number)
 
   def _start(self, number: int) -> None:
     env, cores = {}, None
     if self._machine:
-      env, cores = share(*self._machine, number, self._workers)
-    with log_of(self._out, number).open("a") as log, _pinned(cores):
+      env, cores = shares.share(*self._machine, number, self._workers)
+    with log_of(self._out, number).open("a") as log, shares.pinned(cores):
       process = subprocess.Popen(
         self._command,
         stdin=subprocess.PIPE,
@@ -161,6 +160,9 @@ class Fleet:
     for line in process.stdout:
       if line.startswith("{"):  # else printed before it knew that it is one
         self._messages.put((number, json.loads(line)))
+    process.stdout.close()
+    with contextlib.suppress(BrokenPipeError):
+      process.stdin.close()
     self._messages.put((number, process.wait()))
 
 
@@ -211,97 +213,3 @@ def work(
 def log_of(out: pathlib.Path, number: int) -> pathlib.Path:
   """Where worker `number` writes what it has to say to people."""
   return out / f"worker-{number}.log"
-
-
-def machine() -> tuple[str, int]:
-  """The platform and the number of devices that JAX would use here.
-
-  Of TPUs it is chips that are counted: some have two devices.
-
-  It is asked in a process that ends: one that has opened a GPU keeps most of
-  its memory from the workers.
-  """
-  code = (
-    "import jax; d = jax.local_devices();"
-    "places = {str(getattr(x, 'coords', x.id)) for x in d};"
-    "print(); print(d[0].platform, len(places))"
-  )
-  done = subprocess.run(
-    [sys.executable, "-c", code],
-    stdout=subprocess.PIPE,
-    text=True,
-    check=True,
-  )
-  platform, count = done.stdout.split()[-2:]
-  return platform, int(count)
-
-
-def share(
-  platform: str, count: int, number: int, workers: int
-) -> tuple[dict[str, str], set[int] | None]:
-  """The environment and the cores of one worker of several.
-
-  Args:
-    platform: as `machine` says.
-    count: of devices.
-    number: of the worker, from 0.
-    workers: how many there are.
-
-  Returns:
-    Environment variables that leave it its devices, and the CPU cores to run
-    on: None for all, where the work is not done by them.
-
-  Example:
-    >>> share("gpu", 4, 1, 2)[0]["CUDA_VISIBLE_DEVICES"]
-    '2,3'
-  """
-  if platform == "cpu":
-    if not hasattr(os, "sched_setaffinity"):
-      return {}, None
-    cores = sorted(os.sched_getaffinity(0))
-    return {}, set(_part(cores, number, workers))
-  every = [str(i) for i in range(count)]
-  if platform == "tpu":
-    mine = _part(every, number, workers)
-    port = str(8476 + number)
-    return {
-      "TPU_VISIBLE_CHIPS": ",".join(mine),
-      # A system of its own, and not a part of one that spans the workers.
-      "TPU_CHIPS_PER_PROCESS_BOUNDS": f"1,{len(mine)},1",
-      "TPU_PROCESS_BOUNDS": "1,1,1",
-      "TPU_PROCESS_ADDRESSES": f"localhost:{port}",
-      "TPU_PROCESS_PORT": port,
-      "CLOUD_TPU_TASK_ID": "0",
-      "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-    }, None
-  env = {}
-  for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
-    given = os.environ.get(name)
-    mine = _part(given.split(",") if given else every, number, workers)
-    env[name] = ",".join(mine)
-  if workers > count:  # each JAX would take three quarters of a GPU's memory
-    fraction = 0.9 / -(-workers // count)
-    env["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{fraction:.2f}"
-  return env, None
-
-
-def _part(things: Sequence, number: int, parts: int) -> Sequence:
-  """A fair part of them; shared with others if they are fewer than parts."""
-  if len(things) < parts:
-    return [things[number % len(things)]]
-  size = len(things) / parts
-  return things[round(number * size) : round((number + 1) * size)]
-
-
-@contextlib.contextmanager
-def _pinned(cores: set[int] | None) -> Iterator[None]:
-  """What is started meanwhile inherits these cores."""
-  if cores is None:
-    yield
-    return
-  before = os.sched_getaffinity(0)
-  os.sched_setaffinity(0, cores)
-  try:
-    yield
-  finally:
-    os.sched_setaffinity(0, before)

@@ -1,0 +1,101 @@
+"""Which part of a machine one process of several has."""
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+
+
+def machine() -> tuple[str, int]:
+  """The platform and the number of devices that JAX would use here.
+
+  Of TPUs it is chips that are counted: some have two devices.
+
+  It is asked in a process that ends: one that has opened a GPU keeps most of
+  its memory from the workers.
+  """
+  code = (
+    "import jax; d = jax.local_devices();"
+    "places = {str(getattr(x, 'coords', x.id)) for x in d};"
+    "print(); print(d[0].platform, len(places))"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", code],
+    stdout=subprocess.PIPE,
+    text=True,
+    check=True,
+  )
+  platform, count = done.stdout.split()[-2:]
+  return platform, int(count)
+
+
+def share(
+  platform: str, count: int, number: int, workers: int
+) -> tuple[dict[str, str], set[int] | None]:
+  """The environment and the cores of one worker of several.
+
+  Args:
+    platform: as `machine` says.
+    count: of devices.
+    number: of the worker, from 0.
+    workers: how many there are.
+
+  Returns:
+    Environment variables that leave it its devices, and the CPU cores to run
+    on: None for all, where the work is not done by them.
+
+  Example:
+    >>> share("gpu", 4, 1, 2)[0]["CUDA_VISIBLE_DEVICES"]
+    '2,3'
+  """
+  if platform == "cpu":
+    if not hasattr(os, "sched_setaffinity"):
+      return {}, None
+    cores = sorted(os.sched_getaffinity(0))
+    return {}, set(_part(cores, number, workers))
+  every = [str(i) for i in range(count)]
+  if platform == "tpu":
+    mine = _part(every, number, workers)
+    port = str(8476 + number)
+    return {
+      "TPU_VISIBLE_CHIPS": ",".join(mine),
+      # A system of its own, and not a part of one that spans the workers.
+      "TPU_CHIPS_PER_PROCESS_BOUNDS": f"1,{len(mine)},1",
+      "TPU_PROCESS_BOUNDS": "1,1,1",
+      "TPU_PROCESS_ADDRESSES": f"localhost:{port}",
+      "TPU_PROCESS_PORT": port,
+      "CLOUD_TPU_TASK_ID": "0",
+      "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    }, None
+  env = {}
+  for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
+    given = os.environ.get(name)
+    mine = _part(given.split(",") if given else every, number, workers)
+    env[name] = ",".join(mine)
+  if workers > count:  # each JAX would take three quarters of a GPU's memory
+    fraction = 0.9 / -(-workers // count)
+    env["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{fraction:.2f}"
+  return env, None
+
+
+def _part(things: Sequence, number: int, parts: int) -> Sequence:
+  """A fair part of them; shared with others if they are fewer than parts."""
+  if len(things) < parts:
+    return [things[number % len(things)]]
+  size = len(things) / parts
+  return things[round(number * size) : round((number + 1) * size)]
+
+
+@contextlib.contextmanager
+def pinned(cores: set[int] | None) -> Iterator[None]:
+  """What is started in a `with` block inherits these cores; None: all."""
+  if cores is None:
+    yield
+    return
+  before = os.sched_getaffinity(0)
+  os.sched_setaffinity(0, cores)
+  try:
+    yield
+  finally:
+    os.sched_setaffinity(0, before)
