@@ -21,15 +21,15 @@ from absl import app, flags, logging
 import ws_jax
 from ws_jax import (
   backend,
-  checkpoint,
   config,
   diagnostics,
-  figures,
+  files,
   rows,
   train,
   writers,
 )
 from ws_jax import step as steps
+from ws_jax.report import figures
 
 _TO = flags.DEFINE_string("to", None, "Folder to write to. Default: DIR.")
 _STEPS = flags.DEFINE_list(
@@ -79,19 +79,22 @@ def losses(program: steps.Program):
 
 
 def landscape(program, state, batch) -> dict[str, jax.Array]:
-  """Smoothness of the loss: of the kernels in own units, and of all raw."""
+  """Smoothness of the loss by the kernels: in their own units, and raw."""
   loss, _ = losses(program)
-  args = state.model_state, batch
   scaled, coordinates, frame = diagnostics.in_own_units(loss, state.params)
+  params, norms = frame
+  raw = {path: norms[path] * unit for path, unit in coordinates.items()}
+  ones = jax.tree.map(jnp.ones_like, norms)
   row = {}
-  for name, point in (
-    ("own", (scaled, coordinates, frame, *args)),
-    ("raw", (loss, state.params, *args)),
+  # The same function, so that it compiles once.
+  for name, kernels, frame in (
+    ("own", coordinates, (params, norms)),
+    ("raw", raw, (params, ones)),
   ):
-    fn, params, *rest = point
-    walk = diagnostics.along_gradient(fn, params, RELATIVE_STEPS, *rest)
+    args = frame, state.model_state, batch
+    walk = diagnostics.along_gradient(scaled, kernels, RELATIVE_STEPS, *args)
     sharp = diagnostics.sharpness(
-      fn, params, *rest, num_iterations=NUM_ITERATIONS
+      scaled, kernels, *args, num_iterations=NUM_ITERATIONS
     )
     row |= {
       "loss": walk.loss,
@@ -102,7 +105,7 @@ def landscape(program, state, batch) -> dict[str, jax.Array]:
       f"{name}.sharpness": sharp.eigenvalue,
       f"{name}.sharpness_residual": sharp.residual,
     }
-  squared = optax.tree.norm(state.params) ** 2
+  squared = optax.tree.norm(raw) ** 2
   return row | {"raw.sharpness_times_w2": row["raw.sharpness"] * squared}
 
 
@@ -168,9 +171,10 @@ def measure(workdir: pathlib.Path, known: set[tuple[str, int]], wanted):
   size, probe_size = resolved.data.batch_size, _PROBE.value
   batch = program.task.batch(arrays, jnp.arange(size), None)
   probe = program.task.batch(arrays, jnp.arange(probe_size), None)
-  checkpoints = checkpoint.Checkpoints(folder, keep=1 << 30)
   for step in todo:
-    state = checkpoints.load(step, start) if step else start
+    # Statistics of the batch are used here, as in training: none are read.
+    saved = files.read_params(folder / str(step)) if step else start.params
+    state = start.replace(params=saved)
     row = {
       "run": workdir.name,
       "arm": rows.arm(resolved.model.norm, resolved.model.ws),
@@ -181,41 +185,32 @@ def measure(workdir: pathlib.Path, known: set[tuple[str, int]], wanted):
     found = landscape(program, state, batch)
     found |= inside(program, state, batch, probe)
     yield row | {k: float(f"{float(v):.4g}") for k, v in found.items()}
-  checkpoints.close()
 
 
 def draw(table: list[rows.Row]):
   """The `_PANELS` over steps: a line for each arm, its seeds as points."""
-  from matplotlib.figure import Figure
-
-  drawing = Figure(figsize=(12, 6.4), layout="constrained")
-  for ax, (column, title, log) in zip(
-    drawing.subplots(2, 3).flat, _PANELS, strict=True
-  ):
-    for arm, color in figures.COLORS.items():
-      mine = [row for row in table if row["arm"] == arm]
-      if not mine:
-        continue
-      at = sorted({row["step"] for row in mine})
-      seeds = [[row[column] for row in mine if row["step"] == s] for s in at]
-      style = "-" if arm.endswith("WS") else "--"
-      means = [np.mean(values) for values in seeds]
-      ax.plot(at, means, style, color=color, label=arm)
-      for step, values in zip(at, seeds, strict=True):
-        ax.plot([step] * len(values), values, ".", color=color, markersize=4)
-    ax.set_title(title, fontsize="medium")
-    ax.set_xlabel("optimizer step")
-    ax.set_xscale("symlog", linthresh=10)
-    if log:
-      ax.set_yscale("log")
-    else:
-      ax.set_ylim(0)
-    ax.spines[["top", "right"]].set_visible(False)
-  handles, labels = drawing.axes[0].get_legend_handles_labels()
-  drawing.legend(
-    handles, labels, loc="outside lower center", ncols=6, frameon=False
+  return figures.sheet(
+    [functools.partial(_panel, table=table, panel=panel) for panel in _PANELS],
+    columns=3,
   )
-  return drawing
+
+
+def _panel(ax, *, table, panel):
+  column, title, log = panel
+  looks = figures.looks(row["arm"] for row in table)
+  for arm, look in looks.items():
+    mine = [row for row in table if row["arm"] == arm]
+    at = sorted({row["step"] for row in mine})
+    seeds = [[row[column] for row in mine if row["step"] == s] for s in at]
+    ax.plot(at, [np.mean(values) for values in seeds], **look, label=arm)
+    for step, values in zip(at, seeds, strict=True):
+      ax.plot([step] * len(values), values, ".", color=look["color"])
+  ax.set_ylabel(title)
+  ax.set_xlabel("optimizer step")
+  if log:
+    ax.set_yscale("log")
+  else:
+    ax.set_ylim(0)
 
 
 def main(argv: list[str]) -> None:

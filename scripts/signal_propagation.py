@@ -8,6 +8,7 @@ of the channels behind each block (Brock et al. 2021, arXiv:2101.08692) to
 signal.csv and signal.png. A minute on a CPU; nothing is trained.
 """
 
+import functools
 import pathlib
 
 import jax
@@ -15,7 +16,8 @@ import numpy as np
 from absl import app, flags
 
 import ws_jax
-from ws_jax import diagnostics, figures, models, norm, rows
+from ws_jax import diagnostics, models, norm, rows
+from ws_jax.report import figures
 
 _TO = flags.DEFINE_string("to", "workdirs/signal", "Folder to write to.")
 _DEPTHS = flags.DEFINE_list(
@@ -24,11 +26,10 @@ _DEPTHS = flags.DEFINE_list(
 
 # Makes up for what a ReLU takes from the variance: Brock et al. 2021, sec. 3.
 RELU_GAIN = (2 / (1 - 1 / np.pi)) ** 0.5
-# Arm -> norm and convention of WS. "Scaled WS" is what networks without a
-# normalization use; "WS" alone is not made for them.
+# Arm -> norm and convention of WS; without a norm it must be the scaled one.
 ARMS = {
   "no norm": ("none", None),
-  "Scaled WS": ("none", "nfnet"),
+  "WS": ("none", "nfnet"),
   "BN": ("batch", None),
   "BN+WS": ("batch", "bit"),
   "GN": ("group", None),
@@ -68,30 +69,22 @@ def propagate(depth: int, kind: str, convention: str | None):
 
 
 def draw(table: list[rows.Row], depth: int):
-  """The deepest network: both lines, block by block."""
-  from matplotlib.figure import Figure
+  """The deepest network: both moments, block by block."""
 
-  drawing = Figure(figsize=(9.6, 3.8), layout="constrained")
-  panels = drawing.subplots(1, 2)
-  for ax, column in zip(panels, ("squared_mean", "variance"), strict=True):
-    for arm in ARMS:
+  def panel(column, ax):
+    for arm, look in figures.looks(ARMS).items():
       mine = [r for r in table if r["arm"] == arm and r["depth"] == depth]
-      ax.plot(
-        [row["block"] for row in mine],
-        [row[column] for row in mine],
-        "-" if arm.endswith("WS") else "--",
-        color=figures.COLORS.get(arm, "#000000"),
-        label=arm,
-      )
+      blocks = [row["block"] for row in mine]
+      every = max(1, len(blocks) // 9)
+      values = [row[column] for row in mine]
+      ax.plot(blocks, values, **look, markevery=every, label=arm)
     ax.set_yscale("log")
     ax.set_xlabel(f"block of a ResNet-{depth} at initialization")
-    ax.set_title(f"average {column.replace('_', ' ')} of the channels")
-    ax.spines[["top", "right"]].set_visible(False)
-  handles, labels = panels[0].get_legend_handles_labels()
-  drawing.legend(
-    handles, labels, loc="outside lower center", ncols=6, frameon=False
-  )
-  return drawing
+    ax.set_ylabel(f"average {column.replace('_', ' ')} of the channels")
+
+  columns = ("squared_mean", "variance")
+  panels = [functools.partial(panel, column) for column in columns]
+  return figures.sheet(panels, columns=2)
 
 
 def main(argv: list[str]) -> None:
