@@ -160,10 +160,12 @@ class Fleet:
     for line in process.stdout:
       if line.startswith("{"):  # else printed before it knew that it is one
         self._messages.put((number, json.loads(line)))
+    # Not sooner: the end of its input would tell it to stop.
+    code = process.wait()
     process.stdout.close()
     with contextlib.suppress(BrokenPipeError):
       process.stdin.close()
-    self._messages.put((number, process.wait()))
+    self._messages.put((number, code))
 
 
 def work(
