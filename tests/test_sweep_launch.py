@@ -52,6 +52,8 @@ base = config.default()
 try:
   if what == "work":
     launch.work(base, out, train_fn=train_fn)
+    time.sleep(0.3)  # as an interpreter takes to end
+    (out / f"ended-{os.getpid()}").touch()
   else:
     launch.Fleet(
       sweep.choose(base, sweep.plan(points), out),
@@ -128,6 +130,8 @@ def test_workers_share_groups_and_outlive_each_other(folder):
   assert "died 2 times, signal 9" in got[4]["reason"]
   began = collections.Counter(seed for seed, *_ in notes(folder, "began"))
   assert began == {0: 1, 1: 2, 2: 1, 3: 1, 4: 2, 5: 1}
+  # Those that were left ended by themselves: no one told them to stop.
+  assert len(list(folder.glob("ended-*"))) == 2
   # The two who came first did not begin with the same program.
   firsts = {norm for seed, norm, *_ in notes(folder, "began") if seed in (0, 3)}
   assert firsts == {"batch", "group"}
