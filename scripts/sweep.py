@@ -35,6 +35,7 @@ from ws_jax import (
   sweep,
   train,
   view,
+  writers,
 )
 
 _EXPERIMENT = flags.DEFINE_string(
@@ -189,6 +190,9 @@ def main(argv: list[str]) -> None:
     todo = sweep.choose(
       base, runs, out, limit=_LIMIT.value, retry_failed=_RETRY_FAILED.value
     )
+    # The whole of it, whatever the filter: a report says what is missing.
+    every = sweep.plan(experiment.sweep())
+    writers.write_json(out / "plan.json", [run.key for run in every])
     left = len(sweep.unfinished(runs, out))
     say(f"{len(runs)} runs, {len(runs) - left} finished before, in {out}")
     if todo and _LAUNCHER.value == "slurm":

@@ -459,8 +459,16 @@ def test_dry_run_says_how_long_it_takes(tmp_path):
 def test_sweep_stops_when_its_time_is_up(tmp_path):
   experiment = ROOT / "experiments" / "quickstart.py"
   out = tmp_path / "out"
-  done = script(f"--experiment={experiment}", f"--out={out}", "--max_hours=0")
+  done = script(
+    f"--experiment={experiment}",
+    f"--out={out}",
+    "--max_hours=0",
+    "--filter=norm=batch",
+  )
   assert done.returncode == 130, done.stderr
+  # A report is to know of those that the filter left out as well.
+  planned = json.loads((out / "plan.json").read_text())
+  assert len(planned) == 6 and any("group" in key for key in planned)
   assert "stopped (SIGTERM)" in done.stdout
   assert "the same command goes on" in done.stdout
 
