@@ -31,8 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
   )
   given = parser.parse_args(arguments)
   try:
-    convention = _convention(pathlib.Path(given.source), given.convention)
     raw = files.read_raw_variables(given.source)
+    convention = _convention(pathlib.Path(given.source), given.convention)
     folded = fold(raw, convention=convention)
     files.write_params(given.out, folded, folded=convention)
   except (OSError, ValueError) as error:
