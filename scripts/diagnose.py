@@ -234,7 +234,7 @@ def main(argv: list[str]) -> None:
       print(f"{row['run']} step {row['step']}: loss {row['loss']}", flush=True)
   if not table:
     sys.exit(f"error: no finished run in {out / 'runs.csv'}")
-  draw(table).savefig(target / "diagnostics.png", dpi=110)
+  draw(table).savefig(target / "diagnostics.png", dpi=80)
   print(f"table:  {target / 'diagnostics.csv'}")
   print(f"figure: {target / 'diagnostics.png'}")
 

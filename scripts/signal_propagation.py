@@ -13,7 +13,7 @@ import pathlib
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
 import ws_jax
 from ws_jax import diagnostics, models, norm, rows
@@ -69,21 +69,26 @@ def propagate(depth: int, kind: str, convention: str | None):
 
 
 def draw(table: list[rows.Row], depth: int):
-  """The deepest network: both moments, block by block."""
+  """The deepest network: what the mean takes of the power, and the variance."""
 
   def panel(column, ax):
     for arm, look in figures.looks(ARMS).items():
       mine = [r for r in table if r["arm"] == arm and r["depth"] == depth]
       blocks = [row["block"] for row in mine]
+      mean = np.array([row["squared_mean"] for row in mine])
+      variance = np.array([row["variance"] for row in mine])
+      share = {"variance": variance, "share": mean / (mean + variance)}
       every = max(1, len(blocks) // 9)
-      values = [row[column] for row in mine]
-      ax.plot(blocks, values, **look, markevery=every, label=arm)
-    ax.set_yscale("log")
+      ax.plot(blocks, share[column], **look, markevery=every, label=arm)
     ax.set_xlabel(f"block of a ResNet-{depth} at initialization")
-    ax.set_ylabel(f"average {column.replace('_', ' ')} of the channels")
+    if column == "variance":
+      ax.set_yscale("log")
+      ax.set_ylabel("average variance of the channels")
+    else:
+      ax.set_ylim(0)
+      ax.set_ylabel("share of the squared mean in the power")
 
-  columns = ("squared_mean", "variance")
-  panels = [functools.partial(panel, column) for column in columns]
+  panels = [functools.partial(panel, name) for name in ("share", "variance")]
   return figures.sheet(panels, columns=2)
 
 
@@ -91,6 +96,7 @@ def main(argv: list[str]) -> None:
   """All depths and arms; prints the last block of each."""
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+  logging.set_verbosity(logging.WARNING)
   target = pathlib.Path(_TO.value)
   target.mkdir(parents=True, exist_ok=True)
   table: list[rows.Row] = []
@@ -112,7 +118,7 @@ def main(argv: list[str]) -> None:
         )
       print(f"depth {depth} {arm}: {table[-1]}", flush=True)
   rows.write(target / "signal.csv", table)
-  draw(table, max(depths)).savefig(target / "signal.png", dpi=110)
+  draw(table, max(depths)).savefig(target / "signal.png", dpi=80)
 
 
 if __name__ == "__main__":
