@@ -210,25 +210,13 @@ def _scale_and_mean(kernel, *, axes, convention):
       scale = scale * fan_in**0.5
   else:
     scale = jnp.ones_like(low)
-  mean = low + shift if convention.center else jnp.zeros_like(low)
-  return scale.squeeze(axes), mean.squeeze(axes)
+  return scale, low + shift if convention.center else jnp.zeros_like(low)
 
 
 # Jitted so that kernels of one shape share a trace, and eager calls are one
 # dispatch.
 @functools.partial(jax.jit, static_argnames=("axes", "convention"))
 def _standardize(kernel, gain, mean, *, axes, convention):
-  if _is_slow_matrix(kernel, axes):
-    shape, outputs = kernel.shape, kernel.shape[-1]
-    split = lambda x: None if x is None else x.reshape(1, 1, x.size)
-    out = _standardize(
-      kernel.reshape(8, -1, outputs),
-      split(gain),
-      split(mean),
-      axes=(0, 1),
-      convention=convention,
-    )
-    return out.reshape(shape)
   fan_in = math.prod(kernel.shape[i] for i in axes)
   wide = _widen(kernel)
   if gain is not None:
@@ -243,36 +231,16 @@ def _standardize(kernel, gain, mean, *, axes, convention):
       spread = jnp.where(std > 0, spread, lax.stop_gradient(spread))
       low, shift = _mean(wide, axes)
       kept = (low + shift) * _scale(fan_in, convention) / spread
-      out = out + (kept if gain is None else kept * gain)
+      out = out + _over(kept if gain is None else kept * gain, wide, axes)
   else:
-    low, shift = _mean(wide, axes)
-    out = (wide - low) - shift
-    out = out if gain is None else out * gain
+    out = _centred(wide, *_mean(wide, axes), axes)
+    out = out if gain is None else out * _over(gain, wide, axes)
   if mean is not None:
-    out = out + mean.astype(wide.dtype)
+    out = out + _over(mean.astype(wide.dtype), wide, axes)
   if kernel.dtype == jnp.float16:
     limit = float(jnp.finfo(jnp.float16).max)
     out = jnp.clip(out, -limit, limit)
   return out.astype(kernel.dtype)
-
-
-def _is_slow_matrix(kernel, axes):
-  """Whether to split the fan-in of a 1x1 or dense kernel into two axes.
-
-  XLA's CPU backend takes four times as long over one long axis as over two.
-  """
-  *inputs, outputs = kernel.shape
-  fan_in = math.prod(inputs)
-  return (
-    jax.default_backend() == "cpu"
-    and axes == tuple(range(kernel.ndim - 1))
-    and fan_in == max(inputs)
-    and fan_in % 8 == 0
-    and fan_in > 8  # or the split would be such a matrix again
-    and outputs > 1
-    # A sharded axis stays as it is.
-    and all(axis is None for axis in jax.typeof(kernel).sharding.spec)
-  )
 
 
 # A rule of its own, because what JAX derives keeps more of the kernel's size in
@@ -287,18 +255,19 @@ def _normalize(wide, gain, axes, convention):
   factor = _scale(fan_in, convention) / _spread(std, fan_in, convention)
   if gain is not None:
     factor = factor * gain
-  return ((wide - low) - shift) * factor, std
+  return _centred(wide, low, shift, axes) * _over(factor, wide, axes), std
 
 
 @_normalize.defjvp
 def _normalize_jvp(axes, convention, primals, tangents):
   (wide, gain), (tangent, gain_tangent) = primals, tangents
+  over = functools.partial(_over, like=wide, axes=axes)
   fan_in = math.prod(wide.shape[i] for i in axes)
   scale = _scale(fan_in, convention)
   unit, std = _normalize(wide, None, axes, convention)
   spread = _spread(std, fan_in, convention)
   count = fan_in - convention.ddof
-  along = _sum(unit * tangent, axes) / (scale * count)
+  along = jnp.sum(unit * tangent, axes) / (scale * count)
   # How much of a change of the standard deviation reaches the spread, relative
   # to both. It is 0 at a constant filter, which has no direction in which its
   # deviation grows first: the subgradient that keeps the slope finite.
@@ -314,26 +283,24 @@ def _normalize_jvp(axes, convention, primals, tangents):
   # Sums of the tangent itself, and what is one number a filter multiplied
   # first: read backwards, each term sums the gradient as it comes in, and no
   # product of the kernel's size is kept.
-  mean = _sum(tangent, axes) / fan_in
-  centred = tangent * (scale * slope) - mean * (scale * slope)
-  out, out_tangent = unit, centred - unit * (share * along * slope)
+  mean = jnp.sum(tangent, axes) / fan_in
+  centred = tangent * over(scale * slope) - over(mean * (scale * slope))
+  out, out_tangent = unit, centred - unit * over(share * along * slope)
   if gain is not None:
-    out, out_tangent = unit * gain, out_tangent + unit * gain_tangent
+    out_tangent = out_tangent + unit * over(gain_tangent)
+    out = unit * over(gain)
   return (out, std), (out_tangent, jnp.where(alive, ratio, 0.0) * along)
 
 
 def _mean(x, axes):
-  """The mean in two parts, the smallest weight and the rest."""
+  """The mean of each filter in two parts, its smallest weight and the rest."""
   # Measured from one of its own weights a filter loses no digits, however far
   # its mean is from zero, and a constant one becomes exactly zero. The slope of
   # the result does not depend on where one measures from. (The smallest weight
   # rather than the first: a sharded axis can be reduced, but not sliced.)
-  low = lax.stop_gradient(jnp.min(x, axes, keepdims=True))
-  # Weighted first: a sum of a million huge numbers could overflow, their mean
-  # does not. One weight for each filter, since for a plain number XLA's CPU
-  # backend writes, and reads, a whole array of it.
-  weight = 1 / math.prod(x.shape[i] for i in axes) + 0.0 * low
-  return low, _sum((x - low) * weight, axes)
+  low = lax.stop_gradient(jnp.min(x, axes))
+  fan_in = math.prod(x.shape[i] for i in axes)
+  return low, jnp.sum(x + _over(-low, x, axes), axes) / fan_in
 
 
 def _std(x, low, shift, axes, count):
@@ -341,12 +308,25 @@ def _std(x, low, shift, axes, count):
   # In units of the shift no square is larger than fan_in**2, and that of the
   # smallest weight is 1: nothing overflows or is lost, whatever the size.
   size = jnp.maximum(shift, jnp.finfo(x.dtype).tiny)
-  centred = ((x - low) - shift) * (1.0 / size)
-  return size * jnp.sqrt(_sum(centred * centred, axes) / count)
+  # Here the mean may be rounded: what it is off by counts squared.
+  centred = (x - _over(low + shift, x, axes)) * _over(1.0 / size, x, axes)
+  return size * jnp.sqrt(jnp.sum(centred * centred, axes) / count)
 
 
-def _sum(x, axes):
-  return jnp.sum(x, axes, keepdims=True)
+# The mean is taken off in three ways, in `_mean`, `_std` and here. Were it one,
+# XLA's CPU backend would write an array down and read it three times, instead
+# of finding it again within each sum.
+def _centred(x, low, shift, axes):
+  return (x - _over(low, x, axes)) - _over(shift, x, axes)
+
+
+def _over(value, like, axes):
+  """One number a filter, as an array of the kernel's shape."""
+  # In one step: backwards this is one sum over all the axes, where those of
+  # size one would be left out of a step of their own, and be slow on a CPU.
+  kept = [i for i in range(like.ndim) if i not in axes]
+  sharding = jax.typeof(like).sharding
+  return lax.broadcast_in_dim(value, like.shape, kept, out_sharding=sharding)
 
 
 def _scale(fan_in, convention):
@@ -376,8 +356,8 @@ def _tame_gradient(wide, axes, convention):
   spread = _spread(std, fan_in, convention)
   slope = 1.0 / spread
   if not convention.center:
-    slope *= 1.0 + jnp.max(jnp.abs(frozen), axes, keepdims=True) / spread
-  share = jnp.minimum(1.0, 2.0**10 / slope)
+    slope *= 1.0 + jnp.max(jnp.abs(frozen), axes) / spread
+  share = _over(jnp.minimum(1.0, 2.0**10 / slope), wide, axes)
   return share * wide + (1.0 - share) * frozen
 
 
@@ -446,9 +426,7 @@ def _align(
       f"{what} of shape {list(value.shape)} for a kernel {list(shape)} with "
       f"fan-in axes {list(axes)}: must be {list(kept)} or a scalar"
     )
-  return value.reshape(
-    [n if value.ndim and i not in axes else 1 for i, n in enumerate(shape)]
-  )
+  return jnp.broadcast_to(value, kept)
 
 
 def _check_paths(given: Mapping[str, Any], what: str, paths: list[str]) -> None:
