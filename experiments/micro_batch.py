@@ -32,6 +32,6 @@ ARMS = tuple(
 
 
 def sweep():
-  """Ten arms, three rates, three seeds."""
-  rates = [0.1, 0.2, 0.4]
+  """Ten arms, four rates, three seeds."""
+  rates = [0.1, 0.2, 0.4, 0.8]
   return product(ARMS, seed=range(3), **{"optim.learning_rate": rates})

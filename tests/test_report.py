@@ -308,7 +308,15 @@ def test_curves_are_a_second_panel_of_a_single_setting(tmp_path):
 
 
 @pytest.mark.parametrize(
-  "name", ["lr_batch_size", "norm_batch", "quickstart", "rate_limit"]
+  "name",
+  [
+    "ablation",
+    "lr_batch_size",
+    "micro_batch",
+    "norm_batch",
+    "quickstart",
+    "rate_limit",
+  ],
 )
 def test_committed_table_is_what_the_committed_rows_say(name):
   data, _ = report.read(ROOT / "experiments" / name)

@@ -92,14 +92,16 @@ def keep_freed_memory() -> str:
 def options_to_run_fast() -> dict[str, str] | None:
   """Compiler options for training and evaluation steps.
 
-  On a CPU, matrix products go to XLA's newer kernel library, which has faster
-  ones for few channels. `XLA_FLAGS` that choose for themselves stand; a version
-  of XLA without that option is left at its defaults.
+  On a CPU, XLA's newer kernel library takes all but the convolutions, at which
+  it is two to three times slower than the older one, although XLA's default.
+  `XLA_FLAGS` that choose for themselves stand; a version of XLA without that
+  option is left at its defaults.
   """
   name = "xla_cpu_experimental_ynn_fusion_type"
   if jax.default_backend() != "cpu" or name in os.environ.get("XLA_FLAGS", ""):
     return None
-  options = {name: "LIBRARY_FUSION_TYPE_DOT"}
+  taken = ("DOT", "ELTWISE", "REDUCE")
+  options = {name: ",".join(f"LIBRARY_FUSION_TYPE_{kind}" for kind in taken)}
   try:
     jax.jit(lambda x: x, compiler_options=options).lower(0.0).compile()
   except jax.errors.JaxRuntimeError:
