@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from ws_jax import convolve
+from ws_jax import backend, convolve
 
 NHWC = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
 # (examples, height, width, in, out, kernel, strides, padding)
@@ -104,3 +104,27 @@ def test_where_it_is_not_for():
     x, kernel, (1, 1), "SAME", **NHWC
   )
   assert "custom_vjp" not in str(jax.make_jaxpr(string)(x))
+
+
+def inside_fusions(convolution):
+  """How many convolutions the program of a step of descent has in a fusion."""
+
+  def step(x, kernel):
+    call = lambda k: convolution(x, k, (1, 1), ((1, 1), (1, 1)), **NHWC)
+    grad = jax.grad(lambda k: jnp.sum(jnp.square(call(k))))(kernel)
+    return kernel - 0.1 * grad
+
+  options = backend.options_to_run_fast()
+  x, kernel = jnp.ones((8, 8, 8, 16)), jnp.ones((3, 3, 16, 16))
+  compiled = jax.jit(step, compiler_options=options).lower(x, kernel).compile()
+  before, _, _ = compiled.as_text().partition("ENTRY")
+  return before.count(" convolution(")
+
+
+@pytest.mark.skipif(
+  jax.default_backend() != "cpu" or not backend.options_to_run_fast(),
+  reason="a choice of XLA's CPU backend",
+)
+def test_the_filter_gradient_is_not_fused_with_the_update():
+  assert inside_fusions(lax.conv_general_dilated) == 1
+  assert inside_fusions(convolve.conv_general_dilated) == 0
