@@ -99,7 +99,11 @@ def test_formula_says_what_is_computed():
 shapes = st.sampled_from([(3, 3, 2, 3), (1, 1, 8, 4), (5, 2, 3), (7, 2)])
 seeds = st.integers(0, 2**16)
 scales = st.floats(1e-2, 1e2)
-some = hypothesis.settings(max_examples=25, deadline=None, database=None)
+# The same examples in every run: one in a thousand that fails must not stop
+# somebody else's work by chance.
+some = hypothesis.settings(
+  max_examples=25, deadline=None, database=None, derandomize=True
+)
 
 
 @some
@@ -138,11 +142,14 @@ def test_shift_and_positive_scale_change_nothing(shape, seed, scale, shift):
 @hypothesis.given(shapes, seeds, st.sampled_from(FULL))
 def test_standardizing_twice_is_standardizing_once(shape, seed, name):
   convention = CONVENTIONS[name]
-  once = standardize(normal(shape, seed, np.float32), convention=name)
+  kernel = normal(shape, seed, np.float32)
+  once = standardize(kernel, convention=name)
   twice = standardize(once, convention=name)
-  # What eps takes off a variance of 1, or of 1 / fan-in, the second time.
-  variance = 1 / math.prod(shape[:-1]) if convention.fan_in_scale else 1
-  lost = 2 * convention.eps / variance
+  # What eps takes off the kernel's variance the first time, and the second
+  # time off a variance of 1, or of 1 / fan-in.
+  fan_in = math.prod(shape[:-1]) if convention.fan_in_scale else 1
+  variances = kernel.var(tuple(range(kernel.ndim - 1)))
+  lost = convention.eps * (1 / variances.min() + fan_in)
   np.testing.assert_allclose(twice, once, rtol=lost, atol=2e-6)
 
 
