@@ -17,6 +17,9 @@ from ws_jax.bench import DEFAULT_MODEL, Options, Row, Table, ours, timing
 from ws_jax.bench.others import Others
 
 _BATCH = 128
+# Batches whose gradients are compared: in some a ReLU whose input is zero but
+# for round-off is open in one way of summing and shut in the other.
+_SEEDS = (0, 1, 2, 3, 4)
 
 
 def run(options: Options) -> list[Table]:
@@ -38,18 +41,26 @@ def _gradients(model: str, sizes: tuple[int, ...]) -> Table:
   """How far the gradient is from that of the whole batch at once."""
   rows: list[Row] = [{"micro-batch": size} for size in sizes]
   for arm in ("GN+WS", "BN"):
-    whole = gradient(model, arm, _BATCH)
+    whole = [gradient(model, arm, _BATCH, seed) for seed in _SEEDS]
     for row, size in zip(rows, sizes, strict=True):
-      difference = np.linalg.norm(gradient(model, arm, size) - whole)
-      row[arm] = float(difference / np.linalg.norm(whole))
-  title = f"micro: {model}, batch {_BATCH}, relative difference of gradients"
-  return Table(f"{title} from those without micro-batches", rows)
+      found = [
+        np.linalg.norm(gradient(model, arm, size, seed) - grads)
+        / np.linalg.norm(grads)
+        for seed, grads in zip(_SEEDS, whole, strict=True)
+      ]
+      row[arm] = float(np.median(found))
+      row[f"{arm}, largest"] = float(max(found))
+  title = (
+    f"micro: {model}, batch {_BATCH}, relative difference of gradients from"
+    f" those without micro-batches, median of {len(_SEEDS)} batches"
+  )
+  return Table(title, rows)
 
 
-def gradient(model: str, arm: str, micro: int) -> np.ndarray:
+def gradient(model: str, arm: str, micro: int, seed: int = 0) -> np.ndarray:
   """The gradient by the raw parameters, of one batch in parts, as a vector."""
   config = ours.configuration(model, arm, _BATCH, optim__micro_batch_size=micro)
-  dataset = ours.noise(_BATCH)
+  dataset = ours.noise(_BATCH, seed=seed)
   program = train.build_program(config, dataset)
   state = steps.init_state(program, dataset.train, 0, ours.numbers(config))
   jit = functools.partial(ours.jit, static_argnums=0)

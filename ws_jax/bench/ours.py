@@ -18,9 +18,11 @@ from ws_jax.bench import ARMS
 LEARNING_RATE = 0.01
 
 
-def noise(batch_size: int, size: int = 32, channels: int = 3) -> data.Dataset:
+def noise(
+  batch_size: int, size: int = 32, channels: int = 3, seed: int = 0
+) -> data.Dataset:
   """Images of noise: the first `batch_size` of them are the batch."""
-  rng = np.random.default_rng(0)
+  rng = np.random.default_rng(seed)
   shape = (batch_size, size, size, channels)
   arrays = {
     "image": rng.integers(0, 256, shape, np.uint8),
