@@ -8,14 +8,14 @@ import pytest
 from ws_jax import backend
 
 SAID = "from ws_jax import backend; print(repr(backend.keep_freed_memory()))"
-# Pages that a step maps again, with 80 MB for its results.
+# Pages that a step maps again, with 200 MB for its results.
 FAULTS = """
 import resource
 import jax, jax.numpy as jnp
 from ws_jax import backend
 backend.keep_freed_memory()
 step = jax.jit(lambda x: (x[:, 1:] + x[:, :-1], x[1:] - x[:-1]))
-x = jnp.ones((100, 100_000))
+x = jnp.ones((100, 250_000))
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(5):
   before = faults()

@@ -69,10 +69,12 @@ def keep_freed_memory() -> str:
 
   XLA's CPU backend takes fresh memory for every result, and the allocator gives
   large pieces back to the system as soon as they are free: each step then pays
-  for mapping and clearing them again, a quarter of its time. To be called
-  before JAX starts its backend, whose threads choose for good where in memory
-  they allocate. What the user has set with `MALLOC_*` or `GLIBC_TUNABLES`
-  stands.
+  for mapping and clearing them again, a quarter of its time. What is kept is
+  the memory of the main thread alone: glibc cannot keep more than 64 MB of any
+  other's, and one arena for all would have them wait for each other. So
+  programs run in the thread that calls them, and are not queued for another.
+  To be called before JAX starts its backend. What the user has set with
+  `MALLOC_*` or `GLIBC_TUNABLES` stands.
 
   Returns:
     What was done, in words for the caller to announce; empty if nothing was.
@@ -83,16 +85,14 @@ def keep_freed_memory() -> str:
   mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc alone has it
   if mallopt is None:
     return ""
-  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD, M_ARENA_MAX of <malloc.h>: what to
-  # set, and the default, which is set again where the backend is another.
-  largest, page = 2**31 - 1, 2**17
-  settings = (-4, 0, 2**16), (-1, largest, page), (-2, 2**28, page), (-8, 1, 0)
-  done = all(mallopt(name, value) for name, value, _ in settings)
-  if done and jax.default_backend() == "cpu":
-    return "freed memory is kept for the next step"
-  for name, _, default in settings:
-    mallopt(name, default)
-  return ""
+  # Read as the CPU backend starts; no other has it.
+  jax.config.update("jax_cpu_enable_async_dispatch", False)
+  if jax.default_backend() != "cpu":
+    return ""
+  # M_MMAP_MAX, M_TRIM_THRESHOLD and M_TOP_PAD of <malloc.h>.
+  settings = (-4, 0), (-1, 2**31 - 1), (-2, 2**28)
+  done = all(mallopt(name, value) for name, value in settings)
+  return "freed memory is kept for the next step" if done else ""
 
 
 @functools.cache

@@ -20,7 +20,6 @@ LIBRARY_ENV: dict[str, dict[str, str | None]] = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": "2147483647",
     "MALLOC_TOP_PAD_": "268435456",
-    "MALLOC_ARENA_MAX": "1",
   }
 }
 # Two libraries sum in different orders; the first loss tells that the network
