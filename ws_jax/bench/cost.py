@@ -8,7 +8,15 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ws_jax import rows as rows_lib
-from ws_jax.bench import DEFAULT_MODEL, Options, Row, Table, step, timing
+from ws_jax.bench import (
+  ARMS,
+  DEFAULT_MODEL,
+  Options,
+  Row,
+  Table,
+  step,
+  timing,
+)
 from ws_jax.report import figures
 
 if TYPE_CHECKING:
@@ -33,6 +41,8 @@ def write(
 ) -> None:
   """Writes `runs.csv`, with every single time, `summary.md` and the figure.
 
+  A row begins with its overrides, as those of a sweep have them.
+
   Args:
     tables: as `run` returns them.
     folder: where to; made if need be.
@@ -40,7 +50,13 @@ def write(
   """
   (table,) = tables
   folder.mkdir(parents=True, exist_ok=True)
-  runs = [row | {"seconds": json.dumps(row["seconds"])} for row in table.rows]
+  runs = [
+    ARMS[row["contender"]]
+    | {"data.batch_size": row["batch size"]}
+    | row
+    | {"seconds": json.dumps(row["seconds"])}
+    for row in table.rows
+  ]
   rows_lib.write(folder / "runs.csv", runs)
   (folder / "summary.md").write_text(
     f"{timing.markdown(table)}\n{json.dumps(about)}\n"
