@@ -262,7 +262,9 @@ def test_no_file_names_a_place_of_one_machine():
   # Spelt in pieces, so that this file does not trip over itself.
   home = pathlib.Path.home().as_posix()
   folders = "|".join(["root", "Users", "home", "work"])
-  patterns = rf"(?<![\w.~/])/({folders})/\w|--(extra-)?index-url|--find-links"
+  flags = [("(extra-)?index", "url"), ("find", "links")]
+  options = "|".join("--" + "-".join(words) for words in flags)
+  patterns = rf"(?<![\w.~/])/({folders})/\w|{options}"
   if home not in ("/", "/root"):
     patterns += "|" + re.escape(home + "/")
   for path in tracked():
