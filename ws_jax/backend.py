@@ -16,6 +16,13 @@ from typing import Any
 import jax
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+# What glibc is told: its name in the environment, its number in <malloc.h>, and
+# the value.
+ALLOCATOR = (
+  ("MALLOC_MMAP_MAX_", -4, 0),
+  ("MALLOC_TRIM_THRESHOLD_", -1, 2**31 - 1),
+  ("MALLOC_TOP_PAD_", -2, 2**28),
+)
 # Tracing is left out: its events nest, so that their sum counts twice.
 _COMPILE_EVENTS = (
   "/jax/core/compile/jaxpr_to_mlir_module_duration",
@@ -89,9 +96,7 @@ def keep_freed_memory() -> str:
   jax.config.update("jax_cpu_enable_async_dispatch", False)
   if jax.default_backend() != "cpu":
     return ""
-  # M_MMAP_MAX, M_TRIM_THRESHOLD and M_TOP_PAD of <malloc.h>.
-  settings = (-4, 0), (-1, 2**31 - 1), (-2, 2**28)
-  done = all(mallopt(name, value) for name, value in settings)
+  done = all(mallopt(number, value) for _, number, value in ALLOCATOR)
   return "freed memory is kept for the next step" if done else ""
 
 

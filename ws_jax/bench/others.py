@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ws_jax import models
+from ws_jax import backend, models
 from ws_jax.bench import ARMS, DEFAULT_MODEL, Options
 from ws_jax.bench.ours import LEARNING_RATE
 from ws_jax.bench.timing import Contender
@@ -16,11 +16,7 @@ from ws_jax.bench.worker import Worker
 PLAIN: dict[str, str | None] = {"XLA_FLAGS": None}
 # What `backend.keep_freed_memory` does for ours, for PyTorch.
 LIBRARY_ENV: dict[str, dict[str, str | None]] = {
-  "torch_malloc": {
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": "2147483647",
-    "MALLOC_TOP_PAD_": "268435456",
-  }
+  "torch_malloc": {name: str(value) for name, _, value in backend.ALLOCATOR}
 }
 # Two libraries sum in different orders; the first loss tells that the network
 # is the same, and what differs by then grows with every step.
