@@ -14,18 +14,19 @@ import numpy as np
 
 from ws_jax import data
 from ws_jax.bench import ARMS, Options, Table, timing
-from ws_jax.bench.others import PLAIN, network
+from ws_jax.bench.others import LIBRARY_ENV, PLAIN, network
 from ws_jax.bench.worker import Worker
 
 LEARNING_RATES = (0.03, 0.1, 0.3, 1.0)
 _SCRIPT = pathlib.Path(__file__).parents[2] / "scripts" / "sweep.py"
-# No augmentation, no checkpoints: what the others do, and no more.
+# No augmentation, no checkpoints, one evaluation: what the others do.
 _EXPERIMENT = """
 from ws_jax.sweep import product
 
 CONFIG = (
   "configs/fashion_mnist_10k.py:model={model},batch_size={batch_size},"
-  "crop_padding=0,flip=false,train.steps={steps},keep_checkpoints=0"
+  "crop_padding=0,flip=false,train.steps={steps},"
+  "train.eval_every_steps={steps},keep_checkpoints=0"
 )
 
 
@@ -35,7 +36,13 @@ def sweep():
 
 
 def run(options: Options) -> list[Table]:
-  """A table for each batch size; every contender does the whole grid."""
+  """A table for each batch size; every contender does the whole grid.
+
+  Raises:
+    ValueError: `torch_compile`: a compile for each run would be all it does.
+  """
+  if "torch_compile" in options.against:
+    raise ValueError("sweep: --against=torch_compile has no whole run")
   return [_table(options, batch_size) for batch_size in options.batch_sizes]
 
 
@@ -56,12 +63,14 @@ def _table(options: Options, batch_size: int) -> Table:
         arm, rate = cell
         arguments: dict[str, Any] = common | {"learning_rate": rate}
         if library == "flax":
+          module = "flax_side"
           arguments |= {"model": model, "arm": arm}
         else:
+          module = "torch_side"
           arguments["network"] = network(model, arm)
           arguments["threads"] = max(1, cores // at_once)
-        with Worker(PLAIN) as worker:
-          return worker.call(worker.make(f"{library}_side", "Run", **arguments))
+        with Worker(PLAIN | LIBRARY_ENV.get(library, {})) as worker:
+          return worker.call(worker.make(module, "Run", **arguments))
 
       def contender():
         began = time.perf_counter()
