@@ -284,10 +284,12 @@ def train_block(
   Returns:
     The state after the last step.
   """
-  put = lambda x: jax.device_put(
-    x,
-    NamedSharding(program.mesh, PartitionSpec(*[None] * (x.ndim - 1), "data")),
-  )
+  def put(x: np.ndarray) -> jax.Array | np.ndarray:
+    if program.mesh.size == 1:  # then the call does so, and sooner
+      return x
+    spec = PartitionSpec(*[None] * (x.ndim - 1), "data")
+    return jax.device_put(x, NamedSharding(program.mesh, spec))
+
   if block:
     padding = ((0, block - len(indices)), (0, 0), (0, 0))
     padded = put(np.pad(indices, padding))
