@@ -284,6 +284,7 @@ def train_block(
   Returns:
     The state after the last step.
   """
+
   def put(x: np.ndarray) -> jax.Array | np.ndarray:
     if program.mesh.size == 1:  # then the call does so, and sooner
       return x
