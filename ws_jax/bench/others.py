@@ -56,18 +56,18 @@ def recipes(
   for name, env in options.settings.items():
     made[name] = Recipe("ours", own, dict(env), "configure")
   for name in options.against:
-    env = PLAIN | LIBRARY_ENV.get(name, {})
+    module, env = side(name)
     if name == "flax":
       if micro_batch_size is None:
         how = given | {"model": model, "arm": arm}
-        made[name] = Recipe("flax_side", how, env, "")
+        made[name] = Recipe(module, how, env, "")
       continue
     how = given | {
       "network": network(model, arm),
       "micro_batch_size": micro_batch_size,
       "compiled": name == "torch_compile",
     }
-    made[name] = Recipe("torch_side", how, env, "")
+    made[name] = Recipe(module, how, env, "")
   return made
 
 
@@ -115,6 +115,12 @@ class Others:
       check_losses(f"{name} {arm}", worker.get(number, "losses"), losses)
       made[f"{arm} {name}"] = worker.contender(number)
     return made
+
+
+def side(library: str) -> tuple[str, dict[str, str | None]]:
+  """The module here that has a library's code, and its environment."""
+  module = "flax_side" if library == "flax" else "torch_side"
+  return module, PLAIN | LIBRARY_ENV.get(library, {})
 
 
 def network(model: str, arm: str) -> dict[str, Any]:

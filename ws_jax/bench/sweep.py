@@ -14,7 +14,7 @@ import numpy as np
 
 from ws_jax import data
 from ws_jax.bench import ARMS, Options, Table, timing
-from ws_jax.bench.others import LIBRARY_ENV, PLAIN, network
+from ws_jax.bench.others import network, side
 from ws_jax.bench.worker import Worker
 
 LEARNING_RATES = (0.03, 0.1, 0.3, 1.0)
@@ -61,15 +61,14 @@ def _table(options: Options, batch_size: int) -> Table:
     def processes(library: str, at_once: int) -> timing.Contender:
       def one(cell):
         arm, rate = cell
+        module, env = side(library)
         arguments: dict[str, Any] = common | {"learning_rate": rate}
         if library == "flax":
-          module = "flax_side"
           arguments |= {"model": model, "arm": arm}
         else:
-          module = "torch_side"
           arguments["network"] = network(model, arm)
           arguments["threads"] = max(1, cores // at_once)
-        with Worker(PLAIN | LIBRARY_ENV.get(library, {})) as worker:
+        with Worker(env) as worker:
           return worker.call(worker.make(module, "Run", **arguments))
 
       def contender():
