@@ -15,6 +15,8 @@ from typing import Any
 
 import jax
 
+from ws_jax import onednn
+
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 # What glibc is told: its name in the environment, its number in <malloc.h>, and
 # the value.
@@ -38,6 +40,7 @@ def configure() -> str:
   """
   said = [keep_freed_memory()]  # before all that starts the backend
   said += [f"compiled programs are kept in {enable_compilation_cache()}"]
+  said += [onednn.enable()]
   if options := options_to_run_fast():
     said += [f"{name}={value}" for name, value in options.items()]
   return "; ".join(filter(None, said))

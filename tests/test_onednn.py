@@ -1,0 +1,317 @@
+"""Convolutions by oneDNN, against sums in float64 and XLA's own."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from ws_jax import convolve, onednn, writers
+
+try:
+  onednn.load()
+except RuntimeError as reason:
+  pytest.skip(f"here there is no oneDNN: {reason}", allow_module_level=True)
+
+ROOT = pathlib.Path(__file__).parents[1]
+HAS_AVX512 = "avx512" in pathlib.Path("/proc/cpuinfo").read_text()
+# x, kernel, strides, padding, dilation, groups
+CASES = {
+  "plain": ((5, 9, 7, 3), (3, 3, 3, 16), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
+  "blocks": ((4, 8, 8, 64), (3, 3, 64, 32), (1, 1), ((1, 1),) * 2, (1, 1), 1),
+  "strided": (
+    (3, 11, 10, 4),
+    (7, 5, 4, 6),
+    (2, 3),
+    ((3, 3), (0, 2)),
+    (1, 1),
+    1,
+  ),
+  "1x1": ((1, 8, 8, 16), (1, 1, 16, 32), (2, 2), ((0, 0), (0, 0)), (1, 1), 1),
+  "dilated": ((2, 9, 9, 4), (3, 3, 4, 5), (1, 1), ((2, 2), (2, 1)), (2, 2), 1),
+  "grouped": ((3, 6, 6, 8), (3, 3, 2, 12), (1, 1), ((1, 1),) * 2, (1, 1), 4),
+  "depthwise": ((2, 8, 8, 6), (3, 3, 1, 6), (2, 2), ((1, 1),) * 2, (1, 1), 6),
+  "time": ((3, 20, 5), (4, 5, 7), (2,), ((1, 2),), (1,), 1),
+  "volume": (
+    (2, 4, 5, 6, 3),
+    (3, 2, 3, 3, 4),
+    (1,) * 3,
+    ((1, 0),) * 3,
+    (1,) * 3,
+    1,
+  ),
+}
+
+
+@pytest.fixture
+def enabled(monkeypatch):
+  monkeypatch.setitem(onednn._state, "enabled", True)
+
+
+def settings(case):
+  x, kernel, strides, padding, dilation, groups = CASES[case]
+  axes = "DHW"[-len(strides) :]
+  how = {
+    "dimension_numbers": (f"N{axes}C", f"{axes}IO", f"N{axes}C"),
+    "rhs_dilation": dilation,
+    "feature_group_count": groups,
+  }
+  return x, kernel, (strides, padding), how
+
+
+def arrays(case, convolution=lax.conv_general_dilated):
+  """A function of x and kernel, both, and a cotangent of its result."""
+  x, kernel, given, how = settings(case)
+  rng = np.random.default_rng(0)
+  apply = lambda x, kernel: convolution(x, kernel, *given, **how)
+  x, kernel = (
+    jnp.asarray(rng.standard_normal(shape), jnp.float32)
+    for shape in (x, kernel)
+  )
+  dy = rng.standard_normal(jax.eval_shape(apply, x, kernel).shape)
+  return apply, x, kernel, jnp.asarray(dy, jnp.float32)
+
+
+def exact(case, x, kernel, dy):
+  """Result and both gradients as float64 sums over positions and groups."""
+  _, _, (strides, padding), how = settings(case)
+  groups, dilation = how["feature_group_count"], how["rhs_dilation"]
+  x, kernel, dy = (np.asarray(a, np.float64) for a in (x, kernel, dy))
+  x = np.pad(x, ((0, 0), *padding, (0, 0)))
+  y, dx, dkernel = np.zeros_like(dy), np.zeros_like(x), np.zeros_like(kernel)
+  inputs, outputs = kernel.shape[-2], kernel.shape[-1] // groups
+  for position in np.ndindex(kernel.shape[:-2]):
+    window = tuple(
+      slice(i * d, i * d + (n - 1) * s + 1, s)
+      for i, d, n, s in zip(
+        position, dilation, y.shape[1:-1], strides, strict=True
+      )
+    )
+    for group in range(groups):
+      taken = slice(group * inputs, (group + 1) * inputs)
+      made = slice(group * outputs, (group + 1) * outputs)
+      seen = (slice(None), *window, taken)
+      y[..., made] += x[seen] @ kernel[position][:, made]
+      dx[seen] += dy[..., made] @ kernel[position][:, made].T
+      dkernel[(*position, slice(None), made)] = np.tensordot(
+        x[seen], dy[..., made], [range(x.ndim - 1)] * 2
+      )
+  inner = tuple(
+    slice(low, size - high)
+    for size, (low, high) in zip(x.shape[1:-1], padding, strict=True)
+  )
+  return y, dx[(slice(None), *inner)], dkernel
+
+
+def is_ours(function, *arguments):
+  return "ws_jax_convolve" in str(jax.make_jaxpr(function)(*arguments))
+
+
+@pytest.mark.usefixtures("enabled")
+@pytest.mark.parametrize("case", CASES)
+def test_equals_the_sums_in_float64(case):
+  apply, x, kernel, dy = arrays(case, convolve.conv_general_dilated)
+  assert is_ours(apply, x, kernel)
+
+  @jax.jit
+  def all_three(x, kernel, dy):
+    y, pull_back = jax.vjp(apply, x, kernel)
+    return y, *pull_back(dy)
+
+  for got, want in zip(
+    all_three(x, kernel, dy), exact(case, x, kernel, dy), strict=True
+  ):
+    assert got.shape == want.shape
+    assert np.abs(got - want).max() / np.abs(want).max() < 2e-6
+
+
+@pytest.mark.usefixtures("enabled")
+@pytest.mark.parametrize("examples", [1, 2, 3, 7, 64])
+def test_examples_are_split_without_a_trace(examples):
+  x = jnp.asarray(
+    np.random.default_rng(0).standard_normal((examples, 8, 8, 16)), jnp.float32
+  )
+  kernel = jnp.sin(jnp.arange(9.0 * 16 * 32).reshape(3, 3, 16, 32))
+  conv = jax.jit(
+    lambda x, kernel: convolve.conv_general_dilated(
+      x,
+      kernel,
+      (1, 1),
+      ((1, 1), (1, 1)),
+      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+  )
+  y, pull_back = jax.vjp(conv, x, kernel)
+  _, dkernel = pull_back(y)
+  one_by_one = [jax.vjp(conv, x[i : i + 1], kernel) for i in range(examples)]
+  np.testing.assert_allclose(
+    y, jnp.concatenate([y for y, _ in one_by_one]), rtol=1e-5, atol=1e-5
+  )
+  want = sum(np.float64(back(y)[1]) for y, back in one_by_one)
+  assert np.abs(dkernel - want).max() / np.abs(want).max() < 1e-6
+  # In the same order each time, whoever computes a part.
+  for _ in range(5):
+    np.testing.assert_array_equal(pull_back(y)[1], dkernel)
+
+
+@pytest.mark.usefixtures("enabled")
+@pytest.mark.parametrize("case", ["strided", "grouped", "time"])
+def test_every_mode_of_differentiation_and_vmap(case):
+  _, x, kernel, dy = arrays(case)
+
+  def derivatives(convolution):
+    apply, *_ = arrays(case, convolution)
+    loss = lambda x, kernel: jnp.sum(jnp.sin(apply(x, kernel)))
+    tangents = (jnp.cos(x), jnp.sin(kernel))
+    gradient = jax.grad(loss, (0, 1))
+    push = lambda function: jax.jvp(function, (x, kernel), tangents)[1]
+    third = push(lambda *xk: jax.jvp(gradient, xk, tangents)[1])
+    each = jax.vmap(jax.vmap(apply, (None, 0)), (0, None))
+    several = each(jnp.stack([x, -x]), jnp.stack([kernel, 2 * kernel]))
+    slopes = jax.vmap(lambda dy: jax.vjp(apply, x, kernel)[1](dy))
+    again = jax.jvp(jax.checkpoint(loss), (x, kernel), tangents)
+    return (
+      push(apply), push(gradient), third, several, again,
+      slopes(jnp.stack([dy, 3 * dy])),
+    )  # fmt: skip
+
+  ours = jax.tree.leaves(derivatives(convolve.conv_general_dilated))
+  xla = jax.tree.leaves(derivatives(lax.conv_general_dilated))
+  for mine, its in zip(ours, xla, strict=True):
+    np.testing.assert_allclose(
+      mine, its, rtol=1e-4, atol=1e-5 * float(jnp.abs(its).max())
+    )
+
+
+@pytest.mark.usefixtures("enabled")
+def test_jitted_or_not_and_in_a_loop_it_is_the_same():
+  apply, x, kernel, _ = arrays("plain", convolve.conv_general_dilated)
+  y = apply(x, kernel)
+  np.testing.assert_array_equal(jax.jit(apply)(x, kernel), y)
+  _, stacked = lax.scan(
+    lambda carry, x: (carry, apply(x, kernel)), 0, jnp.stack([x, x])
+  )
+  np.testing.assert_array_equal(stacked, jnp.stack([y, y]))
+
+
+@pytest.mark.usefixtures("enabled")
+def test_other_platforms_convolve_with_their_own():
+  apply, x, kernel, _ = arrays("plain", convolve.conv_general_dilated)
+  for platform, own in (("cpu", False), ("tpu", True)):
+    exported = jax.export.export(
+      jax.jit(apply),
+      platforms=[platform],
+      disabled_checks=[jax.export.DisabledSafetyCheck.custom_call(
+        "ws_jax_convolve"
+      )],
+    )(x, kernel)  # fmt: skip
+    module = exported.mlir_module()
+    assert ("stablehlo.convolution" in module) == own
+    assert ("ws_jax_convolve" in module) != own
+
+
+@pytest.mark.usefixtures("enabled")
+def test_what_it_does_not_take_is_left_to_xla():
+  _, x, kernel, _ = arrays("plain")
+  *_, given, how = settings("plain")
+  call = convolve.conv_general_dilated
+  usual = lambda x, kernel: call(x, kernel, *given, **how)
+  assert is_ours(usual, x, kernel)
+  half = (x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16))
+  assert not is_ours(usual, *half)
+  strides, padding = given
+  for changed in (
+    lambda x, k: call(x, k, strides, "SAME", **how),
+    lambda x, k: call(x, k, strides, ((-1, 1), (1, 1)), **how),
+    lambda x, k: call(x, k, *given, **how, lhs_dilation=(2, 1)),
+    lambda x, k: call(
+      x, k.transpose(3, 2, 0, 1), *given,
+      **how | {"dimension_numbers": ("NHWC", "OIHW", "NHWC")},
+    ),
+    lambda x, k: call(x[:0], k, *given, **how),
+  ):  # fmt: skip
+    assert not is_ours(changed, x, kernel)
+    assert changed(x, kernel).ndim == 4
+
+
+def test_only_who_asked_for_it_gets_it():
+  apply, x, kernel, _ = arrays("plain", convolve.conv_general_dilated)
+  assert not is_ours(apply, x, kernel)
+
+
+def test_it_is_for_one_device(monkeypatch):
+  assert jax.device_count() > 1
+  assert onednn.enable() == ""
+  monkeypatch.setattr(jax, "device_count", lambda: 1)
+  monkeypatch.setenv(onednn.SWITCH, "0")
+  assert onednn.enable() == ""
+
+
+@pytest.mark.skipif(not HAS_AVX512, reason="a processor without AVX-512")
+@pytest.mark.parametrize(
+  ("lacks", "says"),
+  [
+    ("compiler", "no C++ compiler found (c++, g++, clang++)"),
+    ("library", "oneDNN is not installed; pip install 'ws_jax[onednn]'"),
+    ("a working compiler", "false failed on onednn.cc: exit code 1"),
+  ],
+)
+def test_what_is_missing_is_said(lacks, says, monkeypatch, tmp_path):
+  monkeypatch.setattr(jax, "device_count", lambda: 1)
+  monkeypatch.setattr(onednn, "load", onednn.load.__wrapped__)
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+  if lacks == "compiler":
+    monkeypatch.setenv("PATH", str(tmp_path))
+  elif lacks == "library":
+    missing = ("no-such-package", *onednn._PACKAGES[2:])
+    monkeypatch.setattr(onednn, "_PACKAGES", missing)
+  else:
+    monkeypatch.setattr(onednn, "_COMPILERS", ("false",))
+  said = onednn.enable()
+  assert said.startswith("convolutions by XLA: ")
+  assert says in said
+  assert not onednn._state["enabled"]
+  assert not list(tmp_path.rglob("*.so"))
+
+
+@pytest.mark.skipif(not HAS_AVX512, reason="a processor without AVX-512")
+def test_a_run_says_it_and_learns_the_same(tmp_path):
+  def losses(switch):
+    folder = tmp_path / switch
+    run = subprocess.run(
+      [
+        sys.executable, "-m", "ws_jax.main",
+        "--config=configs/fashion_mnist_10k.py", "--config.train.steps=3",
+        "--config.train.log_every_steps=1", "--config.data.batch_size=7",
+        f"--workdir={folder}",
+      ],
+      cwd=ROOT,
+      env=os.environ | {onednn.SWITCH: switch, "XLA_FLAGS": ""},
+      capture_output=True,
+      text=True,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    said = "convolutions by oneDNN" in run.stdout + run.stderr
+    assert said == (switch == "1")
+    rows = writers.read_metrics(folder)
+    return [row["train/loss"] for row in rows if "train/loss" in row]
+
+  ours, xla = losses("1"), losses("0")
+  assert len(ours) == 3
+  np.testing.assert_allclose(ours, xla, rtol=1e-4)
+  assert ours != xla  # or nothing was switched
+
+
+def test_handler_is_compiled_once(tmp_path, monkeypatch):
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+  made = onednn._build()
+  stamp = made.stat().st_mtime_ns
+  monkeypatch.setenv("PATH", "")
+  assert onednn._build() == made
+  assert made.stat().st_mtime_ns == stamp
+  assert [path.name for path in made.parent.iterdir()] == [made.name]

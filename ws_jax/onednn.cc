@@ -1,0 +1,325 @@
+// Convolutions by oneDNN, for XLA's CPU backend to call.
+//
+// y = convolution(x, kernel), with x [N, spatial..., C], kernel [spatial...,
+// C / groups, O] and y [N, spatial..., O]. One handler serves the three maps
+// that are linear in each argument: `result` says which of y (0), x (1) and
+// kernel (2) is computed from the other two.
+//
+// The examples are split over XLA's own threads, and oneDNN computes each part
+// with one thread. Threads of its own would sleep, or fight with XLA's for the
+// cores, and to wake one takes longer than a small convolution.
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <numeric>
+#include <string>
+#include <thread>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "oneapi/dnnl/dnnl.hpp"
+#include "xla/ffi/api/ffi.h"
+
+extern "C" int omp_get_max_threads();
+extern "C" void omp_set_num_threads(int);
+
+namespace {
+
+namespace ffi = xla::ffi;
+using dnnl::memory;
+using Dims = memory::dims;
+using Array = ffi::Buffer<ffi::F32>;
+
+enum Result : int64_t { kOutput = 0, kInput = 1, kKernel = 2 };
+
+dnnl::engine& Engine() {
+  static dnnl::engine engine(dnnl::engine::kind::cpu, 0);
+  return engine;
+}
+
+dnnl::stream& Stream() {
+  thread_local dnnl::stream stream(Engine());
+  return stream;
+}
+
+// oneDNN splits its work by what OpenMP says of the calling thread, which may
+// be the user's: it gets back what it had.
+class OneThread {
+ public:
+  OneThread() : before_(omp_get_max_threads()) { omp_set_num_threads(1); }
+  ~OneThread() { omp_set_num_threads(before_); }
+
+ private:
+  int before_;
+};
+
+enum Use { kPacked, kScratch, kShares };
+
+// Memory that a thread keeps for its next call, at least `size` bytes.
+char* Kept(Use which, size_t size) {
+  constexpr size_t kAlign = 64;
+  thread_local std::vector<char> kept[3];
+  if (kept[which].size() < size + kAlign) kept[which].resize(size + kAlign);
+  auto address = reinterpret_cast<uintptr_t>(kept[which].data());
+  return reinterpret_cast<char*>((address + kAlign - 1) / kAlign * kAlign);
+}
+
+// What shapes a primitive; x and y are those of one part.
+struct Geometry {
+  Result result;
+  Dims x, kernel, y, strides, low, high, dilation;
+  int64_t groups;
+};
+
+bool operator<(const Geometry& a, const Geometry& b) {
+  auto tie = [](const Geometry& g) {
+    return std::tie(g.result, g.x, g.kernel, g.y, g.strides, g.low, g.high,
+                    g.dilation, g.groups);
+  };
+  return tie(a) < tie(b);
+}
+
+struct Plan {
+  dnnl::primitive convolution;
+  dnnl::reorder reorder;  // of the kernel, between JAX's layout and oneDNN's
+  memory::desc x, y, plain, packed, scratch;
+};
+
+// [N, spatial..., C] in memory, for oneDNN [N, C, spatial...].
+memory::desc Images(const Dims& shape) {
+  Dims dims{shape.front(), shape.back()}, strides{1, 1};
+  dims.insert(dims.end(), shape.begin() + 1, shape.end() - 1);
+  strides.resize(dims.size());
+  int64_t step = shape.back();
+  for (size_t i = dims.size() - 1; i >= 2; --i) {
+    strides[i] = step;
+    step *= dims[i];
+  }
+  strides[0] = step;
+  return {dims, memory::data_type::f32, strides};
+}
+
+// [spatial..., I, O] in memory, for oneDNN [groups, O / groups, I, spatial...].
+std::pair<Dims, memory::desc> Kernel(const Dims& shape, int64_t groups) {
+  int64_t outputs = shape.back(), inputs = shape[shape.size() - 2];
+  Dims dims{outputs / groups, inputs}, strides{1, outputs};
+  dims.insert(dims.end(), shape.begin(), shape.end() - 2);
+  strides.resize(dims.size());
+  int64_t step = inputs * outputs;
+  for (size_t i = dims.size() - 1; i >= 2; --i) {
+    strides[i] = step;
+    step *= dims[i];
+  }
+  if (groups > 1) {
+    dims.insert(dims.begin(), groups);
+    strides.insert(strides.begin(), outputs / groups);
+  }
+  return {dims, {dims, memory::data_type::f32, strides}};
+}
+
+Plan MakePlan(const Geometry& g) {
+  const auto kAlgorithm = dnnl::algorithm::convolution_direct;
+  memory::desc x = Images(g.x), y = Images(g.y);
+  auto [dims, plain] = Kernel(g.kernel, g.groups);
+  memory::desc any(dims, memory::data_type::f32, memory::format_tag::any);
+  dnnl::primitive_attr attr;
+  attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  Plan plan;
+  plan.x = x, plan.y = y, plan.plain = plain;
+  dnnl::convolution_forward::primitive_desc forward(
+      Engine(), dnnl::prop_kind::forward_training, kAlgorithm, x, any, y,
+      g.strides, g.dilation, g.low, g.high, attr);
+  if (g.result == kOutput) {
+    plan.convolution = dnnl::convolution_forward(forward);
+    plan.packed = forward.weights_desc();
+    plan.scratch = forward.scratchpad_desc();
+  } else if (g.result == kInput) {
+    dnnl::convolution_backward_data::primitive_desc backward(
+        Engine(), kAlgorithm, x, any, y, g.strides, g.dilation, g.low, g.high,
+        forward, attr);
+    plan.convolution = dnnl::convolution_backward_data(backward);
+    plan.packed = backward.weights_desc();
+    plan.scratch = backward.scratchpad_desc();
+  } else {
+    dnnl::convolution_backward_weights::primitive_desc backward(
+        Engine(), kAlgorithm, x, any, y, g.strides, g.dilation, g.low, g.high,
+        forward, attr);
+    plan.convolution = dnnl::convolution_backward_weights(backward);
+    plan.packed = backward.diff_weights_desc();
+    plan.scratch = backward.scratchpad_desc();
+  }
+  bool unpack = g.result == kKernel;
+  plan.reorder = dnnl::reorder(dnnl::reorder::primitive_desc(
+      Engine(), unpack ? plan.packed : plain, Engine(),
+      unpack ? plain : plan.packed));
+  return plan;
+}
+
+const Plan& GetPlan(const Geometry& geometry) {
+  static auto& plans = *new std::map<Geometry, Plan>();
+  static auto& mutex = *new std::mutex();
+  std::lock_guard<std::mutex> lock(mutex);
+  auto found = plans.find(geometry);
+  if (found == plans.end()) {
+    found = plans.emplace(geometry, MakePlan(geometry)).first;
+  }
+  return found->second;
+}
+
+// Parts of one call: whoever is free takes the next one.
+template <typename Part>
+class Work {
+ public:
+  Work(Part part, int64_t count) : part_(std::move(part)), count_(count) {}
+
+  void Help() {
+    int64_t i;
+    while ((i = next_++) < count_) {
+      try {
+        OneThread one;
+        part_(i);
+      } catch (const std::exception& error) {
+        std::lock_guard<std::mutex> lock(mutex_);
+        error_ = error.what();
+      }
+      ++done_;
+    }
+  }
+
+  // Waits awake: parts are of equal size, so the last ones end together.
+  std::string Wait() {
+    for (int turns = 0; done_ < count_; ++turns) {
+      if (turns > 10000) std::this_thread::yield();
+    }
+    std::lock_guard<std::mutex> lock(mutex_);
+    return error_;
+  }
+
+ private:
+  Part part_;
+  int64_t count_;
+  std::atomic<int64_t> next_{0}, done_{0};
+  std::mutex mutex_;
+  std::string error_;
+};
+
+template <typename Part>
+std::string Split(ffi::ThreadPool& pool, int64_t count, Part part) {
+  auto work = std::make_shared<Work<Part>>(std::move(part), count);
+  for (int64_t i = 1; i < count; ++i) pool.Schedule([work] { work->Help(); });
+  work->Help();
+  return work->Wait();
+}
+
+Dims ToDims(ffi::Span<const int64_t> span) {
+  return Dims(span.begin(), span.end());
+}
+
+memory Place(const memory::desc& desc, void* address) {
+  return memory(desc, Engine(), address);
+}
+
+int64_t Size(const Dims& shape) {
+  return std::accumulate(shape.begin(), shape.end(), int64_t{1},
+                         std::multiplies<int64_t>());
+}
+
+// One part, in one thread.
+void Compute(const Plan& plan, Result result, float* x, float* kernel,
+             float* y) {
+  memory plain = Place(plan.plain, kernel);
+  memory packed = Place(plan.packed, Kept(kPacked, plan.packed.get_size()));
+  memory scratch = Place(plan.scratch, Kept(kScratch, plan.scratch.get_size()));
+  if (result != kKernel) plan.reorder.execute(Stream(), plain, packed);
+  plan.convolution.execute(
+      Stream(),
+      {{result == kInput ? DNNL_ARG_DIFF_SRC : DNNL_ARG_SRC, Place(plan.x, x)},
+       {result == kKernel ? DNNL_ARG_DIFF_WEIGHTS : DNNL_ARG_WEIGHTS, packed},
+       {result == kOutput ? DNNL_ARG_DST : DNNL_ARG_DIFF_DST, Place(plan.y, y)},
+       {DNNL_ARG_SCRATCHPAD, scratch}});
+  if (result == kKernel) plan.reorder.execute(Stream(), packed, plain);
+}
+
+ffi::Error Run(ffi::ThreadPool& pool, Geometry g, float* x, float* kernel,
+               float* y) {
+  const int64_t examples = g.x[0], threads = pool.num_threads();
+  const int64_t count = std::clamp<int64_t>(threads, 1, examples);
+  const int64_t x_size = Size(g.x) / examples, y_size = Size(g.y) / examples;
+  auto first = [&](int64_t part) { return examples * part / count; };
+  std::vector<const Plan*> plans;
+  for (int64_t i = 0; i < count; ++i) {
+    g.x[0] = g.y[0] = first(i + 1) - first(i);
+    plans.push_back(&GetPlan(g));
+  }
+  // Each part has a gradient of the kernel of its own; the first's is `kernel`.
+  const int64_t size = Size(g.kernel);
+  const int64_t others = g.result == kKernel ? (count - 1) * size : 0;
+  float* shares = reinterpret_cast<float*>(Kept(kShares, 4 * others));
+  auto share = [&](int64_t i) {
+    return i && others ? shares + (i - 1) * size : kernel;
+  };
+  std::string error = Split(pool, count, [&](int64_t i) {
+    Compute(*plans[i], g.result, x + first(i) * x_size, share(i),
+            y + first(i) * y_size);
+  });
+  if (!error.empty()) return ffi::Error(ffi::ErrorCode::kInternal, error);
+  // Summed in the order of the examples, whoever does it.
+  const int64_t ranges = std::clamp<int64_t>(others >> 18, 1, count);
+  Split(pool, ranges, [&](int64_t range) {
+    for (int64_t from = 0; from < others; from += size) {
+      for (int64_t j = size * range / ranges; j < size * (range + 1) / ranges;
+           ++j) {
+        kernel[j] += shares[from + j];
+      }
+    }
+  });
+  return ffi::Error::Success();
+}
+
+ffi::Error Convolve(ffi::ThreadPool pool, Array a, Array b,
+                    ffi::Result<Array> out, int64_t result,
+                    ffi::Span<const int64_t> strides,
+                    ffi::Span<const int64_t> low, ffi::Span<const int64_t> high,
+                    ffi::Span<const int64_t> dilation, int64_t groups) {
+  // The arguments are those of x, kernel and y that are not the result.
+  Array& x = result == kInput ? *out : a;
+  Array& kernel = result == kKernel ? *out : b;
+  Array& y = result == kOutput ? *out : result == kInput ? a : b;
+  Geometry geometry{static_cast<Result>(result),
+                    ToDims(x.dimensions()),
+                    ToDims(kernel.dimensions()),
+                    ToDims(y.dimensions()),
+                    ToDims(strides),
+                    ToDims(low),
+                    ToDims(high),
+                    ToDims(dilation),
+                    groups};
+  try {
+    OneThread one;
+    return Run(pool, std::move(geometry), x.typed_data(), kernel.typed_data(),
+               y.typed_data());
+  } catch (const std::exception& error) {
+    return ffi::Error(ffi::ErrorCode::kInternal, error.what());
+  }
+}
+
+}  // namespace
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(WsJaxConvolve, Convolve,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Ret<Array>()
+                                  .Attr<int64_t>("result")
+                                  .Attr<ffi::Span<const int64_t>>("strides")
+                                  .Attr<ffi::Span<const int64_t>>("low")
+                                  .Attr<ffi::Span<const int64_t>>("high")
+                                  .Attr<ffi::Span<const int64_t>>("dilation")
+                                  .Attr<int64_t>("groups"));

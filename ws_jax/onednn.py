@@ -1,0 +1,297 @@
+"""Convolutions by oneDNN on processors with AVX-512, where XLA's are slower.
+
+XLA's CPU backend calls a handler of ours (`onednn.cc`, through its foreign
+function interface) that calls oneDNN. It is compiled when first asked for, and
+kept in the user's cache folder. The library and its headers come with
+`pip install 'ws_jax[onednn]'`.
+
+The convolution and its two gradients are three maps, each linear in both of its
+arguments, and the derivative of each is made of the other two. So one JAX
+primitive that says which of them it is can be differentiated in either mode and
+as often as one likes. Elsewhere than on a CPU it is XLA's convolution.
+"""
+
+import ctypes
+import dataclasses
+import functools
+import hashlib
+import importlib.metadata
+import os
+import pathlib
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.extend import core
+from jax.interpreters import ad, batching, mlir
+
+# Set to 0, convolutions stay XLA's.
+SWITCH = "WS_JAX_ONEDNN"
+
+_TARGET = "ws_jax_convolve"
+_PACKAGES = ("onednn-cpu-gomp", "onednn-devel-cpu-gomp", "jaxlib")
+_COMPILERS = ("c++", "g++", "clang++")
+# The result of a map, and what it is computed from.
+_ARGUMENTS = {"y": ("x", "kernel"), "x": ("y", "kernel"), "kernel": ("x", "y")}
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometry:
+  """Shapes and settings of a convolution, as in `lax.conv_general_dilated`.
+
+  Attributes:
+    x: `[N, spatial..., C]`.
+    kernel: `[spatial..., C / groups, O]`.
+    y: `[N, spatial..., O]`.
+    strides: one for each spatial dimension.
+    padding: low and high for each.
+    dilation: of the kernel, one for each.
+    groups: of channels.
+  """
+
+  x: tuple[int, ...]
+  kernel: tuple[int, ...]
+  y: tuple[int, ...]
+  strides: tuple[int, ...]
+  padding: tuple[tuple[int, int], ...]
+  dilation: tuple[int, ...]
+  groups: int
+
+
+def enable() -> str:
+  """Has `ws_jax.convolve` use oneDNN, if it is faster than XLA here.
+
+  It is for float32 on one CPU device with AVX-512: with AVX2 XLA is as fast,
+  and over several devices XLA cannot split a program of somebody else's.
+
+  Returns:
+    What was decided, in words for the caller to announce; empty if there was
+    nothing to decide.
+  """
+  _state["enabled"] = False
+  wanted = os.environ.get(SWITCH, "1") != "0"
+  if jax.default_backend() != "cpu" or jax.device_count() > 1 or not wanted:
+    return ""
+  cpu = pathlib.Path("/proc/cpuinfo")
+  if not cpu.exists() or "avx512" not in cpu.read_text():
+    return ""
+  try:
+    load()
+  except (OSError, RuntimeError) as error:
+    return f"convolutions by XLA: {error}"
+  _state["enabled"] = True
+  return f"convolutions by oneDNN ({SWITCH}=0: by XLA)"
+
+
+@functools.cache
+def load() -> None:
+  """Compiles the handler, unless that was done before, and tells XLA of it.
+
+  Raises:
+    RuntimeError: oneDNN is not installed, or there is no C++ compiler, or it
+      failed.
+    OSError: the handler cannot be written or loaded.
+  """
+  library = ctypes.CDLL(str(_build()))
+  handler = jax.ffi.pycapsule(library.WsJaxConvolve)
+  jax.ffi.register_ffi_target(_TARGET, handler, platform="cpu")
+
+
+def geometry(
+  x: jax.Array,
+  kernel: jax.Array,
+  strides: Sequence[int],
+  padding: str | Sequence[tuple[int, int]],
+  how: Mapping[str, Any],
+) -> Geometry | None:
+  """What `convolve` needs to know; None if oneDNN is not to compute this.
+
+  Args:
+    x: of the convolution.
+    kernel: likewise.
+    strides: likewise, as the rest of its arguments.
+    padding: likewise.
+    how: likewise.
+  """
+  if not _state["enabled"] or isinstance(padding, str):
+    return None
+  if {x.dtype, kernel.dtype} != {np.dtype(np.float32)} or not 3 <= x.ndim <= 5:
+    return None
+  spatial = x.ndim - 2
+  numbers = lax.conv_dimension_numbers(
+    x.shape, kernel.shape, how.get("dimension_numbers")
+  )
+  expected = lax.conv_dimension_numbers(x.shape, kernel.shape, _layout(spatial))
+  ones = (1,) * spatial
+  padding = tuple((int(low), int(high)) for low, high in padding)
+  plain = (
+    numbers == expected
+    and tuple(how.get("lhs_dilation") or ones) == ones
+    and how.get("batch_group_count", 1) == 1
+    and how.get("preferred_element_type") in (None, np.float32)
+    and min(map(min, padding)) >= 0
+  )
+  if not plain:
+    return None
+  shaped = Geometry(
+    x=x.shape,
+    kernel=kernel.shape,
+    y=(),
+    strides=tuple(map(int, strides)),
+    padding=padding,
+    dilation=tuple(how.get("rhs_dilation") or ones),
+    groups=how.get("feature_group_count", 1),
+  )
+  y = jax.eval_shape(functools.partial(_xla, shaped), x, kernel).shape
+  if 0 in (*x.shape, *kernel.shape, *y):
+    return None
+  return dataclasses.replace(shaped, y=y)
+
+
+def convolve(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
+  """The convolution, float32; can be differentiated as often as one likes."""
+  return _bind("y", geometry, x=x, kernel=kernel)
+
+
+# Whether `ws_jax.convolve` is to use it.
+_state = {"enabled": False}
+
+_primitive = core.Primitive("ws_jax_convolve")
+
+
+def _bind(result: str, geometry: Geometry, **known: jax.Array) -> jax.Array:
+  first, second = _ARGUMENTS[result]
+  return _primitive.bind(
+    known[first], known[second], result=result, geometry=geometry
+  )
+
+
+def _abstract(*_, result, geometry):
+  return jax.core.ShapedArray(getattr(geometry, result), jnp.float32)
+
+
+def _transpose(which, cotangent, first, second, *, result, geometry):
+  """The map from a cotangent of the result to one of argument `which`."""
+  names = _ARGUMENTS[result]
+  other = {names[1 - which]: (second, first)[which]}
+  return _bind(names[which], geometry, **{result: cotangent}, **other)
+
+
+def _by_xla(first, second, *, result, geometry):
+  """The same map, of XLA's own convolutions."""
+  if result == "y":
+    return _xla(geometry, first, second)
+  if result == "x":
+    apply = lambda x: _xla(geometry, x, second)
+    given = first
+  else:
+    apply = lambda kernel: _xla(geometry, first, kernel)
+    given = second
+  like = jax.ShapeDtypeStruct(getattr(geometry, result), jnp.float32)
+  return jax.linear_transpose(apply, like)(given)[0]
+
+
+def _xla(geometry, x, kernel):
+  return lax.conv_general_dilated(
+    x,
+    kernel,
+    geometry.strides,
+    geometry.padding,
+    rhs_dilation=geometry.dilation,
+    dimension_numbers=_layout(x.ndim - 2),
+    feature_group_count=geometry.groups,
+  )
+
+
+def _layout(spatial: int) -> tuple[str, str, str]:
+  axes = "DHW"[-spatial:]
+  return f"N{axes}C", f"{axes}IO", f"N{axes}C"
+
+
+def _batched(arguments, axes, **how):
+  apply = jax.vmap(functools.partial(_by_xla, **how), in_axes=axes)
+  return apply(*arguments), 0
+
+
+def _lower(context, first, second, *, result, geometry):
+  low, high = zip(*geometry.padding, strict=True)
+  whole = lambda numbers: np.asarray(numbers, np.int64)
+  return jax.ffi.ffi_lowering(_TARGET)(
+    context,
+    first,
+    second,
+    result=np.int64(list(_ARGUMENTS).index(result)),
+    strides=whole(geometry.strides),
+    low=whole(low),
+    high=whole(high),
+    dilation=whole(geometry.dilation) - 1,  # as oneDNN counts it
+    groups=np.int64(geometry.groups),
+  )
+
+
+_jitted = jax.jit(_primitive.bind, static_argnames=("result", "geometry"))
+_primitive.def_impl(_jitted)
+_primitive.def_abstract_eval(_abstract)
+ad.defbilinear(
+  _primitive,
+  functools.partial(_transpose, 0),
+  functools.partial(_transpose, 1),
+)
+batching.primitive_batchers[_primitive] = _batched
+mlir.register_lowering(
+  _primitive, mlir.lower_fun(_by_xla, multiple_results=False)
+)
+mlir.register_lowering(_primitive, _lower, platform="cpu")
+
+
+def _build() -> pathlib.Path:
+  """The compiled handler, from the cache or made anew."""
+  source = pathlib.Path(__file__).with_suffix(".cc")
+  library = _installed("libdnnl.so.3")
+  header = _installed("oneapi/dnnl/dnnl.hpp")
+  compiler = next(filter(None, map(shutil.which, _COMPILERS)), None)
+  versions = [importlib.metadata.version(name) for name in _PACKAGES]
+  parts = (source.read_text(), str(library), *versions)
+  digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+  cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+  handler = pathlib.Path(cache, "ws_jax", f"onednn-{digest}.so")
+  if handler.exists():
+    return handler
+  if compiler is None:
+    raise RuntimeError(f"no C++ compiler found ({', '.join(_COMPILERS)})")
+  handler.parent.mkdir(parents=True, exist_ok=True)
+  with tempfile.TemporaryDirectory(dir=handler.parent) as folder:
+    made = pathlib.Path(folder, handler.name)
+    command = [compiler, "-std=c++17", "-O3", "-w", "-fPIC", "-shared"]
+    for include in (header.parents[2], jax.ffi.include_dir()):
+      command += ["-isystem", str(include)]
+    command += [str(source), str(library), f"-Wl,-rpath,{library.parent}"]
+    run = subprocess.run(
+      [*command, "-o", str(made)], capture_output=True, text=True
+    )
+    if run.returncode:
+      said = run.stderr.strip().splitlines() or [f"exit code {run.returncode}"]
+      raise RuntimeError(f"{compiler} failed on {source.name}: {said[0]}")
+    made.replace(handler)
+  return handler
+
+
+def _installed(name: str) -> pathlib.Path:
+  """Where pip put a file of oneDNN."""
+  for package in _PACKAGES[:2]:
+    try:
+      files = importlib.metadata.files(package) or []
+    except importlib.metadata.PackageNotFoundError:
+      continue
+    for file in files:
+      if str(file).endswith(name):
+        return pathlib.Path(str(file.locate())).resolve()
+  raise RuntimeError(
+    "oneDNN is not installed; pip install 'ws_jax[onednn]' makes them faster"
+  )
