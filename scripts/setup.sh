@@ -108,6 +108,8 @@ install() {
   fi
   fingerprint >"$stamp"
   rm -f "$marker"
+  # Compiles what convolves on some processors; else the first program would.
+  "$venv/bin/python" -c 'from ws_jax import onednn; onednn.enable()' </dev/null
   say "done: $venv is ready"
 }
 

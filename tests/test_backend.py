@@ -5,7 +5,7 @@ import sys
 import jax
 import pytest
 
-from ws_jax import backend
+from ws_jax import backend, onednn
 
 SAID = "from ws_jax import backend; print(repr(backend.keep_freed_memory()))"
 # Pages that a step maps again, with 200 MB for its results.
@@ -78,3 +78,14 @@ def test_an_older_xla_is_left_at_its_defaults(monkeypatch):
   backend.options_to_run_fast.cache_clear()
   assert backend.options_to_run_fast() is None
   backend.options_to_run_fast.cache_clear()
+
+
+def test_a_loop_is_for_convolutions_that_keep_their_threads(monkeypatch):
+  monkeypatch.setitem(onednn._state, "enabled", False)
+  assert backend.steps_of_a_loop(50) is None
+  monkeypatch.setitem(onednn._state, "enabled", True)
+  assert backend.steps_of_a_loop(50) == 10
+  assert backend.steps_of_a_loop(3) == 3
+  assert backend.steps_of_a_loop(50, "bfloat16") is None  # these are XLA's
+  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+  assert backend.steps_of_a_loop(50, "bfloat16") == 50

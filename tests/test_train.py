@@ -234,7 +234,7 @@ def test_mixed_precision_keeps_parameters_in_float32(tmp_path):
 
 def test_a_loop_on_the_device_is_the_same_run(finished, tmp_path, monkeypatch):
   """As accelerators run it: blocks of steps that end where something is due."""
-  monkeypatch.setattr(backend, "loops_on_device", lambda: True)
+  monkeypatch.setattr(backend, "steps_of_a_loop", lambda most, dtype: most)
   train.train_and_evaluate(tiny(), tmp_path)
   looped = writers.read_metrics(tmp_path)
   dispatched = writers.read_metrics(finished)

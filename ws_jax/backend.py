@@ -25,6 +25,7 @@ ALLOCATOR = (
   ("MALLOC_TRIM_THRESHOLD_", -1, 2**31 - 1),
   ("MALLOC_TOP_PAD_", -2, 2**28),
 )
+_STEPS_ON_CPU = 10
 # Tracing is left out: its events nest, so that their sum counts twice.
 _COMPILE_EVENTS = (
   "/jax/core/compile/jaxpr_to_mlir_module_duration",
@@ -64,14 +65,25 @@ def enable_compilation_cache() -> pathlib.Path:
   return folder
 
 
-def loops_on_device() -> bool:
-  """Whether `lax.scan` over steps is fast here.
+def steps_of_a_loop(most: int, dtype: str = "float32") -> int | None:
+  """How many training steps one compiled loop should run here.
 
-  XLA's CPU backend runs convolutions inside a while loop on one thread: 8
+  XLA's CPU backend runs its own convolutions inside a loop on one thread: 8
   times slower for a small ResNet, and their filter gradients 38 to 64 times.
-  There Python dispatches each step instead.
+  There Python dispatches each step instead. Those by oneDNN keep their threads,
+  and small steps are up to a third shorter without their dispatch; a few of
+  them save all of that, and leave the process answering to signals.
+
+  Args:
+    most: steps until something else is due.
+    dtype: what the convolutions compute in.
+
+  Returns:
+    At most `most`; None where each step is to be dispatched.
   """
-  return jax.default_backend() != "cpu"
+  if jax.default_backend() != "cpu":
+    return most
+  return min(most, _STEPS_ON_CPU) if onednn.enabled(dtype) else None
 
 
 def keep_freed_memory() -> str:

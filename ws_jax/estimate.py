@@ -56,7 +56,8 @@ def measure(config: ml_collections.ConfigDict) -> Cost:
   config, dataset, program = train.prepare(config)
   everywhere = NamedSharding(program.mesh, PartitionSpec())
   arrays, held_out = jax.device_put((dataset.train, dataset.test), everywhere)
-  block = config.train.log_every_steps if backend.loops_on_device() else None
+  most, dtype = config.train.log_every_steps, config.model.dtype
+  block = backend.steps_of_a_loop(most, dtype)
   size = min(block or 1, config.train.steps)
   shape = (size, -1, config.optim.micro_batch_size)
   num_examples, batch_size = len(dataset.train["label"]), config.data.batch_size

@@ -30,6 +30,7 @@ import numpy as np
 from jax import lax
 from jax.extend import core
 from jax.interpreters import ad, batching, mlir
+from jax.typing import DTypeLike
 
 # Set to 0, convolutions stay XLA's.
 SWITCH = "WS_JAX_ONEDNN"
@@ -89,6 +90,11 @@ def enable() -> str:
   return f"convolutions by oneDNN ({SWITCH}=0: by XLA)"
 
 
+def enabled(dtype: DTypeLike) -> bool:
+  """Whether convolutions of a dtype are computed by oneDNN in this process."""
+  return _state["enabled"] and jnp.dtype(dtype) == jnp.float32
+
+
 @functools.cache
 def load() -> None:
   """Compiles the handler, unless that was done before, and tells XLA of it.
@@ -119,9 +125,9 @@ def geometry(
     padding: likewise.
     how: likewise.
   """
-  if not _state["enabled"] or isinstance(padding, str):
+  if not (enabled(x.dtype) and enabled(kernel.dtype) and 3 <= x.ndim <= 5):
     return None
-  if {x.dtype, kernel.dtype} != {np.dtype(np.float32)} or not 3 <= x.ndim <= 5:
+  if isinstance(padding, str):
     return None
   spatial = x.ndim - 2
   numbers = lax.conv_dimension_numbers(

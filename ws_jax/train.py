@@ -143,11 +143,13 @@ def _loop(config, dataset, program, run, checkpoints, stop):
       state = checkpoints.load(step, state)
   run.start(step)
   # One compiled loop where that is fast; else a dispatch for every step.
-  block = train.log_every_steps if backend.loops_on_device() else None
+  most, dtype = train.log_every_steps, config.model.dtype
+  block = backend.steps_of_a_loop(most, dtype)
   while step < train.steps:
     due = [train.log_every_steps, train.eval_every_steps, train.steps]
     due.append(train.checkpoint_every_steps)
-    num_steps = min(every - step % every for every in due) if block else 1
+    left = min(every - step % every for every in due)
+    num_steps = min(left, block or 1)
     indices = data.batch_indices(
       config.seed, step, num_steps, batch_size, len(dataset.train["label"])
     ).reshape(num_steps, micro_batches, -1)

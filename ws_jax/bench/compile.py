@@ -53,5 +53,6 @@ def first_step(recipe: Recipe) -> float:
 
 
 def _with_cache(recipe: Recipe, folder: pathlib.Path) -> Recipe:
-  where = {"XDG_CACHE_HOME": str(folder), "JAX_COMPILATION_CACHE_DIR": None}
+  # Of JAX's programs alone: what setting up compiled is there.
+  where = {"JAX_COMPILATION_CACHE_DIR": str(folder)}
   return recipe._replace(env=recipe.env | where)

@@ -40,15 +40,16 @@ class Loop:
     self.program = train.build_program(c, dataset)
     self.arrays = jax.device_put(dataset.train)
     self.state = steps.init_state(self.program, self.arrays, 0, ours.numbers(c))
-    self.batch_size, self.count, self.done = batch_size, count, 0
-    self.block = count if backend.loops_on_device() else None
+    self.batch_size, self.done = batch_size, 0
+    self.block = backend.steps_of_a_loop(count)
+    self.count = count - count % (self.block or 1)  # whole blocks
     self.ready = resident
     self._one = self._indices(self.block or 1)
 
   def __call__(self) -> float:
     """The seconds of one step, on average over all of a call."""
     began = time.perf_counter()
-    for _ in range(1 if self.block else self.count):
+    for _ in range(self.count // (self.block or 1)):
       indices = self._one if self.ready else self._indices(self.block or 1)
       self.state = steps.train_block(
         self.program, self.state, self.arrays, indices, block=self.block

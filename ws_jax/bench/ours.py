@@ -110,7 +110,7 @@ class Step:
     self.arrays = jax.device_put(dataset.train)
     self.state = steps.init_state(self.program, self.arrays, c.seed, numbers(c))
     # The steps that one loop on the device runs where those are fast.
-    self._block = 10 if backend.loops_on_device() else None
+    self._block = backend.steps_of_a_loop(10, c.model.dtype)
     count = self._block or 1
     indices = np.arange(batch_size, dtype=np.int32)
     indices = indices.reshape(1, -1, c.optim.micro_batch_size)
@@ -121,12 +121,12 @@ class Step:
 
   def __call__(self) -> float:
     """Steps, waits, and returns the seconds of one step, as `turn` does."""
-    return turn(self._once)
+    return turn(self._once) / len(self.indices)
 
   def _once(self) -> float:
     began = time.perf_counter()
     self._train(self.indices)
-    return (time.perf_counter() - began) / len(self.indices)
+    return time.perf_counter() - began
 
   def make_program(
     self, c: ml_collections.ConfigDict, dataset: data.Dataset
