@@ -109,7 +109,7 @@ install() {
   fingerprint >"$stamp"
   rm -f "$marker"
   # Compiles what convolves on some processors; else the first program would.
-  "$venv/bin/python" -c 'from ws_jax import onednn; onednn.enable()' </dev/null
+  "$venv/bin/python" -c 'from ws_jax import native; native.enable()' </dev/null
   say "done: $venv is ready"
 }
 

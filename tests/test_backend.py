@@ -5,7 +5,7 @@ import sys
 import jax
 import pytest
 
-from ws_jax import backend, onednn
+from ws_jax import backend, native
 
 SAID = "from ws_jax import backend; print(repr(backend.keep_freed_memory()))"
 # Pages that a step maps again, with 200 MB for its results.
@@ -81,9 +81,9 @@ def test_an_older_xla_is_left_at_its_defaults(monkeypatch):
 
 
 def test_a_loop_is_for_convolutions_that_keep_their_threads(monkeypatch):
-  monkeypatch.setitem(onednn._state, "enabled", False)
+  monkeypatch.setattr(native, "_enabled", set())
   assert backend.steps_of_a_loop(50) is None
-  monkeypatch.setitem(onednn._state, "enabled", True)
+  monkeypatch.setattr(native, "_enabled", {"convolution"})
   assert backend.steps_of_a_loop(50) == 10
   assert backend.steps_of_a_loop(3) == 3
   assert backend.steps_of_a_loop(50, "bfloat16") is None  # these are XLA's

@@ -30,7 +30,7 @@ FLOORS = {
   "shares": 0,
   "kernels": 0,
   "standardize": 0,
-  "onednn": 0,
+  "native": 0,
   "plain": 0,
   "describe": 0,
   "fold": 0,

@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from ws_jax import onednn
+from ws_jax import native
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 # What glibc is told: its name in the environment, its number in <malloc.h>, and
@@ -41,7 +41,7 @@ def configure() -> str:
   """
   said = [keep_freed_memory()]  # before all that starts the backend
   said += [f"compiled programs are kept in {enable_compilation_cache()}"]
-  said += [onednn.enable()]
+  said += [native.enable()]
   if options := options_to_run_fast():
     said += [f"{name}={value}" for name, value in options.items()]
   return "; ".join(filter(None, said))
@@ -83,7 +83,8 @@ def steps_of_a_loop(most: int, dtype: str = "float32") -> int | None:
   """
   if jax.default_backend() != "cpu":
     return most
-  return min(most, _STEPS_ON_CPU) if onednn.enabled(dtype) else None
+  ours = native.enabled("convolution", dtype)
+  return min(most, _STEPS_ON_CPU) if ours else None
 
 
 def keep_freed_memory() -> str:

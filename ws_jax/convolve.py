@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ws_jax import onednn
+from ws_jax.native import convolution
 
 # Up to so many examples the products below win: measured at 1, 2, 4 and 8 on
 # the layers of ResNet-20.
@@ -53,9 +53,9 @@ def conv_general_dilated(
   """
   if jax.default_backend() != "cpu":
     return lax.conv_general_dilated(x, kernel, window_strides, padding, **how)
-  geometry = onednn.geometry(x, kernel, window_strides, padding, how)
+  geometry = convolution.geometry(x, kernel, window_strides, padding, how)
   if geometry is not None:
-    return onednn.convolve(x, kernel, geometry)
+    return convolution.convolve(x, kernel, geometry)
   if _use_products(x, padding, how):
     pads = tuple(tuple(pair) for pair in padding)
     return _conv(x, kernel, tuple(window_strides), pads, how.get("precision"))

@@ -5,6 +5,9 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from ws_jax import native
+from ws_jax.native import normalization
+
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def normalize(
@@ -47,6 +50,30 @@ def normalize(
 
 
 def _forward(x, scale, bias, examples, groups, epsilon):
+  settings = {"examples": examples, "groups": groups, "epsilon": epsilon}
+  if _is_native(x, scale):
+    results = normalization.forward(_apply, x, scale, bias, **settings)
+  else:
+    results = _apply(x, scale, bias, **settings)
+  return results, (x, scale, *results[1:])
+
+
+def _backward(examples, groups, epsilon, residuals, cotangents):
+  settings = {"examples": examples, "groups": groups, "epsilon": epsilon}
+  if _is_native(*residuals[:2]):
+    return normalization.backward(
+      _gradients, *residuals, *cotangents, **settings
+    )
+  return _gradients(*residuals, *cotangents, **settings)
+
+
+def _is_native(x, scale):
+  ours = functools.partial(native.enabled, "normalization")
+  return ours(x.dtype) and ours(scale.dtype) and x.size > 0
+
+
+def _apply(x, scale, bias, *, examples, groups, epsilon):
+  """The result, the means and the variances."""
   rows = _rows(x, examples)
   # The mean is measured from the first values, and the variance from the mean:
   # however far from zero the values are, no digit is lost.
@@ -57,14 +84,14 @@ def _forward(x, scale, bias, examples, groups, epsilon):
   rstd = jax.lax.rsqrt(var + epsilon)
   y = (rows - _spread(mean, rows)) * (_spread(rstd, rows) * scale[None, None])
   y += bias[None, None]
-  y = y.reshape(x.shape).astype(x.dtype)
-  return (y, mean, var), (x, scale, mean, rstd)
+  return y.reshape(x.shape).astype(x.dtype), mean, var
 
 
-def _backward(examples, groups, epsilon, residuals, cotangents):
-  del epsilon  # it is inside rstd
-  x, scale, mean, rstd = residuals
-  dy, dmean, dvar = cotangents
+def _gradients(
+  x, scale, mean, var, dy, dmean, dvar, *, examples, groups, epsilon
+):
+  """By x, scale and bias."""
+  rstd = jax.lax.rsqrt(var + epsilon)
   dy, rows = _rows(dy, examples), _rows(x, examples)
   centred = rows - _spread(mean, rows)
   # Per channel first: dscale and dbias fall out on the way.

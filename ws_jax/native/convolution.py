@@ -1,26 +1,13 @@
-"""Convolutions by oneDNN on processors with AVX-512, where XLA's are slower.
-
-XLA's CPU backend calls a handler of ours (`onednn.cc`, through its foreign
-function interface) that calls oneDNN. It is compiled when first asked for, and
-kept in the user's cache folder. The library and its headers come with
-`pip install 'ws_jax[onednn]'`.
+"""Convolutions by oneDNN, as a JAX primitive.
 
 The convolution and its two gradients are three maps, each linear in both of its
-arguments, and the derivative of each is made of the other two. So one JAX
-primitive that says which of them it is can be differentiated in either mode and
-as often as one likes. Elsewhere than on a CPU it is XLA's convolution.
+arguments, and the derivative of each is made of the other two. So one primitive
+that says which of them it is can be differentiated in either mode and as often
+as one likes. Elsewhere than on a CPU it is XLA's convolution.
 """
 
-import ctypes
 import dataclasses
 import functools
-import hashlib
-import importlib.metadata
-import os
-import pathlib
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,14 +17,9 @@ import numpy as np
 from jax import lax
 from jax.extend import core
 from jax.interpreters import ad, batching, mlir
-from jax.typing import DTypeLike
 
-# Set to 0, convolutions stay XLA's.
-SWITCH = "WS_JAX_ONEDNN"
+from ws_jax import native
 
-_TARGET = "ws_jax_convolve"
-_PACKAGES = ("onednn-cpu-gomp", "onednn-devel-cpu-gomp", "jaxlib")
-_COMPILERS = ("c++", "g++", "clang++")
 # The result of a map, and what it is computed from.
 _ARGUMENTS = {"y": ("x", "kernel"), "x": ("y", "kernel"), "kernel": ("x", "y")}
 
@@ -65,50 +47,6 @@ class Geometry:
   groups: int
 
 
-def enable() -> str:
-  """Has `ws_jax.convolve` use oneDNN, if it is faster than XLA here.
-
-  It is for float32 on one CPU device with AVX-512: with AVX2 XLA is as fast,
-  and over several devices XLA cannot split a program of somebody else's.
-
-  Returns:
-    What was decided, in words for the caller to announce; empty if there was
-    nothing to decide.
-  """
-  _state["enabled"] = False
-  wanted = os.environ.get(SWITCH, "1") != "0"
-  if jax.default_backend() != "cpu" or jax.device_count() > 1 or not wanted:
-    return ""
-  cpu = pathlib.Path("/proc/cpuinfo")
-  if not cpu.exists() or "avx512" not in cpu.read_text():
-    return ""
-  try:
-    load()
-  except (OSError, RuntimeError) as error:
-    return f"convolutions by XLA: {error}"
-  _state["enabled"] = True
-  return f"convolutions by oneDNN ({SWITCH}=0: by XLA)"
-
-
-def enabled(dtype: DTypeLike) -> bool:
-  """Whether convolutions of a dtype are computed by oneDNN in this process."""
-  return _state["enabled"] and jnp.dtype(dtype) == jnp.float32
-
-
-@functools.cache
-def load() -> None:
-  """Compiles the handler, unless that was done before, and tells XLA of it.
-
-  Raises:
-    RuntimeError: oneDNN is not installed, or there is no C++ compiler, or it
-      failed.
-    OSError: the handler cannot be written or loaded.
-  """
-  library = ctypes.CDLL(str(_build()))
-  handler = jax.ffi.pycapsule(library.WsJaxConvolve)
-  jax.ffi.register_ffi_target(_TARGET, handler, platform="cpu")
-
-
 def geometry(
   x: jax.Array,
   kernel: jax.Array,
@@ -125,9 +63,10 @@ def geometry(
     padding: likewise.
     how: likewise.
   """
-  if not (enabled(x.dtype) and enabled(kernel.dtype) and 3 <= x.ndim <= 5):
+  ours = functools.partial(native.enabled, "convolution")
+  if not (ours(x.dtype) and ours(kernel.dtype)) or isinstance(padding, str):
     return None
-  if isinstance(padding, str):
+  if not 3 <= x.ndim <= 5:
     return None
   spatial = x.ndim - 2
   numbers = lax.conv_dimension_numbers(
@@ -164,9 +103,6 @@ def convolve(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
   """The convolution, float32; can be differentiated as often as one likes."""
   return _bind("y", geometry, x=x, kernel=kernel)
 
-
-# Whether `ws_jax.convolve` is to use it.
-_state = {"enabled": False}
 
 _primitive = core.Primitive("ws_jax_convolve")
 
@@ -228,7 +164,7 @@ def _batched(arguments, axes, **how):
 def _lower(context, first, second, *, result, geometry):
   low, high = zip(*geometry.padding, strict=True)
   whole = lambda numbers: np.asarray(numbers, np.int64)
-  return jax.ffi.ffi_lowering(_TARGET)(
+  return jax.ffi.ffi_lowering("WsJaxConvolve")(
     context,
     first,
     second,
@@ -254,50 +190,3 @@ mlir.register_lowering(
   _primitive, mlir.lower_fun(_by_xla, multiple_results=False)
 )
 mlir.register_lowering(_primitive, _lower, platform="cpu")
-
-
-def _build() -> pathlib.Path:
-  """The compiled handler, from the cache or made anew."""
-  source = pathlib.Path(__file__).with_suffix(".cc")
-  library = _installed("libdnnl.so.3")
-  header = _installed("oneapi/dnnl/dnnl.hpp")
-  compiler = next(filter(None, map(shutil.which, _COMPILERS)), None)
-  versions = [importlib.metadata.version(name) for name in _PACKAGES]
-  parts = (source.read_text(), str(library), *versions)
-  digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-  cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-  handler = pathlib.Path(cache, "ws_jax", f"onednn-{digest}.so")
-  if handler.exists():
-    return handler
-  if compiler is None:
-    raise RuntimeError(f"no C++ compiler found ({', '.join(_COMPILERS)})")
-  handler.parent.mkdir(parents=True, exist_ok=True)
-  with tempfile.TemporaryDirectory(dir=handler.parent) as folder:
-    made = pathlib.Path(folder, handler.name)
-    command = [compiler, "-std=c++17", "-O3", "-w", "-fPIC", "-shared"]
-    for include in (header.parents[2], jax.ffi.include_dir()):
-      command += ["-isystem", str(include)]
-    command += [str(source), str(library), f"-Wl,-rpath,{library.parent}"]
-    run = subprocess.run(
-      [*command, "-o", str(made)], capture_output=True, text=True
-    )
-    if run.returncode:
-      said = run.stderr.strip().splitlines() or [f"exit code {run.returncode}"]
-      raise RuntimeError(f"{compiler} failed on {source.name}: {said[0]}")
-    made.replace(handler)
-  return handler
-
-
-def _installed(name: str) -> pathlib.Path:
-  """Where pip put a file of oneDNN."""
-  for package in _PACKAGES[:2]:
-    try:
-      files = importlib.metadata.files(package) or []
-    except importlib.metadata.PackageNotFoundError:
-      continue
-    for file in files:
-      if str(file).endswith(name):
-        return pathlib.Path(str(file.locate())).resolve()
-  raise RuntimeError(
-    "oneDNN is not installed; pip install 'ws_jax[onednn]' makes them faster"
-  )

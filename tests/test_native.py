@@ -1,4 +1,4 @@
-"""Convolutions by oneDNN, against sums in float64 and XLA's own."""
+"""What XLA calls instead of its own code, against float64 and its own."""
 
 import os
 import pathlib
@@ -11,12 +11,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from ws_jax import convolve, onednn, writers
-
-try:
-  onednn.load()
-except RuntimeError as reason:
-  pytest.skip(f"here there is no oneDNN: {reason}", allow_module_level=True)
+from ws_jax import convolve, native, writers
+from ws_jax.normalize import normalize
 
 ROOT = pathlib.Path(__file__).parents[1]
 HAS_AVX512 = "avx512" in pathlib.Path("/proc/cpuinfo").read_text()
@@ -48,9 +44,22 @@ CASES = {
 }
 
 
+def enable(name, monkeypatch):
+  try:
+    native.load(name)
+  except RuntimeError as reason:
+    pytest.skip(f"there is none here: {reason}")
+  monkeypatch.setattr(native, "_enabled", {name})
+
+
 @pytest.fixture
-def enabled(monkeypatch):
-  monkeypatch.setitem(onednn._state, "enabled", True)
+def convolution(monkeypatch):
+  enable("convolution", monkeypatch)
+
+
+@pytest.fixture
+def normalization(monkeypatch):
+  enable("normalization", monkeypatch)
 
 
 def settings(case):
@@ -112,7 +121,7 @@ def is_ours(function, *arguments):
   return "ws_jax_convolve" in str(jax.make_jaxpr(function)(*arguments))
 
 
-@pytest.mark.usefixtures("enabled")
+@pytest.mark.usefixtures("convolution")
 @pytest.mark.parametrize("case", CASES)
 def test_equals_the_sums_in_float64(case):
   apply, x, kernel, dy = arrays(case, convolve.conv_general_dilated)
@@ -130,7 +139,7 @@ def test_equals_the_sums_in_float64(case):
     assert np.abs(got - want).max() / np.abs(want).max() < 2e-6
 
 
-@pytest.mark.usefixtures("enabled")
+@pytest.mark.usefixtures("convolution")
 @pytest.mark.parametrize("examples", [1, 2, 3, 7, 64])
 def test_examples_are_split_without_a_trace(examples):
   x = jnp.asarray(
@@ -159,7 +168,7 @@ def test_examples_are_split_without_a_trace(examples):
     np.testing.assert_array_equal(pull_back(y)[1], dkernel)
 
 
-@pytest.mark.usefixtures("enabled")
+@pytest.mark.usefixtures("convolution")
 @pytest.mark.parametrize("case", ["strided", "grouped", "time"])
 def test_every_mode_of_differentiation_and_vmap(case):
   _, x, kernel, dy = arrays(case)
@@ -188,7 +197,7 @@ def test_every_mode_of_differentiation_and_vmap(case):
     )
 
 
-@pytest.mark.usefixtures("enabled")
+@pytest.mark.usefixtures("convolution")
 def test_jitted_or_not_and_in_a_loop_it_is_the_same():
   apply, x, kernel, _ = arrays("plain", convolve.conv_general_dilated)
   y = apply(x, kernel)
@@ -199,7 +208,7 @@ def test_jitted_or_not_and_in_a_loop_it_is_the_same():
   np.testing.assert_array_equal(stacked, jnp.stack([y, y]))
 
 
-@pytest.mark.usefixtures("enabled")
+@pytest.mark.usefixtures("convolution")
 def test_other_platforms_convolve_with_their_own():
   apply, x, kernel, _ = arrays("plain", convolve.conv_general_dilated)
   for platform, own in (("cpu", False), ("tpu", True)):
@@ -207,15 +216,15 @@ def test_other_platforms_convolve_with_their_own():
       jax.jit(apply),
       platforms=[platform],
       disabled_checks=[jax.export.DisabledSafetyCheck.custom_call(
-        "ws_jax_convolve"
+        "WsJaxConvolve"
       )],
     )(x, kernel)  # fmt: skip
     module = exported.mlir_module()
     assert ("stablehlo.convolution" in module) == own
-    assert ("ws_jax_convolve" in module) != own
+    assert ("WsJaxConvolve" in module) != own
 
 
-@pytest.mark.usefixtures("enabled")
+@pytest.mark.usefixtures("convolution")
 def test_what_it_does_not_take_is_left_to_xla():
   _, x, kernel, _ = arrays("plain")
   *_, given, how = settings("plain")
@@ -239,6 +248,131 @@ def test_what_it_does_not_take_is_left_to_xla():
     assert changed(x, kernel).ndim == 4
 
 
+# x, examples together, groups
+NORMS = {
+  "group": ((5, 6, 7, 16), 1, 4),
+  "group of odd channels": ((3, 4, 5, 21), 1, 7),
+  "group of all widths": ((2, 9, 119), 1, 17),
+  "layer": ((4, 8, 8, 64), 1, 1),
+  "instance": ((4, 3, 3, 40), 1, 40),
+  "batch": ((6, 5, 4, 32), 6, 32),
+  "ghost batch": ((6, 5, 19), 2, 19),
+  "one position": ((8, 33), 8, 33),
+}
+
+
+def norm_arguments(case, mean=1.0, deviation=2.0):
+  shape, examples, groups = NORMS[case]
+  rng = np.random.default_rng(0)
+  draw = lambda *shape: rng.standard_normal(shape)
+  statistics = (shape[0] // examples, groups)
+  x = mean + deviation * draw(*shape)
+  arguments = (x, 1 + draw(shape[-1]), draw(shape[-1]))
+  cotangents = (draw(*shape), draw(*statistics), draw(*statistics))
+  as_float = lambda arrays: tuple(jnp.asarray(a, jnp.float32) for a in arrays)
+  return as_float(arguments), as_float(cotangents), (examples, groups)
+
+
+def exact_norm(arguments, cotangents, examples, groups, epsilon=1e-5):
+  """The results and the gradients, by the chain rule in float64."""
+  x, scale, bias = (np.asarray(a, np.float64) for a in arguments)
+  dy, dmean, dvar = (np.asarray(a, np.float64) for a in cotangents)
+  sets, channels = len(x) // examples, x.shape[-1]
+  grouped = (sets, -1, groups, channels // groups)
+  rows, dys = x.reshape(grouped), dy.reshape(grouped)
+  wide, deep = scale.reshape(groups, -1), bias.reshape(groups, -1)
+  mean = rows.mean((1, 3), keepdims=True)
+  var = rows.var((1, 3), keepdims=True)
+  rstd = 1 / np.sqrt(var + epsilon)
+  unit = (rows - mean) * rstd
+  count = rows.shape[1] * rows.shape[3]
+  dunit = dys * wide
+  average = lambda a: a.mean((1, 3), keepdims=True)
+  dx = rstd * (dunit - average(dunit) - unit * average(dunit * unit))
+  dx += dmean[:, None, :, None] / count
+  dx += dvar[:, None, :, None] * 2 * (rows - mean) / count
+  per_channel = lambda a: a.sum((0, 1)).reshape(-1)
+  return (
+    (unit * wide + deep).reshape(x.shape), mean[:, 0, :, 0], var[:, 0, :, 0],
+    dx.reshape(x.shape), per_channel(dys * unit), per_channel(dys),
+  )  # fmt: skip
+
+
+@pytest.mark.usefixtures("normalization")
+@pytest.mark.parametrize("case", NORMS)
+def test_norms_equal_the_formula_in_float64(case):
+  arguments, cotangents, how = norm_arguments(case)
+
+  @jax.jit
+  def results(arguments, cotangents):
+    out, pull_back = jax.vjp(lambda *a: normalize(*a, *how), *arguments)
+    return *out, *pull_back(cotangents)
+
+  assert (
+    "WsJaxNormalizeBackward" in results.lower(arguments, cotangents).as_text()
+  )
+  expected = exact_norm(arguments, cotangents, *how)
+  for got, want in zip(results(arguments, cotangents), expected, strict=True):
+    assert got.shape == want.shape
+    assert np.abs(got - want).max() / np.abs(want).max() < 2e-6
+
+
+@pytest.mark.usefixtures("normalization")
+@pytest.mark.parametrize("case", ["group", "batch"])
+def test_norms_do_not_cancel(case):
+  arguments, cotangents, how = norm_arguments(case, 100.0, 0.01)
+  y, mean, var = normalize(*arguments, *how)
+  expected = exact_norm(arguments, cotangents, *how)
+  assert np.abs(y - expected[0]).max() / np.abs(expected[0]).max() < 2e-6
+  np.testing.assert_allclose(mean, expected[1], rtol=1e-7)
+  np.testing.assert_allclose(var, expected[2], rtol=2e-6)
+
+
+@pytest.mark.usefixtures("normalization")
+def test_norms_are_the_same_each_time():
+  arguments, cotangents, how = norm_arguments("ghost batch")
+  apply = jax.jit(lambda *a: jax.vjp(lambda *a: normalize(*a, *how), *a)[1])
+  first = apply(*arguments)(cotangents)
+  for _ in range(5):
+    again = apply(*arguments)(cotangents)
+    jax.tree.map(np.testing.assert_array_equal, again, first)
+
+
+def test_norms_and_their_second_derivatives_equal_those_in_jax(monkeypatch):
+  arguments, _, how = norm_arguments("ghost batch")
+  tangents = jax.tree.map(jnp.cos, arguments)
+
+  def derivatives():
+    def loss(x, scale, bias):
+      y, mean, var = normalize(x, scale, bias, *how)
+      return jnp.sum(jnp.sin(y)) + jnp.sum(jnp.sin(mean) * var)
+
+    gradient = jax.grad(loss, (0, 1, 2))
+    _, hessian_product = jax.jvp(gradient, arguments, tangents)
+    twice = jax.grad(lambda *a: sum(jnp.sum(g**2) for g in gradient(*a)))
+    stacked = jax.vmap(loss, (0, None, None))(
+      jnp.stack([arguments[0], -arguments[0]]), *arguments[1:]
+    )
+    return gradient(*arguments), hessian_product, twice(*arguments), stacked
+
+  plain = derivatives()
+  enable("normalization", monkeypatch)
+  for ours, its in zip(
+    jax.tree.leaves(derivatives()), jax.tree.leaves(plain), strict=True
+  ):
+    np.testing.assert_allclose(
+      ours, its, rtol=1e-4, atol=1e-5 * float(jnp.abs(its).max())
+    )
+
+
+@pytest.mark.usefixtures("normalization")
+def test_other_dtypes_are_normalized_in_jax():
+  (x, scale, bias), _, how = norm_arguments("group")
+  call = jax.jit(lambda x: normalize(x, scale, bias, *how))
+  assert "WsJaxNormalize" in call.lower(x).as_text()
+  assert "WsJaxNormalize" not in call.lower(x.astype(jnp.bfloat16)).as_text()
+
+
 def test_only_who_asked_for_it_gets_it():
   apply, x, kernel, _ = arrays("plain", convolve.conv_general_dilated)
   assert not is_ours(apply, x, kernel)
@@ -246,37 +380,38 @@ def test_only_who_asked_for_it_gets_it():
 
 def test_it_is_for_one_device(monkeypatch):
   assert jax.device_count() > 1
-  assert onednn.enable() == ""
+  assert native.enable() == ""
   monkeypatch.setattr(jax, "device_count", lambda: 1)
-  monkeypatch.setenv(onednn.SWITCH, "0")
-  assert onednn.enable() == ""
+  monkeypatch.setenv(native.SWITCH, "0")
+  assert native.enable() == ""
 
 
 @pytest.mark.skipif(not HAS_AVX512, reason="a processor without AVX-512")
 @pytest.mark.parametrize(
   ("lacks", "says"),
   [
-    ("compiler", "no C++ compiler found (c++, g++, clang++)"),
-    ("library", "oneDNN is not installed; pip install 'ws_jax[onednn]'"),
-    ("a working compiler", "false failed on onednn.cc: exit code 1"),
+    ("compiler", "by XLA (no C++ compiler: c++, g++, clang++)"),
+    ("library", "by XLA (for oneDNN: pip install 'ws_jax[onednn]')"),
+    (
+      "a working compiler",
+      "false failed on convolution.cc: exit code 1)",
+    ),
   ],
 )
 def test_what_is_missing_is_said(lacks, says, monkeypatch, tmp_path):
   monkeypatch.setattr(jax, "device_count", lambda: 1)
-  monkeypatch.setattr(onednn, "load", onednn.load.__wrapped__)
+  monkeypatch.setattr(native, "load", native._build)  # XLA knows them already
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+  monkeypatch.setattr(native, "_enabled", set())
   if lacks == "compiler":
     monkeypatch.setenv("PATH", str(tmp_path))
   elif lacks == "library":
-    missing = ("no-such-package", *onednn._PACKAGES[2:])
-    monkeypatch.setattr(onednn, "_PACKAGES", missing)
+    monkeypatch.setattr(native, "_ONEDNN", ("no-such-package",))
   else:
-    monkeypatch.setattr(onednn, "_COMPILERS", ("false",))
-  said = onednn.enable()
-  assert said.startswith("convolutions by XLA: ")
-  assert says in said
-  assert not onednn._state["enabled"]
-  assert not list(tmp_path.rglob("*.so"))
+    monkeypatch.setattr(native, "_COMPILERS", ("false",))
+  assert says in native.enable()
+  assert not native.enabled("convolution", jnp.float32)
+  assert not list(tmp_path.rglob("convolution*.so"))
 
 
 @pytest.mark.skipif(not HAS_AVX512, reason="a processor without AVX-512")
@@ -291,12 +426,12 @@ def test_a_run_says_it_and_learns_the_same(tmp_path):
         f"--workdir={folder}",
       ],
       cwd=ROOT,
-      env=os.environ | {onednn.SWITCH: switch, "XLA_FLAGS": ""},
+      env=os.environ | {native.SWITCH: switch, "XLA_FLAGS": ""},
       capture_output=True,
       text=True,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
-    said = "convolutions by oneDNN" in run.stdout + run.stderr
+    said = "convolution by oneDNN" in run.stdout + run.stderr
     assert said == (switch == "1")
     rows = writers.read_metrics(folder)
     return [row["train/loss"] for row in rows if "train/loss" in row]
@@ -307,11 +442,11 @@ def test_a_run_says_it_and_learns_the_same(tmp_path):
   assert ours != xla  # or nothing was switched
 
 
-def test_handler_is_compiled_once(tmp_path, monkeypatch):
+def test_code_is_compiled_once(tmp_path, monkeypatch):
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-  made = onednn._build()
+  made = native._build("normalization")
   stamp = made.stat().st_mtime_ns
   monkeypatch.setenv("PATH", "")
-  assert onednn._build() == made
+  assert native._build("normalization") == made
   assert made.stat().st_mtime_ns == stamp
   assert [path.name for path in made.parent.iterdir()] == [made.name]

@@ -9,21 +9,18 @@
 // with one thread. Threads of its own would sleep, or fight with XLA's for the
 // cores, and to wake one takes longer than a small convolution.
 
-#include <algorithm>
-#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <map>
-#include <memory>
 #include <mutex>
 #include <numeric>
 #include <string>
-#include <thread>
 #include <tuple>
 #include <utility>
 #include <vector>
 
 #include "oneapi/dnnl/dnnl.hpp"
+#include "threads.h"
 #include "xla/ffi/api/ffi.h"
 
 extern "C" int omp_get_max_threads();
@@ -32,6 +29,7 @@ extern "C" void omp_set_num_threads(int);
 namespace {
 
 namespace ffi = xla::ffi;
+using namespace ws_jax;
 using dnnl::memory;
 using Dims = memory::dims;
 using Array = ffi::Buffer<ffi::F32>;
@@ -58,17 +56,6 @@ class OneThread {
  private:
   int before_;
 };
-
-enum Use { kPacked, kScratch, kShares };
-
-// Memory that a thread keeps for its next call, at least `size` bytes.
-char* Kept(Use which, size_t size) {
-  constexpr size_t kAlign = 64;
-  thread_local std::vector<char> kept[3];
-  if (kept[which].size() < size + kAlign) kept[which].resize(size + kAlign);
-  auto address = reinterpret_cast<uintptr_t>(kept[which].data());
-  return reinterpret_cast<char*>((address + kAlign - 1) / kAlign * kAlign);
-}
 
 // What shapes a primitive; x and y are those of one part.
 struct Geometry {
@@ -172,51 +159,6 @@ const Plan& GetPlan(const Geometry& geometry) {
   return found->second;
 }
 
-// Parts of one call: whoever is free takes the next one.
-template <typename Part>
-class Work {
- public:
-  Work(Part part, int64_t count) : part_(std::move(part)), count_(count) {}
-
-  void Help() {
-    int64_t i;
-    while ((i = next_++) < count_) {
-      try {
-        OneThread one;
-        part_(i);
-      } catch (const std::exception& error) {
-        std::lock_guard<std::mutex> lock(mutex_);
-        error_ = error.what();
-      }
-      ++done_;
-    }
-  }
-
-  // Waits awake: parts are of equal size, so the last ones end together.
-  std::string Wait() {
-    for (int turns = 0; done_ < count_; ++turns) {
-      if (turns > 10000) std::this_thread::yield();
-    }
-    std::lock_guard<std::mutex> lock(mutex_);
-    return error_;
-  }
-
- private:
-  Part part_;
-  int64_t count_;
-  std::atomic<int64_t> next_{0}, done_{0};
-  std::mutex mutex_;
-  std::string error_;
-};
-
-template <typename Part>
-std::string Split(ffi::ThreadPool& pool, int64_t count, Part part) {
-  auto work = std::make_shared<Work<Part>>(std::move(part), count);
-  for (int64_t i = 1; i < count; ++i) pool.Schedule([work] { work->Help(); });
-  work->Help();
-  return work->Wait();
-}
-
 Dims ToDims(ffi::Span<const int64_t> span) {
   return Dims(span.begin(), span.end());
 }
@@ -234,8 +176,8 @@ int64_t Size(const Dims& shape) {
 void Compute(const Plan& plan, Result result, float* x, float* kernel,
              float* y) {
   memory plain = Place(plan.plain, kernel);
-  memory packed = Place(plan.packed, Kept(kPacked, plan.packed.get_size()));
-  memory scratch = Place(plan.scratch, Kept(kScratch, plan.scratch.get_size()));
+  memory packed = Place(plan.packed, Kept(Use::kPacked, plan.packed.get_size()));
+  memory scratch = Place(plan.scratch, Kept(Use::kScratch, plan.scratch.get_size()));
   if (result != kKernel) plan.reorder.execute(Stream(), plain, packed);
   plan.convolution.execute(
       Stream(),
@@ -248,8 +190,7 @@ void Compute(const Plan& plan, Result result, float* x, float* kernel,
 
 ffi::Error Run(ffi::ThreadPool& pool, Geometry g, float* x, float* kernel,
                float* y) {
-  const int64_t examples = g.x[0], threads = pool.num_threads();
-  const int64_t count = std::clamp<int64_t>(threads, 1, examples);
+  const int64_t examples = g.x[0], count = Parts(pool, examples);
   const int64_t x_size = Size(g.x) / examples, y_size = Size(g.y) / examples;
   auto first = [&](int64_t part) { return examples * part / count; };
   std::vector<const Plan*> plans;
@@ -260,11 +201,12 @@ ffi::Error Run(ffi::ThreadPool& pool, Geometry g, float* x, float* kernel,
   // Each part has a gradient of the kernel of its own; the first's is `kernel`.
   const int64_t size = Size(g.kernel);
   const int64_t others = g.result == kKernel ? (count - 1) * size : 0;
-  float* shares = reinterpret_cast<float*>(Kept(kShares, 4 * others));
+  float* shares = reinterpret_cast<float*>(Kept(Use::kShares, 4 * others));
   auto share = [&](int64_t i) {
     return i && others ? shares + (i - 1) * size : kernel;
   };
   std::string error = Split(pool, count, [&](int64_t i) {
+    OneThread one;
     Compute(*plans[i], g.result, x + first(i) * x_size, share(i),
             y + first(i) * y_size);
   });

@@ -1,0 +1,148 @@
+"""What XLA's CPU backend calls instead of its own code, where that is faster.
+
+Normalization (`normalization.cc`) on all processors, convolutions by oneDNN
+(`convolution.cc`) on those with AVX-512, if it is installed
+(`pip install 'ws_jax[onednn]'`). Both are C++ behind XLA's foreign function
+interface, compiled when a program first asks for them (`enable`), and kept in
+the user's cache folder. Who does not ask has XLA's code, and so have other
+backends, several devices and other dtypes than float32.
+"""
+
+import ctypes
+import functools
+import hashlib
+import importlib.metadata
+import os
+import pathlib
+import shutil
+import subprocess
+import tempfile
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+# Set to 0, everything stays XLA's.
+SWITCH = "WS_JAX_NATIVE"
+
+# What may be enabled, and the handlers that XLA is to know of.
+_HANDLERS = {
+  "convolution": ("WsJaxConvolve",),
+  "normalization": ("WsJaxNormalize", "WsJaxNormalizeBackward"),
+}
+_ONEDNN = ("onednn-cpu-gomp", "onednn-devel-cpu-gomp")
+_COMPILERS = ("c++", "g++", "clang++")
+
+_enabled: set[str] = set()
+
+
+def enable() -> str:
+  """Has this process use what is faster than XLA here.
+
+  It is for float32 on one CPU device: over several, XLA cannot split what is
+  not its own. With AVX2 alone XLA's convolutions are as fast as oneDNN's.
+
+  Returns:
+    What was decided, in words for the caller to announce; empty if there was
+    nothing to decide.
+  """
+  _enabled.clear()
+  wanted = os.environ.get(SWITCH, "1") != "0"
+  cpu = pathlib.Path("/proc/cpuinfo")
+  if jax.default_backend() != "cpu" or jax.device_count() > 1 or not wanted:
+    return ""
+  if not cpu.exists():
+    return ""
+  said = []
+  for name, by in (("normalization", "C++"), ("convolution", "oneDNN")):
+    if name == "convolution" and "avx512" not in cpu.read_text():
+      continue
+    try:
+      load(name)
+      _enabled.add(name)
+    except (OSError, RuntimeError) as error:
+      by = f"XLA ({error})"
+    said.append(f"{name} by {by}")
+  return f"{', '.join(said)} ({SWITCH}=0: by XLA)"
+
+
+def enabled(name: str, dtype: DTypeLike) -> bool:
+  """Whether a computation on a dtype is not XLA's in this process.
+
+  Args:
+    name: `convolution` or `normalization`.
+    dtype: of its arguments.
+  """
+  return name in _enabled and jnp.dtype(dtype) == jnp.float32
+
+
+@functools.cache
+def load(name: str) -> None:
+  """Compiles code, unless that was done before, and tells XLA of it.
+
+  Args:
+    name: `convolution` or `normalization`.
+
+  Raises:
+    RuntimeError: oneDNN is not installed, or there is no C++ compiler, or it
+      failed.
+    OSError: the compiled code cannot be written or loaded.
+  """
+  library = ctypes.CDLL(str(_build(name)))
+  for handler in _HANDLERS[name]:
+    pointer = jax.ffi.pycapsule(getattr(library, handler))
+    jax.ffi.register_ffi_target(handler, pointer, platform="cpu")
+
+
+def _build(name: str) -> pathlib.Path:
+  """The compiled code, from the cache or made anew."""
+  here = pathlib.Path(__file__).parent
+  source = here / f"{name}.cc"
+  command = ["-std=c++17", "-O3", "-march=native", "-w", "-fPIC", "-shared"]
+  command += ["-isystem", jax.ffi.include_dir(), str(source)]
+  if name == "convolution":
+    library = _onednn("libdnnl.so.3")
+    command += ["-isystem", str(_onednn("oneapi/dnnl/dnnl.hpp").parents[2])]
+    command += [str(library), f"-Wl,-rpath,{library.parent}"]
+  sources = [path.read_text() for path in (source, here / "threads.h")]
+  jaxlib = importlib.metadata.version("jaxlib")
+  digest = hashlib.sha256(
+    "\0".join([*command, *sources, jaxlib, _cpu()]).encode()
+  )
+  cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+  made = pathlib.Path(cache, "ws_jax", f"{name}-{digest.hexdigest()[:16]}.so")
+  if made.exists():
+    return made
+  compiler = next(filter(None, map(shutil.which, _COMPILERS)), None)
+  if compiler is None:
+    raise RuntimeError(f"no C++ compiler: {', '.join(_COMPILERS)}")
+  made.parent.mkdir(parents=True, exist_ok=True)
+  with tempfile.TemporaryDirectory(dir=made.parent) as folder:
+    output = pathlib.Path(folder, made.name)
+    run = subprocess.run(
+      [compiler, *command, "-o", str(output)], capture_output=True, text=True
+    )
+    if run.returncode:
+      said = run.stderr.strip().splitlines() or [f"exit code {run.returncode}"]
+      raise RuntimeError(f"{compiler} failed on {source.name}: {said[0]}")
+    output.replace(made)
+  return made
+
+
+def _cpu() -> str:
+  """What the processor can do; the cache may be seen by others."""
+  lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+  return next((line for line in lines if line.startswith("flags")), "")
+
+
+def _onednn(name: str) -> pathlib.Path:
+  """Where pip put a file of oneDNN."""
+  for package in _ONEDNN:
+    try:
+      files = importlib.metadata.files(package) or []
+    except importlib.metadata.PackageNotFoundError:
+      continue
+    for file in files:
+      if str(file).endswith(name):
+        return pathlib.Path(str(file.locate())).resolve()
+  raise RuntimeError("for oneDNN: pip install 'ws_jax[onednn]'")

@@ -1,0 +1,86 @@
+// Work in parts on XLA's own threads.
+
+#ifndef WS_JAX_NATIVE_THREADS_H_
+#define WS_JAX_NATIVE_THREADS_H_
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "xla/ffi/api/ffi.h"
+
+namespace ws_jax {
+
+enum class Use { kPacked, kScratch, kShares, kCount };
+
+// Memory that a thread keeps for its next call, at least `size` bytes.
+inline char* Kept(Use which, size_t size) {
+  constexpr size_t kAlign = 64;
+  thread_local std::vector<char> kept[static_cast<int>(Use::kCount)];
+  std::vector<char>& own = kept[static_cast<int>(which)];
+  if (own.size() < size + kAlign) own.resize(size + kAlign);
+  auto address = reinterpret_cast<uintptr_t>(own.data());
+  return reinterpret_cast<char*>((address + kAlign - 1) / kAlign * kAlign);
+}
+
+// Parts of one call: whoever is free takes the next one.
+template <typename Part>
+class Work {
+ public:
+  Work(Part part, int64_t count) : part_(std::move(part)), count_(count) {}
+
+  void Help() {
+    int64_t i;
+    while ((i = next_++) < count_) {
+      try {
+        part_(i);
+      } catch (const std::exception& error) {
+        std::lock_guard<std::mutex> lock(mutex_);
+        error_ = error.what();
+      }
+      ++done_;
+    }
+  }
+
+  // Waits awake: parts are of equal size, so the last ones end together, and to
+  // be woken takes longer than a small part.
+  std::string Wait() {
+    for (int turns = 0; done_ < count_; ++turns) {
+      if (turns > 10000) std::this_thread::yield();
+    }
+    std::lock_guard<std::mutex> lock(mutex_);
+    return error_;
+  }
+
+ private:
+  Part part_;
+  int64_t count_;
+  std::atomic<int64_t> next_{0}, done_{0};
+  std::mutex mutex_;
+  std::string error_;
+};
+
+// Calls `part` for 0 to `count` - 1; returns what went wrong, or nothing.
+template <typename Part>
+std::string Split(xla::ffi::ThreadPool& pool, int64_t count, Part part) {
+  auto work = std::make_shared<Work<Part>>(std::move(part), count);
+  for (int64_t i = 1; i < count; ++i) pool.Schedule([work] { work->Help(); });
+  work->Help();
+  return work->Wait();
+}
+
+// How many parts `size` things are best split into.
+inline int64_t Parts(const xla::ffi::ThreadPool& pool, int64_t size) {
+  return std::clamp<int64_t>(pool.num_threads(), 1, std::max<int64_t>(size, 1));
+}
+
+}  // namespace ws_jax
+
+#endif  // WS_JAX_NATIVE_THREADS_H_
