@@ -384,6 +384,9 @@ def test_it_is_for_one_device(monkeypatch):
   monkeypatch.setattr(jax, "device_count", lambda: 1)
   monkeypatch.setenv(native.SWITCH, "0")
   assert native.enable() == ""
+  monkeypatch.setenv(native.SWITCH, "no")
+  with pytest.raises(ValueError, match="WS_JAX_NATIVE=no: must be 0 or 1"):
+    native.enable()
 
 
 @pytest.mark.skipif(not HAS_AVX512, reason="a processor without AVX-512")

@@ -159,6 +159,7 @@ def describe() -> dict[str, Any]:
     "backend": device.platform,
     "cpu_count": _cpu_count(),
     "xla_flags": os.environ.get("XLA_FLAGS", ""),
+    "native": native.in_use(),
     "commit": _commit(),
   }
 

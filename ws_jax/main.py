@@ -30,7 +30,10 @@ def main(argv: list[str]) -> None:
   if len(argv) > 1:
     _stop(f"error: unexpected arguments {' '.join(argv[1:])}", 2)
   logging.set_verbosity(logging.WARNING)
-  _say(backend.configure())
+  try:
+    _say(backend.configure())
+  except ValueError as error:
+    _stop(f"error: {error}", 2)
   try:
     metrics = train.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
   except train.Diverged as error:

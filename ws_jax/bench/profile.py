@@ -15,7 +15,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 import ws_jax
 from ws_jax import norm
@@ -24,6 +23,7 @@ from ws_jax.bench import norm as norms_bench
 from ws_jax.bench.others import PLAIN
 from ws_jax.bench.worker import Worker
 from ws_jax.bench.ws import both_passes, make_kernels
+from ws_jax.convolve import conv_general_dilated
 
 # A timing works on so many bytes at least.
 _BYTES = 20e6
@@ -55,7 +55,7 @@ class Conv(NamedTuple):
     """The forward pass."""
     pad = ((self.kernel[0] - 1) // 2,) * 2
     strides = (self.stride, self.stride)
-    return lax.conv_general_dilated(
+    return conv_general_dilated(
       x, kernel, strides, (pad, pad), dimension_numbers=_DIMENSIONS
     )
 

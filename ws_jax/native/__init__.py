@@ -45,12 +45,17 @@ def enable() -> str:
   Returns:
     What was decided, in words for the caller to announce; empty if there was
     nothing to decide.
+
+  Raises:
+    ValueError: the environment's `WS_JAX_NATIVE` is neither 0 nor 1.
   """
   _enabled.clear()
-  wanted = os.environ.get(SWITCH, "1") != "0"
-  cpu = pathlib.Path("/proc/cpuinfo")
-  if jax.default_backend() != "cpu" or jax.device_count() > 1 or not wanted:
+  wanted = os.environ.get(SWITCH, "1")
+  if wanted not in ("0", "1"):
+    raise ValueError(f"{SWITCH}={wanted}: must be 0 or 1")
+  if jax.default_backend() != "cpu" or jax.device_count() > 1 or wanted == "0":
     return ""
+  cpu = pathlib.Path("/proc/cpuinfo")
   if not cpu.exists():
     return ""
   said = []
@@ -74,6 +79,11 @@ def enabled(name: str, dtype: DTypeLike) -> bool:
     dtype: of its arguments.
   """
   return name in _enabled and jnp.dtype(dtype) == jnp.float32
+
+
+def in_use() -> list[str]:
+  """What is not XLA's in this process, for the record of a run."""
+  return sorted(_enabled)
 
 
 @functools.cache
