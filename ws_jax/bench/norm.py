@@ -18,7 +18,6 @@ SHAPES = ((64, 32, 32, 16), (64, 32, 32, 64), (64, 8, 8, 64), (64, 8, 8, 256))
 _GROUPS, _EPSILON = 8, 1e-5
 # (mean, standard deviation) of the input at which the error is measured.
 _INPUTS = ((0.0, 1.0), (100.0, 0.01))
-_BYTES = 50e6
 
 
 def run(options: Options) -> list[Table]:
@@ -90,9 +89,8 @@ def _table(kind, shape, rounds: int, worker: Worker | None) -> Table:
   programs = {
     name: both_passes(layer, x) for name, layer in layers(kind).items()
   }
-  repeats = max(1, round(_BYTES / x.nbytes))
   contenders = {
-    name: timing.timed(lambda p=program: p(x, dy), repeats)
+    name: timing.timed(lambda p=program: p(x, dy))
     for name, program in programs.items()
   }
   if worker is not None:

@@ -25,8 +25,6 @@ from ws_jax.bench.worker import Worker
 from ws_jax.bench.ws import both_passes, make_kernels
 from ws_jax.convolve import conv_general_dilated
 
-# A timing works on so many bytes at least.
-_BYTES = 20e6
 _PASSES = ("forward", "input gradient", "filter gradient")
 _BACK = "the step, freed memory given back"
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
@@ -115,7 +113,7 @@ def _tables(options, batch_size, torch, back) -> list[Table]:
     )
   kernels = make_kernels(model)
   work = ours.jit(both_passes(ws_jax.weight_standardize))
-  contenders["WS"] = timing.timed(lambda: work(kernels, kernels), 10)
+  contenders["WS"] = timing.timed(lambda: work(kernels, kernels))
   contenders["matmul"], flops = _matmul()
   contenders["copy"], bytes_moved = _copy()
   seconds = timing.interleave(contenders, options.rounds or 10)
@@ -141,17 +139,12 @@ def conv_contenders(conv: Conv, torch: Worker | None) -> dict[str, Any]:
     lambda x, kernel, dy: jax.vjp(lambda x: conv(x, kernel), x)[1](dy),
     lambda x, kernel, dy: jax.vjp(lambda k: conv(x, k), kernel)[1](dy),
   )
-  repeats = max(1, round(_BYTES / (x.nbytes + dy.nbytes)))
   made = {}
   for name, function in zip(_PASSES, functions, strict=True):
     work = ours.jit(function)
-    made[f"{conv} {name}"] = timing.timed(
-      lambda work=work: work(x, kernel, dy), repeats
-    )
+    made[f"{conv} {name}"] = timing.timed(lambda work=work: work(x, kernel, dy))
     if torch is not None:
-      number = torch.make(
-        "torch_side", "Conv", which=name, repeats=repeats, **conv._asdict()
-      )
+      number = torch.make("torch_side", "Conv", which=name, **conv._asdict())
       made[f"{conv} {name} torch"] = torch.contender(number)
   return made
 
@@ -160,7 +153,7 @@ def norm_contender(layer: nn.Module, shape: Any) -> timing.Contender:
   """Both passes of a normalization."""
   x = jnp.asarray(np.random.default_rng(0).standard_normal(shape, np.float32))
   work = norms_bench.both_passes(layer, x)
-  return timing.timed(lambda: work(x, x), max(1, round(_BYTES / x.nbytes)))
+  return timing.timed(lambda: work(x, x))
 
 
 def _parts(median, convs, norms, peak: float, arm: str) -> list[Row]:

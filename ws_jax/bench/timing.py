@@ -1,5 +1,6 @@
 """Contenders in turn, and what their times say."""
 
+import functools
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -8,6 +9,7 @@ from typing import Any
 import jax
 
 from ws_jax.bench import Row, Table
+from ws_jax.bench.worker import turn
 
 # Does its work once, to the end; returns the seconds that it took.
 Contender = Callable[[], float]
@@ -16,22 +18,15 @@ Contender = Callable[[], float]
 _PAUSE = 0.005
 
 
-def timed(work: Callable[[], Any], repeats: int = 1) -> Contender:
-  """A contender out of a function that returns JAX arrays.
+def timed(work: Callable[[], Any]) -> Contender:
+  """A contender out of a function that returns JAX arrays."""
 
-  Args:
-    work: what is timed.
-    repeats: how often in a row, for work shorter than the clock is good for.
-  """
-
-  def contender() -> float:
+  def once() -> float:
     began = time.perf_counter()
-    for _ in range(repeats):
-      result = work()
-      jax.block_until_ready(result)
-    return (time.perf_counter() - began) / repeats
+    jax.block_until_ready(work())
+    return time.perf_counter() - began
 
-  return contender
+  return functools.partial(turn, once)
 
 
 def interleave(

@@ -317,7 +317,6 @@ class Conv:
     kernel: shape of the kernel, HWIO.
     stride: the same both ways.
     which: `forward`, `input gradient` or `filter gradient`.
-    repeats: how often in a row.
   """
 
   def __init__(
@@ -326,7 +325,6 @@ class Conv:
     kernel: Sequence[int],
     stride: int,
     which: str,
-    repeats: int,
   ):
     _use_threads()
     rng = np.random.default_rng(0)
@@ -335,16 +333,15 @@ class Conv:
     self.how = ([stride] * 2, [(kernel[0] - 1) // 2] * 2, [1, 1])
     y = functional.conv2d(self.x, self.kernel, None, *self.how)
     self.dy = torch.randn_like(y)  # in its memory format, too
-    self.which, self.repeats = which, repeats
+    self.which = which
 
   def __call__(self) -> float:
     """The pass; the seconds."""
     began = time.perf_counter()
-    for _ in range(self.repeats):
-      self._pass()
+    self._pass()
     if DEVICE == "cuda":
       torch.cuda.synchronize()
-    return (time.perf_counter() - began) / self.repeats
+    return time.perf_counter() - began
 
   def _pass(self) -> None:
     if self.which == "forward":

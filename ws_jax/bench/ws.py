@@ -18,7 +18,6 @@ from ws_jax.bench.worker import Worker
 
 NETWORKS = ("resnet20", "resnet50", "wrn28_10")
 # A round works on so many bytes at least, else the clock is all one sees.
-_BYTES = 50e6
 
 Params = dict[str, jax.Array]
 
@@ -69,7 +68,6 @@ def both_passes(function: Callable[[Params], Params]) -> Callable[..., Any]:
 def _table(network: str, rounds: int, worker: Worker | None) -> Table:
   params = make_kernels(network)
   size = sum(x.nbytes for x in params.values())
-  repeats = max(1, round(_BYTES / size))
   copy = lambda *trees: jax.tree.map(lambda x: -x, trees)
   ours = both_passes(ws_jax.weight_standardize)
   programs = {
@@ -84,9 +82,9 @@ def _table(network: str, rounds: int, worker: Worker | None) -> Table:
     plan: Any = compiled.memory_analysis()
     extra[name] = plan.temp_size_in_bytes / size
     contenders[name] = timing.timed(
-      lambda compiled=compiled: compiled(params, params), repeats
+      lambda compiled=compiled: compiled(params, params)
     )
-  contenders["memcpy"] = timing.timed(_memcpy(params), repeats)
+  contenders["memcpy"] = timing.timed(_memcpy(params))
   if worker is not None:
     shapes = [x.shape for x in params.values()]
     number = worker.make("torch_side", "Standardize", shapes=shapes)

@@ -78,40 +78,42 @@ struct Plan {
   memory::desc x, y, plain, packed, scratch;
 };
 
+// Adds the spatial dimensions of `shape`, which lie `step` apart, behind those
+// that are there; returns how far apart what comes before them is.
+int64_t AddSpatial(Dims::const_iterator begin, Dims::const_iterator end,
+                   int64_t step, Dims& dims, Dims& strides) {
+  const size_t first = dims.size();
+  dims.insert(dims.end(), begin, end);
+  strides.resize(dims.size());
+  for (size_t i = dims.size(); i > first; --i) {
+    strides[i - 1] = step;
+    step *= dims[i - 1];
+  }
+  return step;
+}
+
 // [N, spatial..., C] in memory, for oneDNN [N, C, spatial...].
 memory::desc Images(const Dims& shape) {
-  Dims dims{shape.front(), shape.back()}, strides{1, 1};
-  dims.insert(dims.end(), shape.begin() + 1, shape.end() - 1);
-  strides.resize(dims.size());
-  int64_t step = shape.back();
-  for (size_t i = dims.size() - 1; i >= 2; --i) {
-    strides[i] = step;
-    step *= dims[i];
-  }
-  strides[0] = step;
+  Dims dims{shape.front(), shape.back()}, strides{0, 1};
+  strides[0] = AddSpatial(shape.begin() + 1, shape.end() - 1, shape.back(),
+                          dims, strides);
   return {dims, memory::data_type::f32, strides};
 }
 
 // [spatial..., I, O] in memory, for oneDNN [groups, O / groups, I, spatial...].
 std::pair<Dims, memory::desc> Kernel(const Dims& shape, int64_t groups) {
-  int64_t outputs = shape.back(), inputs = shape[shape.size() - 2];
+  const int64_t outputs = shape.back(), inputs = shape[shape.size() - 2];
   Dims dims{outputs / groups, inputs}, strides{1, outputs};
-  dims.insert(dims.end(), shape.begin(), shape.end() - 2);
-  strides.resize(dims.size());
-  int64_t step = inputs * outputs;
-  for (size_t i = dims.size() - 1; i >= 2; --i) {
-    strides[i] = step;
-    step *= dims[i];
-  }
   if (groups > 1) {
     dims.insert(dims.begin(), groups);
     strides.insert(strides.begin(), outputs / groups);
   }
+  AddSpatial(shape.begin(), shape.end() - 2, inputs * outputs, dims, strides);
   return {dims, {dims, memory::data_type::f32, strides}};
 }
 
 Plan MakePlan(const Geometry& g) {
-  const auto kAlgorithm = dnnl::algorithm::convolution_direct;
+  const auto algorithm = dnnl::algorithm::convolution_direct;
   memory::desc x = Images(g.x), y = Images(g.y);
   auto [dims, plain] = Kernel(g.kernel, g.groups);
   memory::desc any(dims, memory::data_type::f32, memory::format_tag::any);
@@ -120,7 +122,7 @@ Plan MakePlan(const Geometry& g) {
   Plan plan;
   plan.x = x, plan.y = y, plan.plain = plain;
   dnnl::convolution_forward::primitive_desc forward(
-      Engine(), dnnl::prop_kind::forward_training, kAlgorithm, x, any, y,
+      Engine(), dnnl::prop_kind::forward_training, algorithm, x, any, y,
       g.strides, g.dilation, g.low, g.high, attr);
   if (g.result == kOutput) {
     plan.convolution = dnnl::convolution_forward(forward);
@@ -128,14 +130,14 @@ Plan MakePlan(const Geometry& g) {
     plan.scratch = forward.scratchpad_desc();
   } else if (g.result == kInput) {
     dnnl::convolution_backward_data::primitive_desc backward(
-        Engine(), kAlgorithm, x, any, y, g.strides, g.dilation, g.low, g.high,
+        Engine(), algorithm, x, any, y, g.strides, g.dilation, g.low, g.high,
         forward, attr);
     plan.convolution = dnnl::convolution_backward_data(backward);
     plan.packed = backward.weights_desc();
     plan.scratch = backward.scratchpad_desc();
   } else {
     dnnl::convolution_backward_weights::primitive_desc backward(
-        Engine(), kAlgorithm, x, any, y, g.strides, g.dilation, g.low, g.high,
+        Engine(), algorithm, x, any, y, g.strides, g.dilation, g.low, g.high,
         forward, attr);
     plan.convolution = dnnl::convolution_backward_weights(backward);
     plan.packed = backward.diff_weights_desc();
@@ -175,9 +177,12 @@ int64_t Size(const Dims& shape) {
 // One part, in one thread.
 void Compute(const Plan& plan, Result result, float* x, float* kernel,
              float* y) {
+  auto kept = [](Use use, const memory::desc& desc) {
+    return Place(desc, Kept(use, desc.get_size()));
+  };
   memory plain = Place(plan.plain, kernel);
-  memory packed = Place(plan.packed, Kept(Use::kPacked, plan.packed.get_size()));
-  memory scratch = Place(plan.scratch, Kept(Use::kScratch, plan.scratch.get_size()));
+  memory packed = kept(Use::kPacked, plan.packed);
+  memory scratch = kept(Use::kScratch, plan.scratch);
   if (result != kKernel) plan.reorder.execute(Stream(), plain, packed);
   plan.convolution.execute(
       Stream(),

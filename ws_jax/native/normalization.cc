@@ -5,12 +5,12 @@
 // variance. XLA reads x once for each sum, and writes down what it sums. Here
 // one example at a time is summed up and used while it is in a cache.
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <string>
-#include <type_traits>
 #include <vector>
 
 #include "threads.h"
@@ -59,8 +59,8 @@ void ForChannels(int64_t channels, Work work) {
   cover(Tile<float, 1, 4>{});
 }
 
-// Sums `term(offset, k)`, an array of `kSums` values, over `size` positions that
-// are `stride` apart, into sums[i][channel].
+// Sums `term(offset, k)`, an array of `kSums` values, over `size` positions
+// that are `stride` apart, into sums[i][channel].
 template <int kSums, typename Tile, typename Term>
 void Sum(Tile, int64_t size, int64_t stride, int64_t channel,
          std::array<float*, kSums> sums, Term term) {
@@ -106,10 +106,19 @@ struct Shape {
   int64_t example() const { return size * channels; }
 };
 
+// Calls `use(group, channel)` for all channels, in order.
+template <typename Use>
+void ForGroups(const Shape& s, Use use) {
+  int64_t c = 0;
+  for (int64_t g = 0; g < s.groups; ++g) {
+    for (int64_t i = 0; i < s.width(); ++i) use(g, c++);
+  }
+}
+
 // A number for each set and group, as one for each channel of an example.
 void Spread(const Shape& s, const float* table, int64_t example, float* row) {
   const float* set = table + example / s.examples * s.groups;
-  for (int64_t c = 0; c < s.channels; ++c) row[c] = set[c / s.width()];
+  ForGroups(s, [=](int64_t g, int64_t c) { row[c] = set[g]; });
 }
 
 // Calls `first` for each example, `between` for each set of examples with
@@ -190,25 +199,27 @@ ffi::Error Forward(ffi::ThreadPool pool, Array x, Array scale, Array bias,
   // Means and squares of parts make those of the whole (Chan et al. 1979).
   auto pool_moments = [=, mean = mean->typed_data(),
                        var = var->typed_data()](int64_t set) {
+    std::vector<double> middle(s.groups), square(s.groups);
+    auto each = [&](auto use) {
+      for (int64_t i = set * s.examples; i < (set + 1) * s.examples; ++i) {
+        const float* const guess = first_values(i);
+        const float* const off = means + i * s.channels;
+        const float* const own = squares + i * s.channels;
+        ForGroups(s, [=](int64_t g, int64_t c) {
+          use(g, double(guess[c]) + off[c], own[c]);
+        });
+      }
+    };
+    each([&](int64_t g, double mean, float) { middle[g] += mean; });
+    for (double& sum : middle) sum /= s.examples * s.width();
+    each([&](int64_t g, double mean, float own) {
+      square[g] += own + s.size * (mean - middle[g]) * (mean - middle[g]);
+    });
     for (int64_t g = 0; g < s.groups; ++g) {
-      double middle = 0, square = 0;
-      auto each = [&](auto use) {
-        for (int64_t i = set * s.examples; i < (set + 1) * s.examples; ++i) {
-          for (int64_t c = g * s.width(); c < (g + 1) * s.width(); ++c) {
-            const int64_t at = i * s.channels + c;
-            use(double(first_values(i)[c]) + means[at], squares[at]);
-          }
-        }
-      };
-      each([&](double mean, float) { middle += mean; });
-      middle /= s.examples * s.width();
-      each([&](double mean, float own) {
-        square += own + s.size * (mean - middle) * (mean - middle);
-      });
       const int64_t at = set * s.groups + g;
-      mean[at] = middle;
-      rest[at] = middle - mean[at];
-      var[at] = square / s.count();
+      mean[at] = middle[g];
+      rest[at] = middle[g] - mean[at];
+      var[at] = square[g] / s.count();
     }
   };
   auto apply = [=, mean = mean->typed_data(), var = var->typed_data(),
@@ -282,18 +293,20 @@ ffi::Error Backward(ffi::ThreadPool pool, Array x, Array scale, Array mean,
   };
   auto pool_sums = [=, dmean = dmean.typed_data(),
                     dvar = dvar.typed_data()](int64_t set) {
+    std::vector<double> flat(s.groups), steep(s.groups);
+    for (int64_t i = set * s.examples; i < (set + 1) * s.examples; ++i) {
+      const float* const one = ones + i * s.channels;
+      const float* const other = along + i * s.channels;
+      ForGroups(s, [&](int64_t g, int64_t c) {
+        flat[g] += double(one[c]) * scales[c];
+        steep[g] += double(other[c]) * scales[c];
+      });
+    }
     for (int64_t g = 0; g < s.groups; ++g) {
       const int64_t at = set * s.groups + g;
-      double one = 0, other = 0;
-      for (int64_t i = set * s.examples; i < (set + 1) * s.examples; ++i) {
-        for (int64_t c = g * s.width(); c < (g + 1) * s.width(); ++c) {
-          one += double(ones[i * s.channels + c]) * scales[c];
-          other += double(along[i * s.channels + c]) * scales[c];
-        }
-      }
-      const double r = rstd[at], count = s.count();
-      shift[at] = (dmean[at] - r * one) / count;
-      slope[at] = (2 * dvar[at] - r * r * r * other) / count;
+      const double r = rstd[at];
+      shift[at] = (dmean[at] - r * flat[g]) / s.count();
+      slope[at] = (2 * dvar[at] - r * r * r * steep[g]) / s.count();
     }
   };
   auto apply = [=, dx = dx->typed_data()](int64_t i) {
@@ -324,17 +337,18 @@ ffi::Error Backward(ffi::ThreadPool pool, Array x, Array scale, Array mean,
   };
   ffi::Error error = InTwoPasses(pool, s, sums, pool_sums, apply);
   // Summed in the order of the examples, whoever computed them.
-  float* const to_scale = dscale->typed_data();
-  float* const to_bias = dbias->typed_data();
-  for (int64_t c = 0; c < s.channels; ++c) {
-    double one = 0, other = 0;
-    for (int64_t i = 0; i < s.batch; ++i) {
-      one += ones[i * s.channels + c];
-      other += double(along[i * s.channels + c]) *
-               rstd[i / s.examples * s.groups + c / s.width()];
-    }
-    to_bias[c] = one, to_scale[c] = other;
+  std::vector<double> to_scale(s.channels), to_bias(s.channels);
+  for (int64_t i = 0; i < s.batch; ++i) {
+    const float* const set = rstd + i / s.examples * s.groups;
+    const float* const one = ones + i * s.channels;
+    const float* const other = along + i * s.channels;
+    ForGroups(s, [&](int64_t g, int64_t c) {
+      to_bias[c] += one[c];
+      to_scale[c] += double(other[c]) * set[g];
+    });
   }
+  std::copy(to_scale.begin(), to_scale.end(), dscale->typed_data());
+  std::copy(to_bias.begin(), to_bias.end(), dbias->typed_data());
   return error;
 }
 
