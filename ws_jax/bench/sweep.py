@@ -121,7 +121,7 @@ def _sweep(
         f"--out={folder}/out",
         f"--workers={workers}",
       ],
-      env=os.environ | {"XDG_CACHE_HOME": f"{folder}/cache"},
+      env=os.environ | {"JAX_COMPILATION_CACHE_DIR": f"{folder}/cache"},
       capture_output=True,
       text=True,
     )
