@@ -119,35 +119,28 @@ Plan MakePlan(const Geometry& g) {
   memory::desc any(dims, memory::data_type::f32, memory::format_tag::any);
   dnnl::primitive_attr attr;
   attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
-  Plan plan;
-  plan.x = x, plan.y = y, plan.plain = plain;
+  auto plan = [&](const auto& desc, dnnl::query kernel) {
+    memory::desc packed = desc.query_md(kernel);
+    auto [from, to] = g.result == kKernel ? std::pair(packed, plain)
+                                          : std::pair(plain, packed);
+    dnnl::reorder::primitive_desc reorder(Engine(), from, Engine(), to);
+    return Plan{dnnl::primitive(desc), dnnl::reorder(reorder), x, y, plain,
+                packed, desc.scratchpad_desc()};
+  };
   dnnl::convolution_forward::primitive_desc forward(
       Engine(), dnnl::prop_kind::forward_training, algorithm, x, any, y,
       g.strides, g.dilation, g.low, g.high, attr);
-  if (g.result == kOutput) {
-    plan.convolution = dnnl::convolution_forward(forward);
-    plan.packed = forward.weights_desc();
-    plan.scratch = forward.scratchpad_desc();
-  } else if (g.result == kInput) {
+  if (g.result == kOutput) return plan(forward, dnnl::query::weights_md);
+  if (g.result == kInput) {
     dnnl::convolution_backward_data::primitive_desc backward(
         Engine(), algorithm, x, any, y, g.strides, g.dilation, g.low, g.high,
         forward, attr);
-    plan.convolution = dnnl::convolution_backward_data(backward);
-    plan.packed = backward.weights_desc();
-    plan.scratch = backward.scratchpad_desc();
-  } else {
-    dnnl::convolution_backward_weights::primitive_desc backward(
-        Engine(), algorithm, x, any, y, g.strides, g.dilation, g.low, g.high,
-        forward, attr);
-    plan.convolution = dnnl::convolution_backward_weights(backward);
-    plan.packed = backward.diff_weights_desc();
-    plan.scratch = backward.scratchpad_desc();
+    return plan(backward, dnnl::query::weights_md);
   }
-  bool unpack = g.result == kKernel;
-  plan.reorder = dnnl::reorder(dnnl::reorder::primitive_desc(
-      Engine(), unpack ? plan.packed : plain, Engine(),
-      unpack ? plain : plan.packed));
-  return plan;
+  dnnl::convolution_backward_weights::primitive_desc backward(
+      Engine(), algorithm, x, any, y, g.strides, g.dilation, g.low, g.high,
+      forward, attr);
+  return plan(backward, dnnl::query::diff_weights_md);
 }
 
 const Plan& GetPlan(const Geometry& geometry) {
