@@ -108,7 +108,7 @@ install() {
   fi
   fingerprint >"$stamp"
   rm -f "$marker"
-  # Compiles what convolves on some processors; else the first program would.
+  # Compiles what is C++ on a CPU; else the first program would.
   "$venv/bin/python" -c 'from ws_jax import native; native.enable()' </dev/null
   say "done: $venv is ready"
 }

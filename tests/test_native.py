@@ -15,7 +15,7 @@ from ws_jax import convolve, native, writers
 from ws_jax.normalize import normalize
 
 ROOT = pathlib.Path(__file__).parents[1]
-HAS_AVX512 = "avx512" in pathlib.Path("/proc/cpuinfo").read_text()
+HAS_AVX512 = "avx512" in native.processor_flags()
 # x, kernel, strides, padding, dilation, groups
 CASES = {
   "plain": ((5, 9, 7, 3), (3, 3, 3, 16), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),

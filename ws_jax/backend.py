@@ -57,8 +57,7 @@ def enable_compilation_cache() -> pathlib.Path:
     The folder, for the caller to announce.
   """
   chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")
-  home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-  folder = pathlib.Path(chosen or pathlib.Path(home, "ws_jax", "compiled"))
+  folder = pathlib.Path(chosen or native.cache_folder() / "compiled")
   jax.config.update("jax_compilation_cache_dir", str(folder))
   # The default keeps only what took a second: a ResNet is many small programs.
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

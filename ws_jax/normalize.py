@@ -5,7 +5,6 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from ws_jax import native
 from ws_jax.native import normalization
 
 
@@ -51,27 +50,18 @@ def normalize(
   return _forward(x, scale, bias, examples, groups, epsilon)[0]
 
 
-def _forward(x, scale, bias, examples, groups, epsilon):
-  settings = {"examples": examples, "groups": groups, "epsilon": epsilon}
-  if _is_native(x, scale):
-    results = normalization.forward(_apply, x, scale, bias, **settings)
-  else:
-    results = _apply(x, scale, bias, **settings)
+def _forward(x, scale, bias, *settings):
+  results = normalization.call(
+    "WsJaxNormalize", _apply, (x, scale, bias), *settings
+  )
   return results, (x, scale, *results[1:])
 
 
 def _backward(examples, groups, epsilon, residuals, cotangents):
-  settings = {"examples": examples, "groups": groups, "epsilon": epsilon}
-  if _is_native(*residuals[:2]):
-    return normalization.backward(
-      _gradients, *residuals, *cotangents, **settings
-    )
-  return _gradients(*residuals, *cotangents, **settings)
-
-
-def _is_native(x, scale):
-  ours = functools.partial(native.enabled, "normalization")
-  return ours(x.dtype) and ours(scale.dtype) and x.size > 0
+  arguments = (*residuals, *cotangents)
+  return normalization.call(
+    "WsJaxNormalizeBackward", _gradients, arguments, examples, groups, epsilon
+  )
 
 
 def _apply(x, scale, bias, *, examples, groups, epsilon):

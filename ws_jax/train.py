@@ -143,8 +143,7 @@ def _loop(config, dataset, program, run, checkpoints, stop):
       state = checkpoints.load(step, state)
   run.start(step)
   # One compiled loop where that is fast; else a dispatch for every step.
-  most, dtype = train.log_every_steps, config.model.dtype
-  block = backend.steps_of_a_loop(most, dtype)
+  block = backend.steps_of_a_loop(train.log_every_steps, config.model.dtype)
   while step < train.steps:
     due = [train.log_every_steps, train.eval_every_steps, train.steps]
     due.append(train.checkpoint_every_steps)

@@ -55,12 +55,11 @@ def enable() -> str:
     raise ValueError(f"{SWITCH}={wanted}: must be 0 or 1")
   if jax.default_backend() != "cpu" or jax.device_count() > 1 or wanted == "0":
     return ""
-  cpu = pathlib.Path("/proc/cpuinfo")
-  if not cpu.exists():
+  if not (flags := processor_flags()):
     return ""
   said = []
   for name, by in (("normalization", "C++"), ("convolution", "oneDNN")):
-    if name == "convolution" and "avx512" not in cpu.read_text():
+    if name == "convolution" and "avx512" not in flags:
       continue
     try:
       load(name)
@@ -84,6 +83,20 @@ def enabled(name: str, dtype: DTypeLike) -> bool:
 def in_use() -> list[str]:
   """What is not XLA's in this process, for the record of a run."""
   return sorted(_enabled)
+
+
+def cache_folder() -> pathlib.Path:
+  """Where what was compiled for this user is kept."""
+  cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+  return pathlib.Path(cache, "ws_jax")
+
+
+def processor_flags() -> str:
+  """What the processor can do, in Linux's words; empty on other systems."""
+  info = pathlib.Path("/proc/cpuinfo")
+  lines = info.read_text().splitlines() if info.exists() else []
+  flags = ("flags", "Features")  # on x86, on Arm
+  return next((line for line in lines if line.startswith(flags)), "")
 
 
 @functools.cache
@@ -117,10 +130,9 @@ def _build(name: str) -> pathlib.Path:
   sources = [path.read_text() for path in (source, here / "threads.h")]
   jaxlib = importlib.metadata.version("jaxlib")
   digest = hashlib.sha256(
-    "\0".join([*command, *sources, jaxlib, _cpu()]).encode()
+    "\0".join([*command, *sources, jaxlib, processor_flags()]).encode()
   )
-  cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-  made = pathlib.Path(cache, "ws_jax", f"{name}-{digest.hexdigest()[:16]}.so")
+  made = cache_folder() / f"{name}-{digest.hexdigest()[:16]}.so"
   if made.exists():
     return made
   compiler = next(filter(None, map(shutil.which, _COMPILERS)), None)
@@ -137,12 +149,6 @@ def _build(name: str) -> pathlib.Path:
       raise RuntimeError(f"{compiler} failed on {source.name}: {said[0]}")
     output.replace(made)
   return made
-
-
-def _cpu() -> str:
-  """What the processor can do; the cache may be seen by others."""
-  lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-  return next((line for line in lines if line.startswith("flags")), "")
 
 
 def _onednn(name: str) -> pathlib.Path:

@@ -9,6 +9,7 @@
 // with one thread. Threads of its own would sleep, or fight with XLA's for the
 // cores, and to wake one takes longer than a small convolution.
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -56,6 +57,18 @@ class OneThread {
  private:
   int before_;
 };
+
+enum class Use { kPacked, kScratch, kShares, kCount };
+
+// Memory that a thread keeps for its next call, at least `size` bytes.
+char* Kept(Use which, size_t size) {
+  constexpr size_t kAlign = 64;
+  thread_local std::vector<char> kept[static_cast<int>(Use::kCount)];
+  std::vector<char>& own = kept[static_cast<int>(which)];
+  if (own.size() < size + kAlign) own.resize(size + kAlign);
+  auto address = reinterpret_cast<uintptr_t>(own.data());
+  return reinterpret_cast<char*>((address + kAlign - 1) / kAlign * kAlign);
+}
 
 // What shapes a primitive; x and y are those of one part.
 struct Geometry {
@@ -190,7 +203,7 @@ ffi::Error Run(ffi::ThreadPool& pool, Geometry g, float* x, float* kernel,
                float* y) {
   const int64_t examples = g.x[0], count = Parts(pool, examples);
   const int64_t x_size = Size(g.x) / examples, y_size = Size(g.y) / examples;
-  auto first = [&](int64_t part) { return examples * part / count; };
+  auto first = [&](int64_t part) { return Start(examples, part, count); };
   std::vector<const Plan*> plans;
   for (int64_t i = 0; i < count; ++i) {
     g.x[0] = g.y[0] = first(i + 1) - first(i);
@@ -212,9 +225,9 @@ ffi::Error Run(ffi::ThreadPool& pool, Geometry g, float* x, float* kernel,
   // Summed in the order of the examples, whoever does it.
   const int64_t ranges = std::clamp<int64_t>(others >> 18, 1, count);
   Split(pool, ranges, [&](int64_t range) {
+    const int64_t end = Start(size, range + 1, ranges);
     for (int64_t from = 0; from < others; from += size) {
-      for (int64_t j = size * range / ranges; j < size * (range + 1) / ranges;
-           ++j) {
+      for (int64_t j = Start(size, range, ranges); j < end; ++j) {
         kernel[j] += shares[from + j];
       }
     }

@@ -134,8 +134,8 @@ ffi::Error InTwoPasses(ffi::ThreadPool& pool, const Shape& s, First first,
   const int64_t parts = Parts(pool, s.batch);
   auto each = [&](auto work) {
     return Split(pool, parts, [&s, parts, work](int64_t part) {
-      int64_t from = s.batch * part / parts, to = s.batch * (part + 1) / parts;
-      for (int64_t i = from; i < to; ++i) work(i);
+      const int64_t end = Start(s.batch, part + 1, parts);
+      for (int64_t i = Start(s.batch, part, parts); i < end; ++i) work(i);
     });
   };
   std::string error;

@@ -11,43 +11,46 @@ from typing import Any
 import jax
 import numpy as np
 
-
-def forward(plain: Callable, *arguments: jax.Array, **settings: Any):
-  """`plain(x, scale, bias, **settings)`: y, means and variances, float32.
-
-  Args:
-    plain: the same in JAX, for the derivatives.
-    *arguments: x `[B, ..., C]`, scale and bias `[C]`.
-    **settings: `examples`, `groups` and `epsilon`.
-  """
-  return _call("WsJaxNormalize", plain, settings, *arguments)
+from ws_jax import native
 
 
-def backward(plain: Callable, *arguments: jax.Array, **settings: Any):
-  """The same for the gradients by x, scale and bias.
+def call(
+  handler: str,
+  plain: Callable[..., Any],
+  arguments: tuple[jax.Array, ...],
+  examples: int,
+  groups: int,
+  epsilon: float,
+) -> Any:
+  """What `plain` returns, by a handler of XLA's where that is enabled.
 
   Args:
-    plain: as in `forward`.
-    *arguments: x, scale, means, variances, and the cotangents of y, means and
-      variances.
-    **settings: as in `forward`.
+    handler: its name; it takes and returns what `plain` does.
+    plain: the same in JAX, for all else and for the derivatives.
+    arguments: of both; the first two are x `[B, ..., C]` and scale `[C]`.
+    examples: an argument by name of both, as the rest.
+    groups: likewise.
+    epsilon: likewise.
   """
-  return _call("WsJaxNormalizeBackward", plain, settings, *arguments)
-
-
-def _call(target, plain, settings, *arguments):
-  plain = functools.partial(plain, **settings)
-  results = jax.eval_shape(plain, *arguments)
-  attributes = {
-    "examples": np.int64(settings["examples"]),
-    "groups": np.int64(settings["groups"]),
-    "epsilon": np.float32(settings["epsilon"]),
-  }
+  plain = functools.partial(
+    plain, examples=examples, groups=groups, epsilon=epsilon
+  )
+  x, scale, *_ = arguments
+  ours = functools.partial(native.enabled, "normalization")
+  if not (ours(x.dtype) and ours(scale.dtype) and x.size):
+    return plain(*arguments)
+  shapes = jax.eval_shape(plain, *arguments)
 
   @jax.custom_jvp
   def fast(*arguments):
-    call = jax.ffi.ffi_call(target, results, vmap_method="sequential")
-    return tuple(call(*arguments, **attributes))
+    call = jax.ffi.ffi_call(handler, shapes, vmap_method="sequential")
+    results = call(
+      *arguments,
+      examples=np.int64(examples),
+      groups=np.int64(groups),
+      epsilon=np.float32(epsilon),
+    )
+    return tuple(results)
 
   @fast.defjvp
   def _(primals, tangents):

@@ -12,23 +12,10 @@
 #include <string>
 #include <thread>
 #include <utility>
-#include <vector>
 
 #include "xla/ffi/api/ffi.h"
 
 namespace ws_jax {
-
-enum class Use { kPacked, kScratch, kShares, kCount };
-
-// Memory that a thread keeps for its next call, at least `size` bytes.
-inline char* Kept(Use which, size_t size) {
-  constexpr size_t kAlign = 64;
-  thread_local std::vector<char> kept[static_cast<int>(Use::kCount)];
-  std::vector<char>& own = kept[static_cast<int>(which)];
-  if (own.size() < size + kAlign) own.resize(size + kAlign);
-  auto address = reinterpret_cast<uintptr_t>(own.data());
-  return reinterpret_cast<char*>((address + kAlign - 1) / kAlign * kAlign);
-}
 
 // Parts of one call: whoever is free takes the next one.
 template <typename Part>
@@ -79,6 +66,11 @@ std::string Split(xla::ffi::ThreadPool& pool, int64_t count, Part part) {
 // How many parts `size` things are best split into.
 inline int64_t Parts(const xla::ffi::ThreadPool& pool, int64_t size) {
   return std::clamp<int64_t>(pool.num_threads(), 1, std::max<int64_t>(size, 1));
+}
+
+// Where part `i` of `size` things begins, and the one before it ends.
+inline int64_t Start(int64_t size, int64_t i, int64_t parts) {
+  return size * i / parts;
 }
 
 }  // namespace ws_jax
