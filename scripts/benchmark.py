@@ -22,7 +22,8 @@ from collections.abc import Sequence
 
 from absl import app, flags, logging
 
-from ws_jax import backend, names
+from ws_jax import backend
+from ws_jax.base import names
 from ws_jax.bench import (
   ARMS,
   BENCHMARKS,

@@ -19,15 +19,7 @@ import optax
 from absl import app, flags, logging
 
 import ws_jax
-from ws_jax import (
-  backend,
-  config,
-  diagnostics,
-  files,
-  rows,
-  train,
-  writers,
-)
+from ws_jax import backend, config, diagnostics, files, rows, train, writers
 from ws_jax import step as steps
 from ws_jax.report import figures
 

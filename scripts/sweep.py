@@ -28,7 +28,6 @@ from ws_jax import (
   estimate,
   grid,
   launch,
-  names,
   rows,
   shares,
   slurm,
@@ -37,6 +36,7 @@ from ws_jax import (
   view,
   writers,
 )
+from ws_jax.base import names
 
 _EXPERIMENT = flags.DEFINE_string(
   "experiment", None, "The file: experiments/NAME.py.", required=True

@@ -17,7 +17,7 @@ from typing import Any
 import ml_collections
 from ml_collections import config_dict
 
-from ws_jax import names
+from ws_jax.base import names
 
 _BASE_BATCH = 256
 

@@ -9,7 +9,7 @@ import dataclasses
 import math
 from typing import Literal
 
-from ws_jax.names import lookup, suggest
+from ws_jax.base.names import lookup, suggest
 
 EPS_PLACES = ("variance", "std", "floor", "floor_fan_in")
 

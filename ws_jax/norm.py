@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from ws_jax.names import lookup
+from ws_jax.base.names import lookup
 from ws_jax.normalize import normalize
 
 

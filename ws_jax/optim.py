@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ws_jax import gradients, names
+from ws_jax import gradients
+from ws_jax.base import names
 from ws_jax.kernels import conv_kernels, named_kernels, path_string
 
 PyTree = Any

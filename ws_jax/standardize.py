@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ws_jax.base.names import suggest
 from ws_jax.conventions import BIT, Convention, get_convention
 from ws_jax.kernels import (
   Axes,
@@ -21,7 +22,6 @@ from ws_jax.kernels import (
   fan_in_axes,
   selected_kernels,
 )
-from ws_jax.names import suggest
 
 PyTree = Any
 

@@ -20,7 +20,6 @@ from ws_jax import (
   checkpoint,
   data,
   models,
-  names,
   norm,
   optim,
   tasks,
@@ -28,6 +27,7 @@ from ws_jax import (
 )
 from ws_jax import config as config_lib
 from ws_jax import step as steps
+from ws_jax.base import names
 
 # A run may be continued with other values of these: they change no number.
 _CADENCE = (

@@ -1,0 +1,1 @@
+"""Helpers of every other folder, on the standard library alone."""
