@@ -10,7 +10,7 @@ import pytest
 import ws_jax
 import ws_jax.linen
 import ws_jax.nnx
-from ws_jax import conventions
+from ws_jax.core import conventions
 
 
 def public(module):

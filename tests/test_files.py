@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ws_jax import checkpoint, files, formats
-from ws_jax.describe import __main__ as command
+from ws_jax.core.describe import __main__ as command
 
 
 @flax.struct.dataclass

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import ws_jax
-from ws_jax.kernels import path_string, why_not_conv
+from ws_jax.core.kernels import path_string, why_not_conv
 
 
 def init(module, *shape):

@@ -23,10 +23,11 @@ same as modules.
 
 from typing import TYPE_CHECKING, Any
 
-from ws_jax.conventions import BIT, CONVENTIONS, Convention, get_convention
-from ws_jax.describe import describe
-from ws_jax.fold import fold
-from ws_jax.kernels import (
+from ws_jax.core.conventions import BIT, CONVENTIONS, Convention, get_convention
+from ws_jax.core.describe import describe
+from ws_jax.core.fold import fold
+from ws_jax.core.from_plain import from_plain
+from ws_jax.core.kernels import (
   Axes,
   Selector,
   all_but,
@@ -39,8 +40,7 @@ from ws_jax.kernels import (
   matching_regex,
   named_kernels,
 )
-from ws_jax.plain import from_plain
-from ws_jax.standardize import init_gains, standardize, weight_standardize
+from ws_jax.core.standardize import init_gains, standardize, weight_standardize
 
 if TYPE_CHECKING:
   from ws_jax.gradients import (

@@ -15,8 +15,8 @@ import jax
 import numpy as np
 
 from ws_jax import formats
-from ws_jax.conventions import CONVENTIONS, Convention, get_convention
-from ws_jax.kernels import path_string
+from ws_jax.core.conventions import CONVENTIONS, Convention, get_convention
+from ws_jax.core.kernels import path_string
 
 PyTree = Any
 

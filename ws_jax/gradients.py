@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ws_jax.kernels import (
+from ws_jax.core.kernels import (
   Axes,
   Selector,
   conv_kernels,

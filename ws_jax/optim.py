@@ -16,7 +16,7 @@ import optax
 
 from ws_jax import gradients
 from ws_jax.base import names
-from ws_jax.kernels import conv_kernels, named_kernels, path_string
+from ws_jax.core.kernels import conv_kernels, named_kernels, path_string
 
 PyTree = Any
 

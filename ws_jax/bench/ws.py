@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 
 import ws_jax
-from ws_jax import kernels, models
+from ws_jax import models
 from ws_jax.bench import Options, Table, timing
 from ws_jax.bench.flax_side import naive
 from ws_jax.bench.others import PLAIN
 from ws_jax.bench.ours import jit
 from ws_jax.bench.worker import Worker
+from ws_jax.core import kernels
 
 NETWORKS = ("resnet20", "resnet50", "wrn28_10")
 # A round works on so many bytes at least, else the clock is all one sees.

@@ -4,7 +4,8 @@ import argparse
 import os
 import sys
 
-from ws_jax import conventions, describe, files
+from ws_jax import describe, files
+from ws_jax.core import conventions
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ws_jax.kernels import Selector, conv_kernels, selected_kernels
+from ws_jax.core.kernels import Selector, conv_kernels, selected_kernels
 
 PyTree = Any
 Loss = Callable[..., jax.Array]

@@ -6,14 +6,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ws_jax.kernels import (
+from ws_jax.core.kernels import (
   Axes,
   Selector,
   conv_kernels,
   fan_in_axes,
   selected_kernels,
 )
-from ws_jax.standardize import standardize
+from ws_jax.core.standardize import standardize
 
 PyTree = Any
 

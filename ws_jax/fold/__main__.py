@@ -6,8 +6,9 @@ import pathlib
 import sys
 from typing import Any
 
-from ws_jax import conventions, files, fold
-from ws_jax.conventions import Convention
+from ws_jax import files, fold
+from ws_jax.core import conventions
+from ws_jax.core.conventions import Convention
 
 
 def main(arguments: list[str] | None = None) -> int:

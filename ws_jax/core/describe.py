@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from ws_jax.conventions import BIT, Convention, get_convention
-from ws_jax.kernels import (
+from ws_jax.core.conventions import BIT, Convention, get_convention
+from ws_jax.core.kernels import (
   Axes,
   Selector,
   conv_kernels,

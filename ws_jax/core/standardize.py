@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from ws_jax.base.names import suggest
-from ws_jax.conventions import BIT, Convention, get_convention
-from ws_jax.kernels import (
+from ws_jax.core.conventions import BIT, Convention, get_convention
+from ws_jax.core.kernels import (
   Axes,
   Selector,
   conv_kernels,

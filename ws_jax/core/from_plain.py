@@ -4,15 +4,15 @@ from typing import Any
 
 import jax
 
-from ws_jax.conventions import BIT, Convention
-from ws_jax.kernels import (
+from ws_jax.core.conventions import BIT, Convention
+from ws_jax.core.kernels import (
   Axes,
   Selector,
   conv_kernels,
   fan_in_axes,
   selected_kernels,
 )
-from ws_jax.standardize import scale_and_mean
+from ws_jax.core.standardize import scale_and_mean
 
 PyTree = Any
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import jax
 
-from ws_jax.conventions import BIT, Convention
-from ws_jax.kernels import Axes, Selector, conv_kernels, fan_in_axes
-from ws_jax.standardize import weight_standardize
+from ws_jax.core.conventions import BIT, Convention
+from ws_jax.core.kernels import Axes, Selector, conv_kernels, fan_in_axes
+from ws_jax.core.standardize import weight_standardize
 
 PyTree = Any
 

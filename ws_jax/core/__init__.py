@@ -1,0 +1,1 @@
+"""Weight Standardization itself, on jax alone; `ws_jax` exports its names."""
