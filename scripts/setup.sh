@@ -109,7 +109,7 @@ install() {
   fingerprint >"$stamp"
   rm -f "$marker"
   # Compiles what is C++ on a CPU; else the first program would.
-  "$venv/bin/python" -c 'from ws_jax import native; native.enable()' </dev/null
+  "$venv/bin/python" -c 'from ws_jax.layers import native; native.enable()' </dev/null
   say "done: $venv is ready"
 }
 

@@ -16,7 +16,8 @@ import numpy as np
 from absl import app, flags, logging
 
 import ws_jax
-from ws_jax import diagnostics, models, norm, rows
+from ws_jax import diagnostics, models, rows
+from ws_jax.layers import norm
 from ws_jax.report import figures
 
 _TO = flags.DEFINE_string("to", "workdirs/signal", "Folder to write to.")

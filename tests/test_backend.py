@@ -5,7 +5,8 @@ import sys
 import jax
 import pytest
 
-from ws_jax import backend, native
+from ws_jax import backend
+from ws_jax.layers import native
 
 SAID = "from ws_jax import backend; print(repr(backend.keep_freed_memory()))"
 # Pages that a step maps again, with 200 MB for its results.

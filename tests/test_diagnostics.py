@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import ws_jax
-from ws_jax import diagnostics, models, norm
-from ws_jax.normalize import normalize
+from ws_jax import diagnostics, models
+from ws_jax.layers import norm
+from ws_jax.layers.normalize import normalize
 
 
 def symmetric(*eigenvalues):

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ws_jax.layers.norm import NORMS, NormSpec
 from ws_jax.models import MODELS, create_model
 from ws_jax.models.resnet import Block
-from ws_jax.norm import NORMS, NormSpec
 
 # torchvision's ResNet-18 to 152; ResNet-20 to 110 are 0.27, 0.85 and 1.7 M in
 # He et al., with another shortcut; the second version is that of Big Transfer.

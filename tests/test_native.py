@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from jax import lax
 
-from ws_jax import convolve, native, writers
-from ws_jax.normalize import normalize
+from ws_jax import writers
+from ws_jax.layers import convolve, native
+from ws_jax.layers.normalize import normalize
 
 ROOT = pathlib.Path(__file__).parents[1]
 HAS_AVX512 = "avx512" in native.processor_flags()

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ws_jax.norm import NORMS, BatchNorm, GroupNorm, NormSpec
-from ws_jax.normalize import normalize
+from ws_jax.layers.norm import NORMS, BatchNorm, GroupNorm, NormSpec
+from ws_jax.layers.normalize import normalize
 
 EPSILON = 1e-5
 # (examples together, groups) of each kind on 4 examples with 6 channels.

@@ -8,8 +8,8 @@ import pytest
 import ws_jax
 from ws_jax import config, data, train
 from ws_jax import step as steps
+from ws_jax.layers.norm import NormSpec
 from ws_jax.models import create_model
-from ws_jax.norm import NormSpec
 
 SCALES = [1e-12, 1e-6, 1e-2, 1.0, 1e3, 1e6]
 

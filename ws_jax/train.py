@@ -15,19 +15,11 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import ws_jax
-from ws_jax import (
-  backend,
-  checkpoint,
-  data,
-  models,
-  norm,
-  optim,
-  tasks,
-  writers,
-)
+from ws_jax import backend, checkpoint, data, models, optim, tasks, writers
 from ws_jax import config as config_lib
 from ws_jax import step as steps
 from ws_jax.base import names
+from ws_jax.layers import norm
 
 # A run may be continued with other values of these: they change no number.
 _CADENCE = (

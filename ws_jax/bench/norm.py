@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ws_jax import norm
 from ws_jax.bench import Options, Table, timing
 from ws_jax.bench.others import PLAIN
 from ws_jax.bench.ours import jit
 from ws_jax.bench.worker import Worker
+from ws_jax.layers import norm
 
 SHAPES = ((64, 32, 32, 16), (64, 32, 32, 64), (64, 8, 8, 64), (64, 8, 8, 256))
 _GROUPS, _EPSILON = 8, 1e-5

@@ -17,13 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 
 import ws_jax
-from ws_jax import norm
 from ws_jax.bench import DEFAULT_MODEL, Options, Row, Table, ours, timing
 from ws_jax.bench import norm as norms_bench
 from ws_jax.bench.others import PLAIN
 from ws_jax.bench.worker import Worker
 from ws_jax.bench.ws import both_passes, make_kernels
-from ws_jax.convolve import conv_general_dilated
+from ws_jax.layers import norm
+from ws_jax.layers.convolve import conv_general_dilated
 
 _PASSES = ("forward", "input gradient", "filter gradient")
 _BACK = "the step, freed memory given back"

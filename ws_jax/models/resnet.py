@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from ws_jax.base.names import lookup
-from ws_jax.convolve import conv_general_dilated
-from ws_jax.norm import NormSpec
+from ws_jax.layers.convolve import conv_general_dilated
+from ws_jax.layers.norm import NormSpec
 
 # For images of about 32 pixels: three stages, 16 channels in the first.
 _CIFAR = {

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ws_jax.native import convolution
+from ws_jax.layers.native import convolution
 
 # Up to so many examples the products below win: measured at 1, 2, 4 and 8 on
 # the layers of ResNet-20.

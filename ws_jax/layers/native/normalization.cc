@@ -1,6 +1,6 @@
 // Normalization with two passes over memory, for XLA's CPU backend to call.
 //
-// The formulas are those of `ws_jax.normalize`, for x [B, ..., C] in float32:
+// The formulas are those of `ws_jax.layers.normalize`, for x [B, ..., C] in float32:
 // `examples` consecutive examples and C / groups channels share a mean and a
 // variance. XLA reads x once for each sum, and writes down what it sums. Here
 // one example at a time is summed up and used while it is in a cache.

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from ws_jax.base.names import lookup
-from ws_jax.normalize import normalize
+from ws_jax.layers.normalize import normalize
 
 
 class BatchNorm(nn.Module):

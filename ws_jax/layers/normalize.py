@@ -1,11 +1,11 @@
-"""One normalization in float32, which all layers of `ws_jax.norm` share."""
+"""One normalization in float32, which all layers of `ws_jax.layers.norm` share."""
 
 import functools
 
 import jax
 import jax.numpy as jnp
 
-from ws_jax.native import normalization
+from ws_jax.layers.native import normalization
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
@@ -24,7 +24,7 @@ def normalize(
   out right. The backward pass is written out: it keeps `x` itself and the
   statistics, and reads each large array as few times as possible. On a CPU, for
   a program that has asked for it (`ws_jax.backend.configure`), both passes are
-  C++ (`ws_jax.native`).
+  C++ (`ws_jax.layers.native`).
 
   Args:
     x: `[B, ..., C]`, any float dtype.

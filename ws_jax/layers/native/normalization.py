@@ -1,6 +1,6 @@
 """Normalization in two passes over memory, and its gradient.
 
-Both are functions of `ws_jax.normalize` computed by other code, and their own
+Both are functions of `ws_jax.layers.normalize` computed by other code, and their own
 derivatives are those of the functions there.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ws_jax import native
+from ws_jax.layers import native
 
 
 def call(

@@ -18,7 +18,7 @@ from jax import lax
 from jax.extend import core
 from jax.interpreters import ad, batching, mlir
 
-from ws_jax import native
+from ws_jax.layers import native
 
 # The result of a map, and what it is computed from.
 _ARGUMENTS = {"y": ("x", "kernel"), "x": ("y", "kernel"), "kernel": ("x", "y")}

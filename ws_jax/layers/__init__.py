@@ -1,0 +1,1 @@
+"""Normalization layers and convolutions, with what of both is C++ on a CPU."""
