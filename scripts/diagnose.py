@@ -19,9 +19,10 @@ import optax
 from absl import app, flags, logging
 
 import ws_jax
-from ws_jax import backend, config, diagnostics, files, rows, train, writers
+from ws_jax import backend, config, diagnostics, files, train, writers
 from ws_jax import step as steps
 from ws_jax.report import figures
+from ws_jax.sweep import rows
 
 _TO = flags.DEFINE_string("to", None, "Folder to write to. Default: DIR.")
 _STEPS = flags.DEFINE_list(

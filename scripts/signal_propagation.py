@@ -16,9 +16,10 @@ import numpy as np
 from absl import app, flags, logging
 
 import ws_jax
-from ws_jax import diagnostics, models, rows
+from ws_jax import diagnostics, models
 from ws_jax.layers import norm
 from ws_jax.report import figures
+from ws_jax.sweep import rows
 
 _TO = flags.DEFINE_string("to", "workdirs/signal", "Folder to write to.")
 _DEPTHS = flags.DEFINE_list(

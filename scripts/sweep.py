@@ -22,21 +22,18 @@ from types import ModuleType
 
 from absl import app, flags, logging
 
-from ws_jax import (
-  backend,
-  config,
+from ws_jax import backend, config, train, writers
+from ws_jax.base import names
+from ws_jax.sweep import (
   estimate,
   grid,
-  launch,
   rows,
+  runner,
   shares,
   slurm,
-  sweep,
-  train,
   view,
-  writers,
+  workers,
 )
-from ws_jax.base import names
 
 _EXPERIMENT = flags.DEFINE_string(
   "experiment", None, "The file: experiments/NAME.py.", required=True
@@ -99,7 +96,7 @@ def load_experiment(path: pathlib.Path) -> ModuleType:
   return module
 
 
-def describe(base, runs: list[sweep.Run]) -> None:
+def describe(base, runs: list[grid.Run]) -> None:
   """Prints the runs, those of one compile together; and times them if asked."""
   groups = grid.by_structure(runs)
   workers, total = _WORKERS.value, 0.0
@@ -116,7 +113,7 @@ def describe(base, runs: list[sweep.Run]) -> None:
     for run in members:
       print(f"  {run.name}")
     if _DRY_RUN.value:
-      cost = estimate.measure(sweep.config_of(base, members[0]))
+      cost = estimate.measure(runner.config_of(base, members[0]))
       total += cost.seconds(len(members))
       print(
         f"  {cost.steps} steps of {cost.step:.3g} s, {cost.evaluations}"
@@ -137,21 +134,21 @@ def worker_command(out: pathlib.Path) -> list[str]:
   return [*command, f"--experiment={experiment}", f"--out={out.absolute()}"]
 
 
-def run_here(todo: list[sweep.Run], out: pathlib.Path) -> None:
+def run_here(todo: list[grid.Run], out: pathlib.Path) -> None:
   """Trains them, in view."""
   workers = _WORKERS.value
-  with sweep.signals_interrupt(), view.View(todo, out, workers) as shown:
+  with runner.signals_interrupt(), view.View(todo, out, workers) as shown:
     if _MAX_HOURS.value is not None:
       stop = functools.partial(os.kill, os.getpid(), signal.SIGTERM)
       timer = threading.Timer(_MAX_HOURS.value * 3600, stop)
       timer.daemon = True
       timer.start()
-    launch.Fleet(
+    workers.Fleet(
       todo, out, worker_command(out), workers=workers, tell=shown.tell
     ).run()
 
 
-def submit(todo: list[sweep.Run], out: pathlib.Path, say) -> None:
+def submit(todo: list[grid.Run], out: pathlib.Path, say) -> None:
   """Submits them to Slurm; says how to look after them."""
   jobs = slurm.submit(
     todo,
@@ -181,19 +178,19 @@ def main(argv: list[str]) -> None:
     if _WORKER.value:
       # Not in the parent: it would take a device from the workers.
       print(backend.configure(), file=sys.stderr, flush=True)
-      launch.work(base, out)
+      workers.work(base, out)
       return
-    runs = sweep.plan(experiment.sweep(), _FILTER.value)
+    runs = grid.plan(experiment.sweep(), _FILTER.value)
     if _PLAN.value or _DRY_RUN.value:
-      describe(base, sweep.unfinished(runs, out)[: _LIMIT.value])
+      describe(base, runner.unfinished(runs, out)[: _LIMIT.value])
       return
-    todo = sweep.choose(
+    todo = runner.choose(
       base, runs, out, limit=_LIMIT.value, retry_failed=_RETRY_FAILED.value
     )
     # The whole of it, whatever the filter: a report says what is missing.
-    every = sweep.plan(experiment.sweep())
+    every = grid.plan(experiment.sweep())
     writers.write_json(out / "plan.json", [run.key for run in every])
-    left = len(sweep.unfinished(runs, out))
+    left = len(runner.unfinished(runs, out))
     say(f"{len(runs)} runs, {len(runs) - left} finished before, in {out}")
     if todo and _LAUNCHER.value == "slurm":
       submit(todo, out, say)
@@ -205,7 +202,7 @@ def main(argv: list[str]) -> None:
     sys.exit(2)
   except (KeyboardInterrupt, train.Interrupted) as error:
     say(f"stopped ({error}); {out} is kept: the same command goes on")
-    sys.exit(launch.STOPPED)
+    sys.exit(workers.STOPPED)
   keys = {run.key for run in runs}
   found = [r for r in rows.read(out / "runs.csv") if r["key"] in keys]
   say(f"{len(found)} rows: {out / 'runs.csv'}")

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from ws_jax import grid, rows
+from ws_jax.sweep import grid, rows
 
 ARMS = {
   "BN": {"model.norm": "batch", "model.ws": False},

@@ -10,7 +10,6 @@ import sys
 import numpy as np
 import pytest
 
-from ws_jax import rows
 from ws_jax.bench import (
   ARMS,
   BENCHMARKS,
@@ -22,6 +21,7 @@ from ws_jax.bench import (
   timing,
   worker,
 )
+from ws_jax.sweep import rows
 
 ROOT = pathlib.Path(__file__).parents[1]
 

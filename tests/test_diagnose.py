@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from ws_jax import rows
+from ws_jax.sweep import rows
 
 ROOT = pathlib.Path(__file__).parents[1]
 

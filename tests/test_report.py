@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from tests import synthetic
-from ws_jax import report, rows
+from ws_jax import report
 from ws_jax.report import figures, gallery, summary, tables
+from ws_jax.sweep import rows
 
 ROOT = pathlib.Path(__file__).parents[1]
 

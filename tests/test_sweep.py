@@ -13,7 +13,8 @@ import textwrap
 import numpy as np
 import pytest
 
-from ws_jax import config, rows, sweep, train
+from ws_jax import config, train
+from ws_jax.sweep import grid, rows, runner
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -51,19 +52,19 @@ class Trainer:
 
 
 def run(out, overrides, train_fn, **kwargs):
-  return sweep.run_sweep(
+  return runner.run_sweep(
     config.default(), overrides, out, train_fn=train_fn, tell=quiet, **kwargs
   )
 
 
 def seeds(*values):
-  return list(sweep.product(seed=values))
+  return list(grid.product(seed=values))
 
 
 def test_product_takes_whole_arms_and_its_last_axis_is_the_fastest():
   arms = [{"model.norm": "batch", "model.ws": False}, {"model.norm": "group"}]
   axes = {"optim.momentum": [0.0, 0.9], "seed": [3]}
-  assert list(sweep.product(arms, **axes)) == [
+  assert list(grid.product(arms, **axes)) == [
     {**arm, "optim.momentum": momentum, "seed": 3}
     for arm in arms
     for momentum in (0.0, 0.9)
@@ -72,18 +73,18 @@ def test_product_takes_whole_arms_and_its_last_axis_is_the_fastest():
 
 def test_axes_that_cannot_be_combined_are_refused():
   with pytest.raises(ValueError, match="'seed' is set by two axes"):
-    list(sweep.product([{"seed": 1}], seed=[2]))
+    list(grid.product([{"seed": 1}], seed=[2]))
   with pytest.raises(ValueError, match="one length, got"):
-    list(sweep.zipped(seed=[1, 2], width=[1]))
+    list(grid.zipped(seed=[1, 2], width=[1]))
 
 
 @pytest.mark.parametrize(
   ("low", "high", "num"), [(1e-3, 10.0, 9), (0.05, 3.2, 7), (1, 2, 2)]
 )
 def test_log_grid_has_its_ends_and_equal_ratios(low, high, num):
-  grid = sweep.log_grid(low, high, num)
-  np.testing.assert_allclose(grid, np.geomspace(low, high, num), rtol=5e-3)
-  assert grid[0] == low and grid[-1] == high and len(grid) == num
+  rates = grid.log_grid(low, high, num)
+  np.testing.assert_allclose(rates, np.geomspace(low, high, num), rtol=5e-3)
+  assert rates[0] == low and rates[-1] == high and len(rates) == num
 
 
 @pytest.mark.parametrize(
@@ -91,7 +92,7 @@ def test_log_grid_has_its_ends_and_equal_ratios(low, high, num):
 )
 def test_log_grid_refuses_what_is_no_grid(bad):
   with pytest.raises(ValueError, match="log_grid needs|equal to 3 digits"):
-    sweep.log_grid(*bad)
+    grid.log_grid(*bad)
 
 
 def test_runs_that_share_a_compile_are_neighbours_and_equal_ones_are_one():
@@ -102,7 +103,7 @@ def test_runs_that_share_a_compile_are_neighbours_and_equal_ones_are_one():
     for seed in (0, 1)
     for norm in ("batch", "group")
   ]
-  runs = sweep.plan([*points, points[0]])
+  runs = grid.plan([*points, points[0]])
   assert [r.overrides["model.norm"] for r in runs] == ["batch"] * 4 + [
     "group"
   ] * 4
@@ -117,14 +118,14 @@ def test_runs_that_share_a_compile_are_neighbours_and_equal_ones_are_one():
 
 
 def test_key_does_not_depend_on_order_or_number_type():
-  (a,) = sweep.plan([{"seed": 1, "optim.momentum": 0.9}])
-  (b,) = sweep.plan([{"optim.momentum": np.float64(0.9), "seed": np.int64(1)}])
+  (a,) = grid.plan([{"seed": 1, "optim.momentum": 0.9}])
+  (b,) = grid.plan([{"optim.momentum": np.float64(0.9), "seed": np.int64(1)}])
   assert a.key == b.key == '{"optim.momentum":0.9,"seed":1}'
 
 
 def test_folder_names_read_well_and_are_safe():
   long = [{"data.dir": "/some/where else"}]
-  runs = sweep.plan(
+  runs = grid.plan(
     [
       {"model.name": "resnet8", "model.ws": True, "optim.learning_rate": 0.4},
       {},
@@ -141,29 +142,29 @@ def test_folder_names_read_well_and_are_safe():
   ]
   assert runs[4].name.startswith("dir=-some-where-else-")
   # What was replaced must not make two runs share a folder.
-  other = sweep.plan([{"data.dir": "/some/where-else"}])[0]
+  other = grid.plan([{"data.dir": "/some/where-else"}])[0]
   assert other.name != runs[4].name
 
 
 def test_runs_that_would_share_a_folder_are_refused():
   with pytest.raises(ValueError, match="would share the folder"):
-    sweep.plan([{"model.ws": True}, {"model.ws": "true"}])
+    grid.plan([{"model.ws": True}, {"model.ws": "true"}])
 
 
 def test_filter_keeps_runs_that_have_all_terms():
   points = list(
-    sweep.product(
+    grid.product(
       [{"model.norm": "batch"}, {"model.norm": "group"}],
       **{"optim.learning_rate": [0.1, 0.4, 1.0]},
     )
   )
-  kept = sweep.plan(points, "norm=group,learning_rate=0.*")
+  kept = grid.plan(points, "norm=group,learning_rate=0.*")
   assert [r.name for r in kept] == [
     "norm=group,learning_rate=0.1",
     "norm=group,learning_rate=0.4",
   ]
   with pytest.raises(ValueError, match="no run has 'norm=grup'; terms are: .*"):
-    sweep.plan(points, "norm=grup")
+    grid.plan(points, "norm=grup")
 
 
 def test_row_has_the_facts_of_its_run(tmp_path):
@@ -325,7 +326,7 @@ def test_folder_of_another_base_config_is_refused(tmp_path):
   run(tmp_path, seeds(0), Trainer())
   other = config.apply(config.default(), {"train.epochs": 9.0})
   with pytest.raises(ValueError, match=r"train\.epochs: 5\.0 -> 9\.0"):
-    sweep.run_sweep(other, seeds(0), tmp_path, train_fn=Trainer(), tell=quiet)
+    runner.run_sweep(other, seeds(0), tmp_path, train_fn=Trainer(), tell=quiet)
 
 
 def test_a_row_may_bring_new_columns(tmp_path):
@@ -386,8 +387,8 @@ _SWEEP = """
       os.kill(os.getpid(), signal.SIGKILL)
     return status["metrics"]
 
-  points = sweep.product(seed=range(4))
-  sweep.run_sweep(config.default(), points, out, train_fn=train_fn)
+  points = grid.product(seed=range(4))
+  runner.run_sweep(config.default(), points, out, train_fn=train_fn)
 """
 
 
@@ -488,7 +489,7 @@ def test_experiments_only_override_what_their_config_has(path):
   scope = {}
   exec(compile(path.read_text(), path, "exec"), scope)
   assert "Question:" in scope["__doc__"]
-  runs = sweep.plan(scope["sweep"]())
+  runs = grid.plan(scope["sweep"]())
   assert runs
   for run in runs:
     config.apply(config.load(scope["CONFIG"]), run.overrides)

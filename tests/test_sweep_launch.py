@@ -12,7 +12,8 @@ import time
 
 import pytest
 
-from ws_jax import config, launch, rows, shares, slurm, sweep, writers
+from ws_jax import config, writers
+from ws_jax.sweep import grid, rows, runner, shares, slurm, workers
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -51,19 +52,19 @@ points = json.loads((out / "points").read_text())
 base = config.default()
 try:
   if what == "work":
-    launch.work(base, out, train_fn=train_fn)
+    workers.work(base, out, train_fn=train_fn)
     time.sleep(0.3)  # as an interpreter takes to end
     (out / f"ended-{os.getpid()}").touch()
   else:
-    launch.Fleet(
-      sweep.choose(base, sweep.plan(points), out),
+    workers.Fleet(
+      runner.choose(base, grid.plan(points), out),
       out,
       [sys.executable, __file__, str(out), "work"],
       workers=int(what),
       tell=lambda _, run, row: print(row and "ends" or "begins", flush=True),
     ).run()
 except KeyboardInterrupt:
-  sys.exit(launch.STOPPED)
+  sys.exit(workers.STOPPED)
 """
 
 NORMS = [{"model.norm": "batch"}, {"model.norm": "group"}]
@@ -144,18 +145,18 @@ def test_workers_share_groups_and_outlive_each_other(folder):
 
 def test_workers_that_cannot_begin_end_the_sweep(tmp_path):
   broken = [sys.executable, "-c", "raise SystemExit('no such module')"]
-  runs = sweep.choose(config.default(), sweep.plan([{"seed": 1}]), tmp_path)
-  fleet = launch.Fleet(runs, tmp_path, broken, workers=1, tell=print)
+  runs = runner.choose(config.default(), grid.plan([{"seed": 1}]), tmp_path)
+  fleet = workers.Fleet(runs, tmp_path, broken, workers=1, tell=print)
   with pytest.raises(ChildProcessError, match=r"exit code 1.*worker-0\.log"):
     fleet.run()
-  assert "no such module" in launch.log_of(tmp_path, 0).read_text()
+  assert "no such module" in workers.log_of(tmp_path, 0).read_text()
 
 
 def test_stopped_sweep_hands_its_run_to_another(folder):
   """Two sweeps on one folder; one is told to stop, one is killed."""
   (folder / "stays-0").touch()
   (folder / "stays-1").touch()
-  points = list(sweep.product(seed=range(4)))
+  points = list(grid.product(seed=range(4)))
   first = start(folder, points, workers=1)
   until(lambda: len(notes(folder, "began")) == 1)
   second = start(folder, points, workers=1)
@@ -164,7 +165,7 @@ def test_stopped_sweep_hands_its_run_to_another(folder):
   ((seed, _, worker, _), (other, _, orphan, _)) = notes(folder, "began")
   assert {seed, other} == {0, 1}
   os.kill(first.pid, signal.SIGTERM)
-  assert first.wait(timeout=60) == launch.STOPPED
+  assert first.wait(timeout=60) == workers.STOPPED
   assert gone(worker) and ends(folder) == {seed: "interrupted"}
   os.kill(second.pid, signal.SIGKILL)
   second.wait(timeout=60)
@@ -218,7 +219,7 @@ def children(pid):
 
 
 def test_killed_at_any_moment_nothing_is_lost_or_repeated(folder):
-  points = list(sweep.product(NORMS, seed=range(8)))
+  points = list(grid.product(NORMS, seed=range(8)))
   begin = lambda: start(folder, points)
   assert kill_again_and_again(folder, begin, times=4, seconds=2.0) == 0
   got = rows.read(folder / "runs.csv")
@@ -312,9 +313,9 @@ def test_preempted_task_of_slurm_saves_queues_again_and_goes_on(
   """Against a real controller and node: a job array over two programs."""
   monkeypatch.setenv("PYTHONPATH", str(ROOT))
   (folder / "stays-0").touch()
-  points = list(sweep.product(NORMS, seed=range(2)))
+  points = list(grid.product(NORMS, seed=range(2)))
   (folder / "points").write_text(json.dumps(points))
-  runs = sweep.choose(config.default(), sweep.plan(points), folder)
+  runs = runner.choose(config.default(), grid.plan(points), folder)
   command = [sys.executable, str(folder / "program.py"), str(folder), "work"]
   jobs = slurm.submit(runs, folder, command, minutes=10, cpus=1)
   array = jobs[0].partition("_")[0]

@@ -6,7 +6,7 @@ import re
 import pytest
 import rich.console
 
-from ws_jax import launch, sweep, view
+from ws_jax.sweep import grid, view, workers
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def clock(monkeypatch):
 
 def plan():
   arms = [{"model.norm": "batch"}, {"model.norm": "group"}]
-  return sweep.plan(sweep.product(arms, seed=range(2)))
+  return grid.plan(grid.product(arms, seed=range(2)))
 
 
 def row(status):
@@ -63,7 +63,7 @@ def test_without_a_terminal_there_are_plain_lines(tmp_path, clock, capsys):
 
 
 def test_terminal_shows_programs_workers_and_the_time_left(tmp_path, clock):
-  launch.log_of(tmp_path, 1).write_text(
+  workers.log_of(tmp_path, 1).write_text(
     "norm=group,seed=0 step 1/9\nnorm=group,seed=0 step 4/9 2 steps/s\nW: odd\n"
   )
   screen = io.StringIO()

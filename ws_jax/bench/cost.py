@@ -7,7 +7,6 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ws_jax import rows as rows_lib
 from ws_jax.bench import (
   ARMS,
   DEFAULT_MODEL,
@@ -18,6 +17,7 @@ from ws_jax.bench import (
   timing,
 )
 from ws_jax.report import figures
+from ws_jax.sweep import rows as rows_lib
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes

@@ -1,4 +1,4 @@
-"""One normalization in float32, which all layers of `ws_jax.layers.norm` share."""
+"""One normalization in float32, shared by all layers of `ws_jax.layers.norm`."""
 
 import functools
 

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ws_jax import rows as rows_lib
 from ws_jax import writers
 from ws_jax.report import contents, gallery, page, summary, tables
+from ws_jax.sweep import rows as rows_lib
 
 _RELATIVE_STEP = "train/relative_step"
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ws_jax import rows as rows_lib
 from ws_jax.report import figures, gallery, page, summary, tables
+from ws_jax.sweep import rows as rows_lib
 
 # What of metrics.jsonl is shown: its name, and what it is multiplied with.
 METRICS = {

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ws_jax import rows as rows_lib
 from ws_jax.report import figures, summary, tables
+from ws_jax.sweep import rows as rows_lib
 
 if TYPE_CHECKING:
   from matplotlib.figure import Figure as Drawing

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ws_jax import rows as rows_lib
 from ws_jax.report import analysis, figures
+from ws_jax.sweep import rows as rows_lib
 
 Row = rows_lib.Row
 # The runs of one arm in one setting, by learning rate.

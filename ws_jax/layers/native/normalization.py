@@ -1,7 +1,7 @@
 """Normalization in two passes over memory, and its gradient.
 
-Both are functions of `ws_jax.layers.normalize` computed by other code, and their own
-derivatives are those of the functions there.
+Other code for two functions of `ws_jax.layers.normalize`; their derivatives
+are those of the functions there.
 """
 
 import functools

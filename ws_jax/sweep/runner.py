@@ -29,11 +29,10 @@ from typing import Any
 import ml_collections
 
 from ws_jax import config as config_lib
-from ws_jax import data, grid, train, writers
-from ws_jax import rows as rows_lib
-from ws_jax.grid import Overrides, Run, log_grid, plan, product, zipped
-
-__all__ = ["Run", "log_grid", "plan", "product", "run_sweep", "zipped"]
+from ws_jax import data, train, writers
+from ws_jax.sweep import grid
+from ws_jax.sweep import rows as rows_lib
+from ws_jax.sweep.grid import Overrides, Run, plan
 
 Row = rows_lib.Row
 Train = Callable[[ml_collections.ConfigDict, str], Mapping[str, Any]]

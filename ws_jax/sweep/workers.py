@@ -20,9 +20,10 @@ from collections.abc import Callable, Sequence
 
 import ml_collections
 
-from ws_jax import rows as rows_lib
-from ws_jax import shares, sweep, train, writers
-from ws_jax.grid import Run
+from ws_jax import train, writers
+from ws_jax.sweep import rows as rows_lib
+from ws_jax.sweep import runner, shares
+from ws_jax.sweep.grid import Run
 
 # Exit code of a worker that was told to stop, and did.
 STOPPED = 130
@@ -37,7 +38,7 @@ class Fleet:
   """Worker processes at one list of runs, each on its share of the machine.
 
   Args:
-    runs: what `sweep.choose` has left to do.
+    runs: what `runner.choose` has left to do.
     out: folder of the sweep; `worker-N.log` has what worker N says.
     command: starts a worker.
     workers: how many.
@@ -75,7 +76,7 @@ class Fleet:
         ended, or if all of them were stopped from outside.
       ChildProcessError: the workers die before they begin.
     """
-    with sweep.signals_interrupt():
+    with runner.signals_interrupt():
       try:
         for number in range(self._workers):
           self._start(number)
@@ -87,7 +88,7 @@ class Fleet:
       finally:
         for process in self._processes.values():
           process.kill()
-    if sweep.unfinished(list(self._runs.values()), self._out):
+    if runner.unfinished(list(self._runs.values()), self._out):
       raise KeyboardInterrupt("the workers were stopped")
 
   def stop(self, seconds: float = 0.0) -> None:
@@ -124,7 +125,7 @@ class Fleet:
     self._deaths[at] += 1
     if name and self._deaths[at] >= _DEATHS:
       reason = f"its process died {_DEATHS} times, {cause}: {log.name}"
-      row = sweep.give_up(self._runs[name], self._out, reason)
+      row = runner.give_up(self._runs[name], self._out, reason)
       if row:
         self._tell(number, self._runs[name], row)
     elif self._deaths[at] > 2 * self._workers:
@@ -172,14 +173,14 @@ def work(
   config: ml_collections.ConfigDict,
   out: pathlib.Path,
   *,
-  train_fn: sweep.Train = train.train_and_evaluate,
+  train_fn: runner.Train = train.train_and_evaluate,
 ) -> None:
   """Is a worker; see the top of this file.
 
   Args:
     config: the base config of the sweep.
     out: its folder.
-    train_fn: as in `sweep.run_sweep`.
+    train_fn: as in `runner.run_sweep`.
 
   Raises:
     KeyboardInterrupt, Interrupted: it was told to stop, and has saved.
@@ -207,9 +208,11 @@ def work(
     if not part:
       raise KeyboardInterrupt("no work")
     line += part
-  with sweep.signals_interrupt():
+  with runner.signals_interrupt():
     threading.Thread(target=stop_at_end_of_input, daemon=True).start()
-    sweep.run_sweep(config, json.loads(line), out, train_fn=train_fn, tell=tell)
+    runner.run_sweep(
+      config, json.loads(line), out, train_fn=train_fn, tell=tell
+    )
 
 
 def log_of(out: pathlib.Path, number: int) -> pathlib.Path:

@@ -1,7 +1,7 @@
 """A sweep as a job array of Slurm: a task for the runs of each program.
 
-A task is `ws_jax.launch.Fleet` within what Slurm has allocated. Before its time
-is over, or when it is preempted, it has its workers save, and queues again.
+A task runs a `ws_jax.sweep.workers.Fleet` on what Slurm has allocated. Before
+its time is over, or when it is preempted, its workers save and it queues again.
 """
 
 import pathlib
@@ -9,8 +9,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from ws_jax import grid, launch
-from ws_jax import rows as rows_lib
+from ws_jax.sweep import grid
+from ws_jax.sweep import rows as rows_lib
+from ws_jax.sweep.workers import Fleet
 
 # Before the end of its time a task is told, to save, this long.
 _NOTICE_SECONDS = 120
@@ -37,11 +38,11 @@ class Task:
     workers: int,
   ):
     self._given = (overrides, out, command, workers)
-    self._fleet: launch.Fleet | None = None
+    self._fleet: Fleet | None = None
 
   def __call__(self) -> None:
     overrides, out, command, workers = self._given
-    self._fleet = launch.Fleet(
+    self._fleet = Fleet(
       grid.plan(overrides),
       pathlib.Path(out),
       command,
@@ -79,7 +80,7 @@ def submit(
   """Submits `runs` as a job array.
 
   Args:
-    runs: what `sweep.choose` has left to do.
+    runs: what `runner.choose` has left to do.
     out: folder of the sweep, which all nodes see; logs are in `out/slurm`.
     command: starts a worker.
     workers: of each task.

@@ -10,14 +10,15 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from ws_jax import grid, launch
-from ws_jax import rows as rows_lib
+from ws_jax.sweep import grid
+from ws_jax.sweep import rows as rows_lib
+from ws_jax.sweep.workers import log_of
 
 _ENDS = ("done", "diverged", "failed", "interrupted")
 
 
 class View:
-  """Shows what `launch.Fleet` tells; a context manager.
+  """Shows what `Fleet` tells; a context manager.
 
   Args:
     runs: what there is to do.
@@ -130,7 +131,7 @@ class View:
 
 def progress(out: pathlib.Path, number: int, run: grid.Run) -> str:
   """The newest line on this run in the log of its worker."""
-  path = launch.log_of(out, number)
+  path = log_of(out, number)
   with path.open("rb") as file:
     file.seek(max(path.stat().st_size - 4096, 0))
     lines = file.read().decode(errors="replace").splitlines()
