@@ -22,7 +22,6 @@ from collections.abc import Sequence
 
 from absl import app, flags, logging
 
-from ws_jax import backend
 from ws_jax.base import names
 from ws_jax.bench import (
   ARMS,
@@ -34,6 +33,7 @@ from ws_jax.bench import (
   timing,
   worker,
 )
+from ws_jax.train import backend
 
 _DEFAULT = Options()
 _MODEL = flags.DEFINE_string("model", None, "Name of the model.")

@@ -19,10 +19,12 @@ import optax
 from absl import app, flags, logging
 
 import ws_jax
-from ws_jax import backend, config, diagnostics, files, train, writers
-from ws_jax import step as steps
+from ws_jax import config, diagnostics, files
+from ws_jax.base import disk
 from ws_jax.report import figures
 from ws_jax.sweep import rows
+from ws_jax.train import backend, loop
+from ws_jax.train import step as steps
 
 _TO = flags.DEFINE_string("to", None, "Folder to write to. Default: DIR.")
 _STEPS = flags.DEFINE_list(
@@ -145,8 +147,8 @@ def inside(program, state, batch, probe) -> dict[str, jax.Array]:
 
 def measure(workdir: pathlib.Path, known: set[tuple[str, int]], wanted):
   """Yields a row for each checkpoint of one run that has none yet."""
-  saved = config.flatten(writers.read_json(workdir / "config.json"))
-  resolved, dataset, program = train.prepare(
+  saved = config.flatten(disk.read_json(workdir / "config.json"))
+  resolved, dataset, program = loop.prepare(
     config.apply(config.default(), saved)
   )
   folder = workdir / "checkpoints"

@@ -22,8 +22,8 @@ from types import ModuleType
 
 from absl import app, flags, logging
 
-from ws_jax import backend, config, train, writers
-from ws_jax.base import names
+from ws_jax import config
+from ws_jax.base import disk, names, signals
 from ws_jax.sweep import (
   estimate,
   grid,
@@ -32,8 +32,9 @@ from ws_jax.sweep import (
   shares,
   slurm,
   view,
-  workers,
 )
+from ws_jax.sweep.workers import STOPPED, Fleet, work
+from ws_jax.train import backend, loop
 
 _EXPERIMENT = flags.DEFINE_string(
   "experiment", None, "The file: experiments/NAME.py.", required=True
@@ -137,13 +138,13 @@ def worker_command(out: pathlib.Path) -> list[str]:
 def run_here(todo: list[grid.Run], out: pathlib.Path) -> None:
   """Trains them, in view."""
   workers = _WORKERS.value
-  with runner.signals_interrupt(), view.View(todo, out, workers) as shown:
+  with signals.interrupt(), view.View(todo, out, workers) as shown:
     if _MAX_HOURS.value is not None:
       stop = functools.partial(os.kill, os.getpid(), signal.SIGTERM)
       timer = threading.Timer(_MAX_HOURS.value * 3600, stop)
       timer.daemon = True
       timer.start()
-    workers.Fleet(
+    Fleet(
       todo, out, worker_command(out), workers=workers, tell=shown.tell
     ).run()
 
@@ -178,7 +179,7 @@ def main(argv: list[str]) -> None:
     if _WORKER.value:
       # Not in the parent: it would take a device from the workers.
       print(backend.configure(), file=sys.stderr, flush=True)
-      workers.work(base, out)
+      work(base, out)
       return
     runs = grid.plan(experiment.sweep(), _FILTER.value)
     if _PLAN.value or _DRY_RUN.value:
@@ -189,7 +190,7 @@ def main(argv: list[str]) -> None:
     )
     # The whole of it, whatever the filter: a report says what is missing.
     every = grid.plan(experiment.sweep())
-    writers.write_json(out / "plan.json", [run.key for run in every])
+    disk.write_json(out / "plan.json", [run.key for run in every])
     left = len(runner.unfinished(runs, out))
     say(f"{len(runs)} runs, {len(runs) - left} finished before, in {out}")
     if todo and _LAUNCHER.value == "slurm":
@@ -200,9 +201,9 @@ def main(argv: list[str]) -> None:
   except (ValueError, ChildProcessError) as error:
     say(f"error: {error}")
     sys.exit(2)
-  except (KeyboardInterrupt, train.Interrupted) as error:
+  except (KeyboardInterrupt, loop.Interrupted) as error:
     say(f"stopped ({error}); {out} is kept: the same command goes on")
-    sys.exit(workers.STOPPED)
+    sys.exit(STOPPED)
   keys = {run.key for run in runs}
   found = [r for r in rows.read(out / "runs.csv") if r["key"] in keys]
   say(f"{len(found)} rows: {out / 'runs.csv'}")

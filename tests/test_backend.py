@@ -5,8 +5,8 @@ import sys
 import jax
 import pytest
 
-from ws_jax import backend
 from ws_jax.layers import native
+from ws_jax.train import backend
 
 SAID = "from ws_jax import backend; print(repr(backend.keep_freed_memory()))"
 # Pages that a step maps again, with 200 MB for its results.

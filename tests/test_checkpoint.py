@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ws_jax import checkpoint
+from ws_jax.train import checkpoint
 
 
 def state(value):

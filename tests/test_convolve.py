@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from ws_jax import backend
 from ws_jax.layers import convolve
+from ws_jax.train import backend
 
 NHWC = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
 # (examples, height, width, in, out, kernel, strides, padding)

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ws_jax import checkpoint, files, formats
+from ws_jax import files, formats
 from ws_jax.core.describe import __main__ as command
+from ws_jax.train import checkpoint
 
 
 @flax.struct.dataclass

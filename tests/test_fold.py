@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 import ws_jax
-from ws_jax import checkpoint, config, files
+from ws_jax import config, files
 from ws_jax.core.describe import __main__ as describe_command
 from ws_jax.core.fold import __main__ as command
+from ws_jax.train import checkpoint
 
 FORMATS = [".npz", ".safetensors"]
 MINE = dataclasses.replace(ws_jax.CONVENTIONS["qiao"], eps=1e-6)

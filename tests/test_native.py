@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from jax import lax
 
-from ws_jax import writers
 from ws_jax.layers import convolve, native
 from ws_jax.layers.normalize import normalize
+from ws_jax.train import record
 
 ROOT = pathlib.Path(__file__).parents[1]
 HAS_AVX512 = "avx512" in native.processor_flags()
@@ -437,7 +437,7 @@ def test_a_run_says_it_and_learns_the_same(tmp_path):
     assert run.returncode == 0, run.stderr
     said = "convolution by oneDNN" in run.stdout + run.stderr
     assert said == (switch == "1")
-    rows = writers.read_metrics(folder)
+    rows = record.read_metrics(folder)
     return [row["train/loss"] for row in rows if "train/loss" in row]
 
   ours, xla = losses("1"), losses("0")

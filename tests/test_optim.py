@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ws_jax import optim
+from ws_jax.train import optim
 
 PARAMS = {
   "conv": {"kernel": np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 4)},

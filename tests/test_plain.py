@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 import ws_jax
-from ws_jax import config, data, train
-from ws_jax import step as steps
+from ws_jax import config, data
 from ws_jax.layers.norm import NormSpec
 from ws_jax.models import create_model
+from ws_jax.train import loop
+from ws_jax.train import step as steps
 
 SCALES = [1e-12, 1e-6, 1e-2, 1.0, 1e3, 1e6]
 
@@ -90,7 +91,7 @@ def test_trained_resnet_computes_the_same():
     "train.steps": 12,
   }
   c = config.apply(config.default(), settings)
-  c, dataset, program = train.prepare(c)
+  c, dataset, program = loop.prepare(c)
   arrays = jax.device_put(dataset.train)
   numbers = {"learning_rate": 0.1, "weight_decay": 5e-4, "momentum": 0.9}
   state = steps.init_state(program, arrays, 0, numbers)

@@ -9,7 +9,8 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import ws_jax
-from ws_jax import backend, data, optim, step, tasks
+from ws_jax import data, tasks
+from ws_jax.train import backend, optim, step
 
 NUMBERS = {"learning_rate": 0.3, "weight_decay": 0.01, "momentum": 0.9}
 

@@ -13,8 +13,9 @@ import textwrap
 import numpy as np
 import pytest
 
-from ws_jax import config, train
+from ws_jax import config
 from ws_jax.sweep import grid, rows, runner
+from ws_jax.train import loop
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -257,7 +258,7 @@ def test_row_tells_the_best_evaluation_and_how_far_it_was_to_go():
 
 def test_every_end_is_a_row_and_the_sweep_goes_on(tmp_path):
   trainer = Trainer(
-    {0: train.Diverged(12, "loss is inf"), 1: RuntimeError("out of\nmemory")}
+    {0: loop.Diverged(12, "loss is inf"), 1: RuntimeError("out of\nmemory")}
   )
   got = run(tmp_path, seeds(0, 1, 2), trainer)
   assert [row["status"] for row in got] == ["diverged", "failed", "done"]
@@ -268,7 +269,7 @@ def test_every_end_is_a_row_and_the_sweep_goes_on(tmp_path):
 
 
 def test_finished_runs_are_not_repeated(tmp_path):
-  ends = {0: train.Diverged(1, "inf"), 1: RuntimeError("broken")}
+  ends = {0: loop.Diverged(1, "inf"), 1: RuntimeError("broken")}
   run(tmp_path, seeds(0, 1, 2), Trainer(ends))
   again = Trainer()
   run(tmp_path, seeds(0, 1, 2, 3), again)
@@ -281,8 +282,8 @@ def test_finished_runs_are_not_repeated(tmp_path):
 
 
 def test_interrupted_run_is_recorded_ends_the_sweep_and_is_run_again(tmp_path):
-  stop = train.Interrupted(5, signal.SIGTERM)
-  with pytest.raises(train.Interrupted):
+  stop = loop.Interrupted(5, signal.SIGTERM)
+  with pytest.raises(loop.Interrupted):
     run(tmp_path, seeds(0, 1, 2), Trainer({1: stop}))
   got = {row["seed"]: row["status"] for row in rows.read(tmp_path / "runs.csv")}
   assert got == {0: "done", 1: "interrupted"}

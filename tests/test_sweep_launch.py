@@ -12,8 +12,9 @@ import time
 
 import pytest
 
-from ws_jax import config, writers
+from ws_jax import config
 from ws_jax.sweep import grid, rows, runner, shares, slurm, workers
+from ws_jax.train import record
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -44,7 +45,7 @@ def train_fn(c, workdir):
   while (folder.parent / f"stays-{c.seed}").exists():
     time.sleep(0.1)
   status = {"status": "done", "metrics": {"eval/accuracy": 0.5}}
-  writers.write_json(folder / "status.json", status)
+  disk.write_json(folder / "status.json", status)
   note("ended", c)
   return status["metrics"]
 
@@ -286,8 +287,8 @@ def test_forty_runs_killed_twenty_times_are_those_of_an_undisturbed_sweep(
     same = [key for key in row if key.startswith(("train/", "eval/", "best"))]
     assert "eval/loss" in same
     assert {key: row[key] for key in same} == {k: calm[name][k] for k in same}
-    history = writers.read_metrics(tmp_path / "killed" / name)
-    assert history == writers.read_metrics(tmp_path / "calm" / name)
+    history = record.read_metrics(tmp_path / "killed" / name)
+    assert history == record.read_metrics(tmp_path / "calm" / name)
 
 
 def ask(*command):

@@ -8,8 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from ws_jax import backend, checkpoint, config, data, train, writers
-from ws_jax import step as steps
+from ws_jax import config, data
+from ws_jax.base import disk
+from ws_jax.train import backend, checkpoint, clock, loop, record
+from ws_jax.train import step as steps
 
 TINY = {
   "model.name": "resnet8",
@@ -47,12 +49,12 @@ def small_data():
 def finished(tmp_path_factory):
   """One whole run, for the tests that look at what it leaves."""
   workdir = tmp_path_factory.mktemp("runs") / "whole"
-  train.train_and_evaluate(tiny(), workdir)
+  loop.train_and_evaluate(tiny(), workdir)
   return workdir
 
 
 def final_state(workdir, c):
-  c, dataset, program = train.prepare(c)
+  c, dataset, program = loop.prepare(c)
   checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", keep=1)
   numbers = dict.fromkeys(("learning_rate", "weight_decay", "momentum"), 0.0)
   like = steps.init_state(program, dataset.train, 0, numbers)
@@ -62,7 +64,7 @@ def final_state(workdir, c):
 
 
 def test_a_run_learns_and_leaves_its_record(finished):
-  metrics = writers.read_json(finished / "status.json")["metrics"]
+  metrics = disk.read_json(finished / "status.json")["metrics"]
   assert metrics["eval/accuracy"] > 0.2  # of ten classes, in thirty steps
   names = {path.name.split(".")[0] for path in finished.iterdir()}
   assert names == {"config", "metrics", "status", "checkpoints", "events"}
@@ -79,7 +81,7 @@ def test_a_run_learns_and_leaves_its_record(finished):
   assert resolved["train"]["steps"] == 30
   assert resolved["model"]["norm_batch_size"] == 32
 
-  rows = writers.read_metrics(finished)
+  rows = record.read_metrics(finished)
   logged = [row["step"] for row in rows if "train/loss" in row]
   evaluated = [row["step"] for row in rows if "eval/loss" in row]
   assert logged == [5, 10, 15, 20, 25, 30]
@@ -89,7 +91,7 @@ def test_a_run_learns_and_leaves_its_record(finished):
 
 def test_a_finished_run_is_not_repeated(finished):
   before = (finished / "metrics.jsonl").read_text()
-  metrics = train.train_and_evaluate(tiny(), finished)
+  metrics = loop.train_and_evaluate(tiny(), finished)
   assert (finished / "metrics.jsonl").read_text() == before
   assert (
     metrics == json.loads((finished / "status.json").read_text())["metrics"]
@@ -111,12 +113,12 @@ def test_a_stopped_run_resumes_to_the_same_bits(
 
   with monkeypatch.context() as patch:
     patch.setattr(steps, "train_block", stop_at)
-    with pytest.raises(train.Interrupted, match=f"after step {when}: .*SIGT"):
-      train.train_and_evaluate(tiny(), tmp_path)
+    with pytest.raises(loop.Interrupted, match=f"after step {when}: .*SIGT"):
+      loop.train_and_evaluate(tiny(), tmp_path)
   status = json.loads((tmp_path / "status.json").read_text())
   assert (status["status"], status["step"]) == ("interrupted", when)
 
-  train.train_and_evaluate(tiny(), tmp_path)
+  loop.train_and_evaluate(tiny(), tmp_path)
   assert (tmp_path / "metrics.jsonl").read_text() == (
     finished / "metrics.jsonl"
   ).read_text()
@@ -129,7 +131,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(
 
 def test_rows_after_the_checkpoint_are_written_once(tmp_path, monkeypatch):
   """A crash between two checkpoints leaves rows that will come again."""
-  log = train._log
+  log = loop._log
 
   def crash(run, program, state, step):
     state = log(run, program, state, step)
@@ -138,14 +140,14 @@ def test_rows_after_the_checkpoint_are_written_once(tmp_path, monkeypatch):
     return state
 
   with monkeypatch.context() as patch:
-    patch.setattr(train, "_log", crash)
+    patch.setattr(loop, "_log", crash)
     with pytest.raises(OSError, match="disk full"):
-      train.train_and_evaluate(tiny(), tmp_path)
+      loop.train_and_evaluate(tiny(), tmp_path)
   status = json.loads((tmp_path / "status.json").read_text())
   assert status["status"] == "failed"
   assert "disk full" in status["reason"]
-  train.train_and_evaluate(tiny(), tmp_path)
-  found = [r["step"] for r in writers.read_metrics(tmp_path)]
+  loop.train_and_evaluate(tiny(), tmp_path)
+  found = [r["step"] for r in record.read_metrics(tmp_path)]
   assert found == [5, 10, 15, 15, 20, 25, 30, 30]
 
 
@@ -153,12 +155,12 @@ def test_a_folder_holds_one_configuration(finished):
   with pytest.raises(
     config.ConfigError, match=r"optim.learning_rate was 0.2, is 0.3"
   ):
-    train.train_and_evaluate(tiny(optim__learning_rate=0.3), finished)
+    loop.train_and_evaluate(tiny(optim__learning_rate=0.3), finished)
 
 
 def test_divergence_is_recorded_and_ends_the_run(tmp_path):
-  with pytest.raises(train.Diverged) as caught:
-    train.train_and_evaluate(
+  with pytest.raises(loop.Diverged) as caught:
+    loop.train_and_evaluate(
       tiny(model__norm="none", model__ws=False, optim__learning_rate=1e6),
       tmp_path,
     )
@@ -187,19 +189,19 @@ def test_divergence_is_recorded_and_ends_the_run(tmp_path):
 def test_what_cannot_run_is_refused_before_anything_is_made(
   overrides, message, tmp_path
 ):
-  compiled = backend._compiled.seconds
+  compiled = clock._compiled.seconds
   workdir = tmp_path / "run"
   with pytest.raises(config.ConfigError, match=message) as caught:
-    train.train_and_evaluate(config.apply(tiny(), overrides), workdir)
+    loop.train_and_evaluate(config.apply(tiny(), overrides), workdir)
   assert "\n" not in str(caught.value)
   assert not workdir.exists()
-  assert backend._compiled.seconds == compiled
+  assert clock._compiled.seconds == compiled
 
 
 def test_a_second_run_of_the_same_structure_compiles_nothing(
   finished, tmp_path
 ):
-  train.train_and_evaluate(
+  loop.train_and_evaluate(
     tiny(
       seed=5,
       optim__learning_rate=0.1,
@@ -217,7 +219,7 @@ def test_a_thread_may_train(finished, tmp_path):
   c = tiny(train__steps=5)
   caught = []
   thread = threading.Thread(
-    target=lambda: caught.append(train.train_and_evaluate(c, tmp_path))
+    target=lambda: caught.append(loop.train_and_evaluate(c, tmp_path))
   )
   thread.start()
   thread.join()
@@ -226,7 +228,7 @@ def test_a_thread_may_train(finished, tmp_path):
 
 def test_mixed_precision_keeps_parameters_in_float32(tmp_path):
   c = tiny(model__dtype="bfloat16", train__steps=5)
-  train.train_and_evaluate(c, tmp_path)
+  loop.train_and_evaluate(c, tmp_path)
   state = final_state(tmp_path, c)
   dtypes = {str(x.dtype) for x in jax.tree.leaves(state.params)}
   assert dtypes == {"float32"}
@@ -235,9 +237,9 @@ def test_mixed_precision_keeps_parameters_in_float32(tmp_path):
 def test_a_loop_on_the_device_is_the_same_run(finished, tmp_path, monkeypatch):
   """As accelerators run it: blocks of steps that end where something is due."""
   monkeypatch.setattr(backend, "steps_of_a_loop", lambda most, dtype: most)
-  train.train_and_evaluate(tiny(), tmp_path)
-  looped = writers.read_metrics(tmp_path)
-  dispatched = writers.read_metrics(finished)
+  loop.train_and_evaluate(tiny(), tmp_path)
+  looped = record.read_metrics(tmp_path)
+  dispatched = record.read_metrics(finished)
   assert [row.keys() for row in looped] == [row.keys() for row in dispatched]
   for ours, theirs in zip(looped, dispatched, strict=True):
     assert ours["step"] == theirs["step"]

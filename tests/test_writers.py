@@ -6,43 +6,45 @@ import sys
 import pytest
 from tensorboard.backend.event_processing import event_accumulator
 
-from ws_jax import backend, writers
+from ws_jax.base import disk
+from ws_jax.train import progress, record
+from ws_jax.train.clock import Clock
 
 CONFIG = {"train": {"steps": 4, "log_every_steps": 1}, "seed": 0}
 
 
 def make_run(folder, config=CONFIG, cadence=()):
-  return writers.Run(
+  return record.Run(
     folder,
     config,
     cadence=cadence,
     about={"device": "x"},
-    clock=backend.Clock(),
+    clock=Clock(),
   )
 
 
 def test_json_is_written_whole_or_not_at_all(tmp_path):
   path = tmp_path / "status.json"
-  writers.write_json(path, {"step": 1})
+  disk.write_json(path, {"step": 1})
   broken = {}
   broken["self"] = broken
   with pytest.raises(ValueError, match="Circular"):
-    writers.write_json(path, broken)
-  assert writers.read_json(path) == {"step": 1}
-  assert writers.read_json(tmp_path / "other.json") is None
+    disk.write_json(path, broken)
+  assert disk.read_json(path) == {"step": 1}
+  assert disk.read_json(tmp_path / "other.json") is None
 
 
 def test_rows_go_to_both_places_and_later_ones_are_dropped(tmp_path):
-  first = writers.MetricWriter(tmp_path, 0)
+  first = record.MetricWriter(tmp_path, 0)
   for step in (1, 2, 3):
     first.write(step, {"train/loss": 1.0 / step})
   first.close()
   with (tmp_path / "metrics.jsonl").open("a") as file:
     file.write('{"step": 4, "train/lo')  # cut off by a crash
-  second = writers.MetricWriter(tmp_path, 2)
+  second = record.MetricWriter(tmp_path, 2)
   second.write(3, {"train/loss": 0.5})
   second.close()
-  assert writers.read_metrics(tmp_path) == [
+  assert record.read_metrics(tmp_path) == [
     {"step": 1, "train/loss": 1.0},
     {"step": 2, "train/loss": 0.5},
     {"step": 3, "train/loss": 0.5},
@@ -79,9 +81,9 @@ def test_only_the_cadence_may_change(tmp_path):
 
 
 def test_plain_lines_where_there_is_no_terminal(capsys):
-  progress = writers.Progress(2, 0, "name")
-  progress.update(1, None)
-  progress.update(2, {"train/loss": 0.5})
+  bar = progress.Progress(2, 0, "name")
+  bar.update(1, None)
+  bar.update(2, {"train/loss": 0.5})
   progress.close()
   (line,) = capsys.readouterr().err.splitlines()
   assert line.startswith("name step 2/2 ")
@@ -90,8 +92,8 @@ def test_plain_lines_where_there_is_no_terminal(capsys):
 
 def test_a_bar_on_a_terminal():
   code = (
-    "from ws_jax import writers\n"
-    "p = writers.Progress(40, 0, 'name')\n"
+    "from ws_jax.train import progress\n"
+    "p = progress.Progress(40, 0, 'name')\n"
     "p.update(10, {'train/loss': 0.5})\n"
     "p._bar.refresh(); p.close()"
   )

@@ -21,8 +21,9 @@ same as modules.
   the `EffectiveLearningRates`.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ws_jax.base import lazy
 from ws_jax.core.conventions import BIT, CONVENTIONS, Convention, get_convention
 from ws_jax.core.describe import describe
 from ws_jax.core.fold import fold
@@ -82,24 +83,18 @@ __all__ = [
   "weight_standardize",
 ]
 
-_WITH_OPTAX = (
-  "EffectiveLearningRates",
-  "centralize_gradients",
-  "effective_learning_rates",
-  "kernel_decay_mask",
-  "monitor_effective_learning_rates",
-)
-
-
 # Importing this package imports jax and nothing heavier; what needs optax waits
 # until it is asked for.
-def __getattr__(name: str) -> Any:
-  if name not in _WITH_OPTAX:
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-  from ws_jax import gradients
-
-  return getattr(gradients, name)
-
-
-def __dir__() -> list[str]:
-  return sorted({*globals(), *_WITH_OPTAX})
+__getattr__, __dir__ = lazy.attributes(
+  __name__,
+  dict.fromkeys(
+    (
+      "EffectiveLearningRates",
+      "centralize_gradients",
+      "effective_learning_rates",
+      "kernel_decay_mask",
+      "monitor_effective_learning_rates",
+    ),
+    "ws_jax.gradients",
+  ),
+)

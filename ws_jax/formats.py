@@ -6,14 +6,14 @@ written whole or not at all.
 
 import json
 import math
-import os
 import pathlib
 import zipfile
-from collections.abc import Callable
 from typing import IO, Any
 
 import jax.numpy as jnp
 import numpy as np
+
+from ws_jax.base import disk
 
 Arrays = dict[str, np.ndarray]
 
@@ -73,7 +73,8 @@ def write(path: pathlib.Path, arrays: Arrays, note: str) -> None:
     ValueError: a dtype that the format does not have.
   """
   writer = _write_npz if path.suffix == ".npz" else _write_safetensors
-  _write_whole(path, lambda file: writer(file, arrays, note))
+  with disk.whole(path) as file:
+    writer(file, arrays, note)
 
 
 def _read_npz(path: pathlib.Path, only: str | None = None) -> Arrays:
@@ -133,18 +134,6 @@ def _read_tensor(file, entry: dict, start: int, size: int) -> np.ndarray:
     )
   file.seek(start + begin)
   return np.frombuffer(file.read(wanted), dtype).reshape(shape)
-
-
-def _write_whole(path: pathlib.Path, write: Callable[[IO[bytes]], None]):
-  draft = path.with_name(f".{path.name}.{os.getpid()}")
-  try:
-    with draft.open("wb") as file:
-      write(file)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(draft, path)
-  finally:
-    draft.unlink(missing_ok=True)
 
 
 def _write_npz(file: IO[bytes], arrays: Arrays, note: str):

@@ -25,7 +25,7 @@ _WORKDIR = flags.DEFINE_string(
 
 def main(argv: list[str]) -> None:
   """Runs one configuration; exits 2 if it cannot be run, 3 if it diverged."""
-  from ws_jax import backend, train
+  from ws_jax.train import backend, loop
 
   if len(argv) > 1:
     _stop(f"error: unexpected arguments {' '.join(argv[1:])}", 2)
@@ -35,10 +35,10 @@ def main(argv: list[str]) -> None:
   except ValueError as error:
     _stop(f"error: {error}", 2)
   try:
-    metrics = train.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
-  except train.Diverged as error:
+    metrics = loop.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
+  except loop.Diverged as error:
     _stop(f"{error}; recorded in {_WORKDIR.value}/status.json", 3)
-  except train.Interrupted as error:
+  except loop.Interrupted as error:
     _stop(
       f"{error}; saved in {_WORKDIR.value}, run the same command to go on",
       128 + error.signum,

@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ws_jax import backend, models
+from ws_jax import models
 from ws_jax.bench import ARMS, DEFAULT_MODEL, Options
 from ws_jax.bench.ours import LEARNING_RATE
 from ws_jax.bench.timing import Contender
 from ws_jax.bench.worker import Worker
+from ws_jax.train import backend
 
 # PyTorch and plain Flax code run as they are, not as we set XLA up.
 PLAIN: dict[str, str | None] = {"XLA_FLAGS": None}

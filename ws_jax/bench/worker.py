@@ -187,7 +187,7 @@ def _load(name: str) -> ModuleType:
 if __name__ == "__main__":
   sys.path.pop(0)  # this folder: its names are not for others to import
   for setup in sys.argv[1:]:
-    from ws_jax import backend
+    from ws_jax.train import backend
 
     getattr(backend, setup)()
   serve()

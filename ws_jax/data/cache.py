@@ -4,13 +4,13 @@ Plain arrays in an uncompressed .npz, never a pickle: nothing in it is run.
 """
 
 import hashlib
-import os
 import pathlib
-import uuid
 from typing import Any
 
 import numpy as np
 from absl import logging
+
+from ws_jax.base import disk
 
 CACHE_NAME = "ws_jax_decoded.npz"
 
@@ -41,14 +41,10 @@ def read(folder: pathlib.Path) -> dict[str, np.ndarray] | None:
 
 def write(folder: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
   """Keeps arrays beside the prepared files, if the folder can be written."""
-  # Written beside and renamed: a start at the same time sees all or nothing.
   content: dict[str, Any] = {"fingerprint": _fingerprint(folder), **arrays}
   target = folder / CACHE_NAME
-  temporary = target.with_suffix(f".{uuid.uuid4().hex}.tmp")
   try:
-    with open(temporary, "xb") as file:
+    with disk.whole(target) as file:
       np.savez(file, **content)
-    os.replace(temporary, target)
   except OSError as error:  # A full disk or a folder of others: slower starts.
     logging.warning("cannot keep the decoded images in %s: %s", target, error)
-    temporary.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""One normalization in float32, shared by all layers of `ws_jax.layers.norm`."""
+"""The float32 normalization that all layers of `ws_jax.layers.norm` share."""
 
 import functools
 

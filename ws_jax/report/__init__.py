@@ -10,9 +10,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ws_jax import writers
+from ws_jax.base import disk
 from ws_jax.report import contents, gallery, page, summary, tables
 from ws_jax.sweep import rows as rows_lib
+from ws_jax.train import record
 
 _RELATIVE_STEP = "train/relative_step"
 
@@ -92,7 +93,7 @@ def read(
   for row in rows:
     if (steps := histories[row["run"]].get(_RELATIVE_STEP)) is not None:
       row["relative_step"] = float(steps[1].mean())
-  base = writers.read_json(out / "base_config.json") or {}
+  base = disk.read_json(out / "base_config.json") or {}
   ended = {row["key"] for row in rows}
   for key in planned(out) or ():
     if key not in ended:
@@ -108,12 +109,12 @@ def read(
 
 def planned(out: pathlib.Path) -> list[str] | None:
   """Keys of all runs of the sweep, from its `plan.json`; None without it."""
-  return writers.read_json(out / "plan.json")
+  return disk.read_json(out / "plan.json")
 
 
 def read_history(workdir: pathlib.Path) -> gallery.History:
   """What a run logged on the way; what is not finite is left out."""
-  lines = writers.read_metrics(workdir)
+  lines = record.read_metrics(workdir)
   found = {}
   for metric in (*contents.METRICS, _RELATIVE_STEP):
     points = [

@@ -7,8 +7,10 @@ import jax
 import ml_collections
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ws_jax import backend, data, train
-from ws_jax import step as steps
+from ws_jax import data
+from ws_jax.train import backend, loop
+from ws_jax.train import step as steps
+from ws_jax.train.clock import Clock
 
 # Enough for a figure that is good to a tenth; a slow program has fewer steps.
 _STEPS = 20
@@ -53,7 +55,7 @@ def measure(config: ml_collections.ConfigDict) -> Cost:
   Raises:
     ValueError: as `ws_jax.train.prepare`.
   """
-  config, dataset, program = train.prepare(config)
+  config, dataset, program = loop.prepare(config)
   everywhere = NamedSharding(program.mesh, PartitionSpec())
   arrays, held_out = jax.device_put((dataset.train, dataset.test), everywhere)
   most, dtype = config.train.log_every_steps, config.model.dtype
@@ -62,7 +64,7 @@ def measure(config: ml_collections.ConfigDict) -> Cost:
   shape = (size, -1, config.optim.micro_batch_size)
   num_examples, batch_size = len(dataset.train["label"]), config.data.batch_size
   indices = data.batch_indices(0, 0, size, batch_size, num_examples)
-  clock = backend.Clock()
+  clock = Clock()
 
   def run(state: steps.TrainState) -> steps.TrainState:
     state = steps.train_block(

@@ -4,18 +4,16 @@ The file is replaced in one step, under a lock that ends with its process, so a
 reader never sees half a row and two writers never lose one.
 """
 
-import contextlib
 import csv
-import fcntl
+import io
 import json
 import math
-import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ws_jax import config as config_lib
-from ws_jax import writers
+from ws_jax.base import disk
 
 Row = dict[str, Any]
 
@@ -185,7 +183,7 @@ def append(path: pathlib.Path, row: Row) -> None:
     path: the `runs.csv`; made if missing. A column that it lacks is added.
     row: as `make` returns it.
   """
-  with locked(path.with_name(f".{path.name}.lock")):
+  with disk.locked(path.with_name(f".{path.name}.lock")):
     rows = [old for old in read(path) if old["key"] != row["key"]]
     write(path, [*rows, row])
 
@@ -193,37 +191,12 @@ def append(path: pathlib.Path, row: Row) -> None:
 def write(path: pathlib.Path, rows: list[Row]) -> None:
   """Writes a CSV file whole or not at all; a row may lack columns."""
   columns = list(dict.fromkeys(name for row in rows for name in row))
-  draft = path.with_name(f".{path.name}.{os.getpid()}")
-  with draft.open("w", newline="", encoding="utf-8") as file:
-    writer = csv.DictWriter(file, columns, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-      writer.writerow({name: _text(value) for name, value in row.items()})
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(draft, path)
-
-
-@contextlib.contextmanager
-def locked(path: pathlib.Path, *, wait: bool = True) -> Iterator[bool]:
-  """Holds the lock of a file, between processes and, by flock, between hosts.
-
-  The kernel lets go of it when its process ends, however that is.
-
-  Args:
-    path: of the lock file, which is made and left there.
-    wait: until the lock is free.
-
-  Yields:
-    Whether the lock is held: False if it was taken and `wait` is not set.
-  """
-  with path.open("w") as file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-      yield False
-    else:
-      yield True
+  text = io.StringIO()
+  writer = csv.DictWriter(text, columns, lineterminator="\n")
+  writer.writeheader()
+  for row in rows:
+    writer.writerow({name: _text(value) for name, value in row.items()})
+  disk.write_text(path, text.getvalue())
 
 
 def _text(value: Any) -> str:
@@ -245,4 +218,4 @@ def _parse(name: str, text: str) -> Any:
 
 def status_of(workdir: pathlib.Path) -> dict[str, Any]:
   """What `status.json` of a run says; empty if it has not begun."""
-  return writers.read_json(workdir / "status.json") or {}
+  return disk.read_json(workdir / "status.json") or {}

@@ -12,15 +12,12 @@ import contextlib
 import hashlib
 import json
 import pathlib
-import signal
-import threading
 import time
 import traceback
 from collections.abc import (
   Callable,
   Generator,
   Iterable,
-  Iterator,
   Mapping,
   Sequence,
 )
@@ -29,10 +26,12 @@ from typing import Any
 import ml_collections
 
 from ws_jax import config as config_lib
-from ws_jax import data, train, writers
+from ws_jax import data
+from ws_jax.base import disk, signals
 from ws_jax.sweep import grid
 from ws_jax.sweep import rows as rows_lib
 from ws_jax.sweep.grid import Overrides, Run, plan
+from ws_jax.train import loop, record
 
 Row = rows_lib.Row
 Train = Callable[[ml_collections.ConfigDict, str], Mapping[str, Any]]
@@ -60,7 +59,7 @@ def run_sweep(
   only: str = "",
   limit: int | None = None,
   retry_failed: bool = False,
-  train_fn: Train = train.train_and_evaluate,
+  train_fn: Train = loop.train_and_evaluate,
   tell: Tell = print_line,
 ) -> list[Row]:
   """Trains every run that has no finished row yet; see the top of this file.
@@ -90,7 +89,7 @@ def run_sweep(
   out, runs = pathlib.Path(out), plan(overrides, only)
   todo = choose(config, runs, out, limit=limit, retry_failed=retry_failed)
   # Closed even if somebody keeps the exception: it holds locks.
-  with signals_interrupt(), contextlib.closing(_take(todo, out)) as mine:
+  with signals.interrupt(), contextlib.closing(_take(todo, out)) as mine:
     for run in mine:
       tell(run, None)
       row, stop = _run_one(config, run, out, train_fn)
@@ -145,7 +144,7 @@ def give_up(run: Run, out: pathlib.Path, reason: str) -> Row | None:
   Returns:
     Its row; None if another process has finished it or is at it.
   """
-  with rows_lib.locked(_lock_of(out, run.name), wait=False) as free:
+  with disk.locked(_lock_of(out, run.name), wait=False) as free:
     if not free or not unfinished([run], out):
       return None
     row = _row(run, out, {"status": "failed", "reason": reason})
@@ -171,9 +170,9 @@ def _take(runs: Sequence[Run], out: pathlib.Path) -> Generator[Run, None, None]:
     for alone in (True, False):
       for structure, members in grid.by_structure(left).items():
         digest = hashlib.sha256(structure.encode()).hexdigest()[:16]
-        with rows_lib.locked(_lock_of(out, digest), wait=False) as mine:
+        with disk.locked(_lock_of(out, digest), wait=False) as mine:
           for run in members if mine or not alone else ():
-            with rows_lib.locked(_lock_of(out, run.name), wait=False) as free:
+            with disk.locked(_lock_of(out, run.name), wait=False) as free:
               # Again, for it may have been finished before it became free.
               if free and unfinished([run], out):
                 idle = False
@@ -202,10 +201,10 @@ def _run_one(
     try:
       metrics = train_fn(config_of(config, run), str(workdir))
       outcome = {"status": "done", "reason": None, "metrics": dict(metrics)}
-    except train.Diverged as error:
+    except loop.Diverged as error:
       outcome = {"status": "diverged"}
       outcome |= {"step": error.step, "reason": error.reason}
-    except train.Interrupted as error:
+    except loop.Interrupted as error:
       stop = error
       outcome = {"status": "interrupted"}
       outcome |= {"step": error.step, "reason": error.reason}
@@ -222,15 +221,15 @@ def _run_one(
 def _row(run: Run, out: pathlib.Path, outcome: dict[str, Any]) -> Row:
   """The row of a run, of what is in its folder and of how it ended."""
   workdir = out / run.name
-  resolved = writers.read_json(workdir / "config.json")
-  base = writers.read_json(out / _BASE)
+  resolved = disk.read_json(workdir / "config.json")
+  base = disk.read_json(out / _BASE)
   return rows_lib.make(
     run.key,
     run.name,
     run.overrides,
     resolved or base | run.overrides,
     rows_lib.status_of(workdir) | outcome,
-    writers.read_metrics(workdir),
+    record.read_metrics(workdir),
   )
 
 
@@ -246,9 +245,9 @@ def _claim(out: pathlib.Path, config: ml_collections.ConfigDict) -> None:
   """Keeps a folder to one base config: a row's key holds just the overrides."""
   mine = json.loads(json.dumps(config_lib.flatten(config.to_dict())))
   path = out / _BASE
-  theirs = writers.read_json(path)
+  theirs = disk.read_json(path)
   if theirs is None:
-    writers.write_json(path, mine)
+    disk.write_json(path, mine)
   elif theirs != mine:
     changes = "; ".join(
       f"{key}: {theirs.get(key)} -> {mine.get(key)}"
@@ -259,26 +258,3 @@ def _claim(out: pathlib.Path, config: ml_collections.ConfigDict) -> None:
       f"{out} holds runs of another config ({changes}); give another folder,"
       " or delete this one"
     )
-
-
-@contextlib.contextmanager
-def signals_interrupt() -> Iterator[None]:
-  """SIGTERM ends what is under way as Ctrl-C does, and Ctrl-C does so too.
-
-  The latter does not go without saying: a shell starts what it runs in the
-  background with SIGINT ignored.
-  """
-  if threading.current_thread() is not threading.main_thread():
-    yield  # Only the main thread may set handlers.
-    return
-
-  def stop(signum: int, _: Any) -> None:
-    raise KeyboardInterrupt(signal.Signals(signum).name)
-
-  caught = (signal.SIGTERM, signal.SIGINT)
-  before = {signum: signal.signal(signum, stop) for signum in caught}
-  try:
-    yield
-  finally:
-    for signum, handler in before.items():
-      signal.signal(signum, handler)

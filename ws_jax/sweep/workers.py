@@ -20,10 +20,11 @@ from collections.abc import Callable, Sequence
 
 import ml_collections
 
-from ws_jax import train, writers
+from ws_jax.base import signals
 from ws_jax.sweep import rows as rows_lib
 from ws_jax.sweep import runner, shares
 from ws_jax.sweep.grid import Run
+from ws_jax.train import loop, record
 
 # Exit code of a worker that was told to stop, and did.
 STOPPED = 130
@@ -76,7 +77,7 @@ class Fleet:
         ended, or if all of them were stopped from outside.
       ChildProcessError: the workers die before they begin.
     """
-    with runner.signals_interrupt():
+    with signals.interrupt():
       try:
         for number in range(self._workers):
           self._start(number)
@@ -121,7 +122,7 @@ class Fleet:
       cause = f"signal {-code} ({signal.strsignal(-code)})"
     name, log = self._current.pop(number, ""), log_of(self._out, number)
     # One that got further than the last time is not what kills its process.
-    at = (name, len(writers.read_metrics(self._out / name)))
+    at = (name, len(record.read_metrics(self._out / name)))
     self._deaths[at] += 1
     if name and self._deaths[at] >= _DEATHS:
       reason = f"its process died {_DEATHS} times, {cause}: {log.name}"
@@ -173,7 +174,7 @@ def work(
   config: ml_collections.ConfigDict,
   out: pathlib.Path,
   *,
-  train_fn: runner.Train = train.train_and_evaluate,
+  train_fn: runner.Train = loop.train_and_evaluate,
 ) -> None:
   """Is a worker; see the top of this file.
 
@@ -208,7 +209,7 @@ def work(
     if not part:
       raise KeyboardInterrupt("no work")
     line += part
-  with runner.signals_interrupt():
+  with signals.interrupt():
     threading.Thread(target=stop_at_end_of_input, daemon=True).start()
     runner.run_sweep(
       config, json.loads(line), out, train_fn=train_fn, tell=tell

@@ -1,6 +1,5 @@
 """Settings of JAX itself, by backend, and what the machine is."""
 
-import contextlib
 import ctypes
 import functools
 import importlib.metadata
@@ -8,9 +7,6 @@ import os
 import pathlib
 import subprocess
 import sys
-import time
-import types
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -26,11 +22,6 @@ ALLOCATOR = (
   ("MALLOC_TOP_PAD_", -2, 2**28),
 )
 _STEPS_ON_CPU = 10
-# Tracing is left out: its events nest, so that their sum counts twice.
-_COMPILE_EVENTS = (
-  "/jax/core/compile/jaxpr_to_mlir_module_duration",
-  "/jax/core/compile/backend_compile_duration",
-)
 
 
 def configure() -> str:
@@ -183,43 +174,3 @@ def _commit() -> str:
   except (OSError, subprocess.TimeoutExpired):
     return ""
   return commit + ("+" if commit and changed else "")
-
-
-class Clock:
-  """Seconds by what they went into, with compiling kept apart.
-
-  Example:
-    >>> clock = Clock()
-    >>> with clock("train"):
-    ...   pass
-    >>> sorted(clock.seconds)
-    ['compile', 'eval', 'train']
-  """
-
-  def __init__(self):
-    self.seconds = {"compile": 0.0, "train": 0.0, "eval": 0.0}
-
-  @contextlib.contextmanager
-  def __call__(self, name: str) -> Iterator[None]:
-    """Counts a `with` block as `name`, less what was compiled in it."""
-    _listen()
-    began, compiled = time.monotonic(), _compiled.seconds
-    try:
-      yield
-    finally:
-      compiling = _compiled.seconds - compiled
-      self.seconds["compile"] += compiling
-      self.seconds[name] += time.monotonic() - began - compiling
-
-
-# JAX tells of each compilation, and has no way to stop listening.
-_compiled = types.SimpleNamespace(seconds=0.0)
-
-
-@functools.cache
-def _listen() -> None:
-  def add(event: str, duration_secs: float, **_: Any) -> None:
-    if event in _COMPILE_EVENTS:
-      _compiled.seconds += duration_secs
-
-  jax.monitoring.register_event_duration_secs_listener(add)

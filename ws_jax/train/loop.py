@@ -1,11 +1,7 @@
 """`train_and_evaluate`: the whole story of a run, from config to metrics."""
 
-import contextlib
 import pathlib
 import signal
-import threading
-import types
-from collections.abc import Iterator
 
 import flax.linen as nn
 import jax
@@ -15,11 +11,13 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import ws_jax
-from ws_jax import backend, checkpoint, data, models, optim, tasks, writers
 from ws_jax import config as config_lib
-from ws_jax import step as steps
-from ws_jax.base import names
+from ws_jax import data, models, tasks
+from ws_jax.base import names, signals
 from ws_jax.layers import norm
+from ws_jax.train import backend, checkpoint, optim, record
+from ws_jax.train import step as steps
+from ws_jax.train.clock import Clock
 
 # A run may be continued with other values of these: they change no number.
 _CADENCE = (
@@ -86,12 +84,12 @@ def train_and_evaluate(
   workdir = pathlib.Path(workdir)
   try:
     config, dataset, program = prepare(config)
-    run = writers.Run(
+    run = record.Run(
       workdir,
       config.to_dict(),
       cadence=_CADENCE,
       about=backend.describe(),
-      clock=backend.Clock(),
+      clock=Clock(),
     )
   except ValueError as error:
     # Told apart from a ValueError out of the depths of a running program.
@@ -100,7 +98,7 @@ def train_and_evaluate(
     workdir / "checkpoints", keep=config.train.keep_checkpoints
   )
   try:
-    with _stop_signals() as stop:
+    with signals.stop_on_first() as stop:
       metrics = _loop(config, dataset, program, run, checkpoints, stop)
     run.status("done")
     return metrics
@@ -195,26 +193,6 @@ def _log(run, program, state, step):
 
 
 _learning_rate = jax.jit(optim.Optimizer.learning_rate, static_argnums=0)
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[types.SimpleNamespace]:
-  """Turns the first SIGTERM or SIGINT into a number; a second one kills."""
-  stop = types.SimpleNamespace(signum=None)
-
-  def receive(signum, _):
-    stop.signum = signum
-    signal.signal(signum, signal.SIG_DFL)
-
-  # Python allows handlers in the main thread alone; elsewhere nobody signals.
-  main = threading.current_thread() is threading.main_thread()
-  caught = (signal.SIGTERM, signal.SIGINT) if main else ()
-  before = {signum: signal.signal(signum, receive) for signum in caught}
-  try:
-    yield stop
-  finally:
-    for signum, handler in before.items():
-      signal.signal(signum, handler)
 
 
 def prepare(

@@ -6,26 +6,12 @@ whole or not at all.
 """
 
 import json
-import os
 import pathlib
-import sys
-import time
 from collections.abc import Mapping
 from typing import Any
 
-_PLAIN_LINE_SECONDS = 10.0
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-  """Writes `value` to `path` in one step: a reader sees the old or the new."""
-  draft = path.with_name(f".{path.name}.{os.getpid()}")
-  draft.write_text(json.dumps(value, indent=2, default=str) + "\n")
-  os.replace(draft, path)
-
-
-def read_json(path: pathlib.Path) -> Any:
-  """What `write_json` wrote, or None where there is no such file."""
-  return json.loads(path.read_text()) if path.exists() else None
+from ws_jax.base.disk import read_json, write_json, write_text
+from ws_jax.train.progress import Progress
 
 
 class Run:
@@ -140,9 +126,7 @@ class MetricWriter:
     path = workdir / "metrics.jsonl"
     if path.exists():
       kept = [row for row in read_metrics(workdir) if row["step"] <= step]
-      draft = path.with_name(".metrics.jsonl")
-      draft.write_text("".join(json.dumps(row) + "\n" for row in kept))
-      os.replace(draft, path)
+      write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
     self._file = path.open("a")
     self._events = Writer(str(workdir))
 
@@ -168,57 +152,3 @@ def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
     except json.JSONDecodeError:
       break
   return rows
-
-
-class Progress:
-  """A bar with rate and time left on a terminal; plain lines otherwise.
-
-  Args:
-    total: steps of the run.
-    start: the step it starts at.
-    name: what is being trained, for the front of the line.
-  """
-
-  def __init__(self, total: int, start: int, name: str):
-    self._total, self._name = total, name
-    self._first: tuple[int, float] | None = None
-    self._said = time.monotonic()
-    self._bar = None
-    if sys.stderr.isatty():
-      from rich import progress
-
-      self._bar = progress.Progress(
-        progress.TextColumn("{task.description}"),
-        progress.BarColumn(),
-        progress.MofNCompleteColumn(),
-        progress.TextColumn("{task.fields[rate]} {task.fields[metrics]}"),
-        progress.TimeRemainingColumn(),
-        transient=True,
-      )
-      self._bar.start()
-      self._task = self._bar.add_task(
-        name, total=total, completed=start, rate="", metrics=""
-      )
-
-  def update(self, step: int, metrics: Mapping[str, float] | None) -> None:
-    """Shows that `step` is done, with the newest metrics."""
-    now = time.monotonic()
-    # From the first step on: the time before it went into compiling.
-    self._first = self._first or (step, now)
-    rate = (step - self._first[0]) / max(now - self._first[1], 1e-9)
-    shown = " ".join(f"{k}={v:.4g}" for k, v in (metrics or {}).items())
-    if self._bar:
-      self._bar.update(
-        self._task, completed=step, rate=f"{rate:.3g} steps/s", metrics=shown
-      )
-    elif now - self._said > _PLAIN_LINE_SECONDS or step == self._total:
-      self._said = now
-      line = [f"{self._name} step {step}/{self._total}"]
-      if rate:
-        left = (self._total - step) / rate
-        line += [f"{rate:.3g} steps/s", f"{left:.0f} s left"]
-      print(*line, shown, file=sys.stderr, flush=True)
-
-  def close(self) -> None:
-    if self._bar:
-      self._bar.stop()

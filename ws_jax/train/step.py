@@ -18,7 +18,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import ws_jax
-from ws_jax import backend, data, optim
+from ws_jax import data
+from ws_jax.train import backend, optim
 
 PyTree = Any
 Sums = dict[str, jax.Array]
