@@ -19,7 +19,7 @@ import optax
 from absl import app, flags, logging
 
 import ws_jax
-from ws_jax import config, diagnostics, files
+from ws_jax import config, diagnostics, weights
 from ws_jax.base import disk
 from ws_jax.report import figures
 from ws_jax.sweep import rows
@@ -168,7 +168,7 @@ def measure(workdir: pathlib.Path, known: set[tuple[str, int]], wanted):
   probe = program.task.batch(arrays, jnp.arange(probe_size), None)
   for step in todo:
     # Statistics of the batch are used here, as in training: none are read.
-    saved = files.read_params(folder / str(step)) if step else start.params
+    saved = weights.read_params(folder / str(step)) if step else start.params
     state = start.replace(params=saved)
     row = {
       "run": workdir.name,

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ws_jax import files, formats
-from ws_jax.core.describe import __main__ as command
+from ws_jax import weights
 from ws_jax.train import checkpoint
+from ws_jax.weights import __main__ as command
+from ws_jax.weights import formats
 
 
 @flax.struct.dataclass
@@ -52,7 +53,7 @@ def write_safetensors(path, tensors, header=None):
 def test_workdir_gives_the_parameters_of_the_newest_step(tmp_path):
   write_state(tmp_path, 9, 10)
   for where, step in [("", 10), ("checkpoints", 10), ("checkpoints/9", 9)]:
-    params = files.read_params(tmp_path / where)
+    params = weights.read_params(tmp_path / where)
     assert set(params) == {"Conv_0"}
     kernel = params["Conv_0"]["kernel"]
     assert isinstance(kernel, np.ndarray)
@@ -64,7 +65,7 @@ def test_bare_tree_of_orbax(tmp_path):
   from orbax.checkpoint import v1 as ocp
 
   ocp.save(str(tmp_path / "tree"), {"Conv_0": {"kernel": jnp.ones((3, 3, 2))}})
-  params = files.read_params(tmp_path / "tree")
+  params = weights.read_params(tmp_path / "tree")
   assert params["Conv_0"]["kernel"].shape == (3, 3, 2)
 
 
@@ -77,7 +78,7 @@ def test_safetensors_of_every_dtype(tmp_path):
   tensors["empty"] = ("F32", np.zeros((0, 3), np.float32))
   tensors["scalar"] = ("I64", np.int64(7).reshape(()))
   write_safetensors(tmp_path / "x.safetensors", tensors)
-  params = files.read_params(tmp_path / "x.safetensors")
+  params = weights.read_params(tmp_path / "x.safetensors")
   assert len(params) == len(tensors)
   for name, (_, array) in tensors.items():
     got = params[name.replace(".", "/")]
@@ -88,7 +89,7 @@ def test_safetensors_of_every_dtype(tmp_path):
 def test_npz_keeps_paths(tmp_path):
   arrays = {"root/conv.1/kernel": np.ones((3, 3, 2, 4)), "fc.bias": np.ones(4)}
   np.savez(tmp_path / "x.npz", **arrays)
-  params = files.read_params(tmp_path / "x.npz")
+  params = weights.read_params(tmp_path / "x.npz")
   assert set(params) == {"root/conv.1/kernel", "fc/bias"}
 
 
@@ -118,7 +119,7 @@ def test_damaged_safetensors(tmp_path, header, message):
   tensors = {"w": ("F32", np.ones(2, np.float32))}
   write_safetensors(path, tensors, header)
   with pytest.raises(ValueError, match=f"x.safetensors: .*{message}"):
-    files.read_params(path)
+    weights.read_params(path)
 
 
 def test_cut_off_safetensors(tmp_path):
@@ -126,7 +127,7 @@ def test_cut_off_safetensors(tmp_path):
   for content in [b"", b"abc", (10**12).to_bytes(8, "little") + b"{}"]:
     path.write_bytes(content)
     with pytest.raises(ValueError, match="header does not fit"):
-      files.read_params(path)
+      weights.read_params(path)
 
 
 class Trap:
@@ -139,15 +140,19 @@ def test_nothing_is_unpickled(tmp_path):
   array[0] = Trap()
   np.savez(tmp_path / "x.npz", w=array)
   with pytest.raises(ValueError, match=r"x\.npz: .*allow_pickle=False"):
-    files.read_params(tmp_path / "x.npz")
+    weights.read_params(tmp_path / "x.npz")
   (tmp_path / "x.npz").write_bytes(b"no archive")
   with pytest.raises(ValueError, match=r"x\.npz: cannot be read as"):
-    files.read_params(tmp_path / "x.npz")
+    weights.read_params(tmp_path / "x.npz")
+
+
+def describe(*arguments):
+  return command.main(["describe", *map(str, arguments)])
 
 
 def test_command_prints_the_table(tmp_path, capsys):
   write_state(tmp_path, 3)
-  assert command.main([str(tmp_path), "--convention", "timm"]) == 0
+  assert describe(tmp_path, "--convention", "timm") == 0
   out, err = capsys.readouterr()
   lines = out.splitlines()
   assert not err
@@ -161,8 +166,8 @@ def test_command_runs_as_a_module(tmp_path):
   """Python warns if what it runs was imported before: a package is exempt."""
   write_state(tmp_path, 3)
   done = subprocess.run(
-    [sys.executable, "-W", "error::RuntimeWarning", "-m", "ws_jax.describe"]
-    + [str(tmp_path)],
+    [sys.executable, "-W", "error::RuntimeWarning", "-m", "ws_jax.weights"]
+    + ["describe", str(tmp_path)],
     cwd=pathlib.Path(__file__).parents[1],
     capture_output=True,
     text=True,
@@ -178,7 +183,7 @@ def test_command_knows_the_layout_of_pytorch(tmp_path, capsys):
     "layer1.0.bn1.weight": ("F32", np.ones(8, np.float32)),
   }
   write_safetensors(tmp_path / "x.safetensors", tensors)
-  assert command.main([str(tmp_path / "x.safetensors")]) == 0
+  assert describe(tmp_path / "x.safetensors") == 0
   lines = capsys.readouterr().out.splitlines()
   assert lines[2].split()[:4] == [
     *("layer1/0/conv1/weight", "8x4x3x3", "36", "1,2,3")
@@ -195,9 +200,9 @@ def test_command_says_in_one_line_what_is_wrong(tmp_path, capsys):
     ([tmp_path], "7: no orbax checkpoint that can be read"),
     ([tmp_path / "x.npz", "--convention", "tim"], "did you mean 'timm'"),
   ]:
-    assert command.main(list(map(str, arguments))) == 2
+    assert describe(*arguments) == 2
     out, err = capsys.readouterr()
     assert not out
     assert message in err
     assert err.count("\n") == 1
-    assert err.startswith("python -m ws_jax.describe: ")
+    assert err.startswith("python -m ws_jax.weights: ")

@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 
 import ws_jax
-from ws_jax import config, files
-from ws_jax.core.describe import __main__ as describe_command
-from ws_jax.core.fold import __main__ as command
+from ws_jax import config, weights
 from ws_jax.train import checkpoint
+from ws_jax.weights import __main__ as command
 
 FORMATS = [".npz", ".safetensors"]
 MINE = dataclasses.replace(ws_jax.CONVENTIONS["qiao"], eps=1e-6)
@@ -52,7 +51,7 @@ def workdir(path, *, ema=None, **model):
 
 
 def fold(*arguments):
-  return command.main([str(argument) for argument in arguments])
+  return command.main(["fold", *map(str, arguments)])
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -60,8 +59,8 @@ def fold(*arguments):
 def test_what_was_written_is_read_with_what_it_is(tmp_path, suffix, convention):
   path = tmp_path / f"x{suffix}"
   arrays = tree() | {"file": np.int32(3), "empty": np.zeros((0, 2))}
-  files.write_params(path, arrays, folded=convention)
-  got = files.read_params(path)
+  weights.write_params(path, arrays, folded=convention)
+  got = weights.read_params(path)
   names = ["Conv_0/bias", "Conv_0/kernel", "empty", "file"]
   assert sorted(got) == names
   for name, expected in zip(
@@ -71,56 +70,58 @@ def test_what_was_written_is_read_with_what_it_is(tmp_path, suffix, convention):
   ):
     assert got[name].dtype == expected.dtype
     np.testing.assert_array_equal(got[name], expected)
-  info = files.read_info(path)
+  info = weights.read_info(path)
   assert info.folded == (convention is not None)
   if convention is None:
     assert str(info) == "raw"
-    assert files.read_raw_params(path).keys() == got.keys()
+    assert weights.read_raw_params(path).keys() == got.keys()
     return
   assert info.convention == ws_jax.get_convention(convention)
   assert info.convention.formula in str(info)
   with pytest.raises(ValueError, match="folded with .*train on from"):
-    files.read_raw_params(path)
+    weights.read_raw_params(path)
 
 
 def test_other_peoples_files_do_not_say(tmp_path):
   np.savez(tmp_path / "x.npz", w=np.ones((8, 4)))
-  info = files.read_info(tmp_path / "x.npz")
+  info = weights.read_info(tmp_path / "x.npz")
   assert (info.folded, str(info)) == (None, "not said")
-  assert files.read_raw_params(tmp_path / "x.npz")["w"].shape == (8, 4)
+  assert weights.read_raw_params(tmp_path / "x.npz")["w"].shape == (8, 4)
 
 
 def test_half_precision_goes_where_it_can(tmp_path):
   arrays = {"w": jnp.ones((3, 4), jnp.bfloat16)}
-  files.write_params(tmp_path / "x.safetensors", arrays)
-  assert files.read_params(tmp_path / "x.safetensors")["w"].dtype == "bfloat16"
+  weights.write_params(tmp_path / "x.safetensors", arrays)
+  assert (
+    weights.read_params(tmp_path / "x.safetensors")["w"].dtype == "bfloat16"
+  )
   with pytest.raises(ValueError, match=r"w: .*bfloat16; write \.safetensors"):
-    files.write_params(tmp_path / "x.npz", arrays)
+    weights.write_params(tmp_path / "x.npz", arrays)
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_what_cannot_be_written_leaves_the_old_file(tmp_path, suffix):
   path = tmp_path / f"x{suffix}"
-  files.write_params(path, tree())
+  weights.write_params(path, tree())
   before = path.read_bytes()
   for arrays, message in [
     ({"a": np.ones(3), "b": np.array([None])}, "b: "),
     ({"a/b": np.ones(3), "a": {"b": np.ones(3)}}, "two arrays of the name"),
   ]:
     with pytest.raises(ValueError, match=message):
-      files.write_params(path, arrays)
+      weights.write_params(path, arrays)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
     assert path.read_bytes() == before
   with pytest.raises(ValueError, match="must be a .npz or a .safetensors"):
-    files.write_params(tmp_path / "x.pkl", tree())
+    weights.write_params(tmp_path / "x.pkl", tree())
   with pytest.raises(ValueError, match="did you mean 'timm'"):
-    files.write_params(path, tree(), folded="tim")
+    weights.write_params(path, tree(), folded="tim")
 
 
 def test_damaged_mark_is_an_error(tmp_path):
   np.savez(tmp_path / "x.npz", ws_jax=np.array('{"folded": 1}'))
   with pytest.raises(ValueError, match="note on folding is damaged"):
-    files.read_info(tmp_path / "x.npz")
+    weights.read_info(tmp_path / "x.npz")
 
 
 @pytest.mark.parametrize("ema", [None, tree(1)])
@@ -132,7 +133,7 @@ def test_a_run_is_folded_as_it_was_trained(tmp_path, capsys, ema):
   assert said.strip().endswith(
     "folded with timm: (w - mean) / sqrt(var + 1e-06)"
   )
-  got = files.read_params(out)
+  got = weights.read_params(out)
   assert sorted(got) == [
     "batch_stats/BatchNorm_0/mean",
     "batch_stats/BatchNorm_0/var",
@@ -143,7 +144,7 @@ def test_a_run_is_folded_as_it_was_trained(tmp_path, capsys, ema):
   expected = ws_jax.fold(raw, convention="timm")["Conv_0"]["kernel"]
   np.testing.assert_array_equal(got["params/Conv_0/kernel"], expected)
   # The table of it, and no second time.
-  assert describe_command.main([str(out)]) == 0
+  assert command.main(["describe", str(out)]) == 0
   assert "is folded with timm: (w" in capsys.readouterr().out
   assert fold(out, tmp_path / "twice.npz", "--convention=timm") == 2
   assert "is folded with timm" in capsys.readouterr().err
@@ -152,17 +153,17 @@ def test_a_run_is_folded_as_it_was_trained(tmp_path, capsys, ema):
 
 def test_a_raw_file_is_folded_by_the_convention_that_is_given(tmp_path):
   """As a program: Python would warn if what it runs was imported before."""
-  files.write_params(tmp_path / "raw.npz", tree())
+  weights.write_params(tmp_path / "raw.npz", tree())
   done = subprocess.run(
-    [sys.executable, "-W", "error::RuntimeWarning", "-m", "ws_jax.fold"]
-    + [tmp_path / "raw.npz", tmp_path / "x.npz", "--convention=bcn"],
+    [sys.executable, "-W", "error::RuntimeWarning", "-m", "ws_jax.weights"]
+    + ["fold", tmp_path / "raw.npz", tmp_path / "x.npz", "--convention=bcn"],
     cwd=pathlib.Path(__file__).parents[1],
     capture_output=True,
     text=True,
   )
   assert (done.returncode, done.stderr) == (0, "")
   assert "x.npz: folded with bcn: (w - mean)" in done.stdout
-  got = files.read_params(tmp_path / "x.npz")["Conv_0/kernel"]
+  got = weights.read_params(tmp_path / "x.npz")["Conv_0/kernel"]
   expected = ws_jax.standardize(tree()["Conv_0"]["kernel"], convention="bcn")
   np.testing.assert_array_equal(got, expected)
 
@@ -172,7 +173,7 @@ def test_command_says_in_one_line_what_is_wrong(tmp_path, capsys):
   workdir(tmp_path / "plain", ws=False)
   (tmp_path / "ws").mkdir()
   workdir(tmp_path / "ws", ws=True, ws_convention="bit")
-  files.write_params(tmp_path / "raw.npz", tree())
+  weights.write_params(tmp_path / "raw.npz", tree())
   out = tmp_path / "x.npz"
   for arguments, message in [
     (["plain", out], "without Weight Standardization"),

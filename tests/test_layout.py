@@ -1,7 +1,7 @@
 """Holds the floors of the package: who may import whom, and what is where.
 
-The floors are a list by hand on purpose: a new module fails here until someone
-has decided which floor it lives on.
+The floors are a list by hand on purpose: a new folder fails here until someone
+has decided which floor it is on.
 """
 
 import ast
@@ -21,64 +21,20 @@ PACKAGE = ROOT / "ws_jax"
 # The top-level names that the standard library, and this package, provide.
 STDLIB = sys.stdlib_module_names | {"__future__"}
 
-# Module of ws_jax -> floor. `data` and `models` stand for all files in them.
-FLOORS = {
-  "backend": 0,
-  "conventions": 0,
-  "convolve": 0,
-  "names": 0,
-  "shares": 0,
-  "kernels": 0,
-  "standardize": 0,
-  "native": 0,
-  "plain": 0,
-  "describe": 0,
-  "fold": 0,
-  "formats": 0,
-  "linen": 1,
-  "nnx": 1,
-  "norm": 1,
-  "normalize": 0,
-  "models": 1,
-  "data": 1,
-  "files": 1,
-  "gradients": 1,
-  "optim": 1,
-  "tasks": 1,
-  "diagnostics": 1,
-  "interop": 1,
-  "checkpoint": 1,
-  "writers": 1,
-  "config": 1,
-  "grid": 1,
-  "step": 2,
-  "train": 2,
-  "rows": 3,
-  "sweep": 3,
-  "estimate": 3,
-  "launch": 3,
-  "slurm": 3,
-  "view": 3,
-  "report": 3,
-  "main": 3,
-  "bench": 4,
-}
-# Who may import whom on one floor, besides floor 0. A model is made of norms;
-# the image task augments on the device, inside its step.
-SAME_FLOOR = {
-  ("launch", "rows"),
-  ("launch", "sweep"),
-  ("models", "norm"),
-  ("optim", "gradients"),
-  ("report", "rows"),
-  ("slurm", "launch"),
-  ("slurm", "rows"),
-  ("sweep", "rows"),
-  ("tasks", "data"),
-  ("train", "step"),
-  ("view", "launch"),
-  ("view", "rows"),
-}
+# The folders and modules of ws_jax, from the lowest floor to the highest. A file
+# imports from its own folder and from lower floors, and from nothing else.
+FLOORS = (
+  ("base",),
+  ("core",),
+  ("data", "layers", "weights"),
+  ("gradients", "models", "tasks"),
+  ("config", "linen", "nnx"),
+  ("train",),
+  ("main", "sweep"),
+  ("report",),
+  ("bench", "diagnostics"),
+)
+FLOOR = {name: i for i, names in enumerate(FLOORS) for name in names}
 
 OUTSIDE = ("configs", "experiments", "scripts")
 
@@ -125,7 +81,7 @@ def imports(path: pathlib.Path) -> set[str]:
 
 
 def owner(path: pathlib.Path) -> str:
-  """The name in FLOORS of a file of the package.
+  """Returns the name in FLOORS of a file of the package.
 
   What `python -m` runs is a program, and so of the floor of `main`.
   """
@@ -135,9 +91,9 @@ def owner(path: pathlib.Path) -> str:
 
 
 def internal(path: pathlib.Path) -> set[str]:
-  """Names in FLOORS of the modules of this package that a file imports.
+  """Returns the names in FLOORS that a file imports from.
 
-  What `ws_jax/__init__.py` exports is of floor 0, and is not a module.
+  What `ws_jax/__init__.py` exports is of floor 1, and is not a module.
   """
   found = set()
   for name in imports(path):
@@ -168,17 +124,11 @@ def name_of(path: pathlib.Path) -> str:
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_imports_only_from_lower_floors(path):
   me = owner(path)
-  assert me in FLOORS, f"{me} has no floor: add it to FLOORS in {__file__}"
+  assert me in FLOOR, f"{me} has no floor: add it to FLOORS in {__file__}"
   for other in internal(path) - {me}:
-    # Floor 0 is one library in a few files.
-    allowed = (
-      FLOORS[other] < FLOORS[me]
-      or FLOORS[other] == FLOORS[me] == 0
-      or (me, other) in SAME_FLOOR
-    )
-    assert allowed, (
-      f"{name_of(path)} (floor {FLOORS[me]}) imports ws_jax.{other} (floor"
-      f" {FLOORS[other]}); a module imports only from lower floors"
+    assert FLOOR[other] < FLOOR[me], (
+      f"{name_of(path)} (floor {FLOOR[me]}) imports ws_jax.{other} (floor"
+      f" {FLOOR[other]})"
     )
 
 
@@ -186,19 +136,26 @@ def test_package_exports_only_the_core():
   exported = internal(PACKAGE / "__init__.py")
   # `gradients` is imported when it is asked for: the test of a light import
   # below holds that.
-  assert {name for name in exported if FLOORS[name]} == {"gradients"}
+  assert exported == {"base", "core", "gradients"}
 
 
 @pytest.mark.parametrize(
-  "path", [p for p in MODULES if FLOORS.get(owner(p)) == 0], ids=name_of
+  ("folder", "allowed"),
+  [
+    ("base", set()),
+    ("core", {"jax", "numpy"}),
+    ("weights", {"jax", "numpy", "orbax"}),
+  ],
 )
-def test_core_needs_only_jax_and_numpy(path):
-  assert third_party(path) <= {"jax", "numpy"}
+def test_the_lowest_floors_need_little(folder, allowed):
+  for path in MODULES:
+    if path.relative_to(PACKAGE).parts[0] == folder:
+      assert third_party(path) <= allowed
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_config_objects_stay_above_train(path):
-  if FLOORS.get(owner(path), 0) < FLOORS["train"] and owner(path) != "config":
+  if FLOOR[owner(path)] < FLOOR["train"] and owner(path) != "config":
     assert "ml_collections" not in third_party(path), "pass plain values"
 
 

@@ -84,7 +84,7 @@ def test_plain_lines_where_there_is_no_terminal(capsys):
   bar = progress.Progress(2, 0, "name")
   bar.update(1, None)
   bar.update(2, {"train/loss": 0.5})
-  progress.close()
+  bar.close()
   (line,) = capsys.readouterr().err.splitlines()
   assert line.startswith("name step 2/2 ")
   assert line.endswith("train/loss=0.5")

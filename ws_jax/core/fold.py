@@ -26,7 +26,7 @@ def fold(
   For deployment: the arguments and errors are those of `weight_standardize`.
   Do not train on from folded parameters, and do not fold them again: they are
   no longer the raw ones, and nothing in the tree says so. A file that
-  `ws_jax.files.write_params` writes does.
+  `ws_jax.weights.write_params` writes does.
 
   Example:
     >>> import jax.numpy as jnp

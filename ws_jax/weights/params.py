@@ -14,9 +14,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from ws_jax import formats
 from ws_jax.core.conventions import CONVENTIONS, Convention, get_convention
 from ws_jax.core.kernels import path_string
+from ws_jax.weights import formats
 
 PyTree = Any
 

@@ -1,0 +1,19 @@
+"""Parameters in files, and `python -m ws_jax.weights` for the command line."""
+
+from ws_jax.weights.params import (
+  Info,
+  read_info,
+  read_params,
+  read_raw_params,
+  read_raw_variables,
+  write_params,
+)
+
+__all__ = [
+  "Info",
+  "read_info",
+  "read_params",
+  "read_raw_params",
+  "read_raw_variables",
+  "write_params",
+]

@@ -1,0 +1,115 @@
+"""Works on the weights of a run or a file: `python -m ws_jax.weights VERB`."""
+
+import argparse
+import json
+import os
+import pathlib
+import sys
+
+from ws_jax import weights
+from ws_jax.core import conventions, describe, fold
+
+_SOURCE = "a run's workdir, an orbax folder, a .npz or a .safetensors file"
+_CONVENTIONS = f"one of {', '.join(conventions.CONVENTIONS)}"
+
+
+def _describe(given: argparse.Namespace) -> None:
+  """Prints the table of `ws_jax.describe`."""
+  convention = conventions.get_convention(given.convention or "bit")
+  params = weights.read_params(given.source)
+  print(describe.describe(params, convention=convention), flush=True)
+  info = weights.read_info(given.source)
+  if info.folded:
+    print(f"This file is {info}. Do not fold it again, or train on from it.")
+
+
+def _fold(given: argparse.Namespace) -> None:
+  """Writes plain weights, with which the plain model computes the same."""
+  raw = weights.read_raw_variables(given.source)
+  convention = _convention(pathlib.Path(given.source), given.convention)
+  folded = fold.fold(raw, convention=convention)
+  weights.write_params(given.out, folded, folded=convention)
+  print(f"{given.out}: {weights.read_info(given.out)}")
+
+
+def _convention(
+  source: pathlib.Path, name: str | None
+) -> conventions.Convention:
+  """Returns the convention that the weights were trained with."""
+  chosen = None if name is None else conventions.get_convention(name)
+  config = source / "config.json"
+  if config.is_file():
+    model = json.loads(config.read_text(encoding="utf-8"))["model"]
+    if not model["ws"]:
+      raise ValueError(
+        f"{source}: was trained without Weight Standardization; there is "
+        "nothing to fold"
+      )
+    own = conventions.get_convention(model["ws_convention"])
+    if chosen not in (None, own):
+      raise ValueError(
+        f"{source}: was trained with {model['ws_convention']}, not {name}"
+      )
+    return own
+  if chosen is None:
+    raise ValueError(
+      f"{source}: does not say how it was trained; give its --convention"
+    )
+  return chosen
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog="python -m ws_jax.weights",
+    description="Looks at trained weights, and turns them into other forms.",
+  )
+  verbs = parser.add_subparsers(metavar="VERB", required=True)
+  verb = verbs.add_parser(
+    "describe",
+    help="print what Weight Standardization does to each array",
+    description="Prints a line for each array: whether it is standardized, "
+    "over which axes, and what its filters are like.",
+  )
+  verb.add_argument("source", help=_SOURCE)
+  verb.add_argument("--convention", help=f"{_CONVENTIONS} (default: bit)")
+  verb.set_defaults(run=_describe)
+  verb = verbs.add_parser(
+    "fold",
+    help="write plain weights for the plain model",
+    description="Folds Weight Standardization into the kernels of a trained "
+    "run: the plain model computes the same with what is written.",
+  )
+  verb.add_argument(
+    "source",
+    help=f"{_SOURCE}. Of a workdir the newest step is taken: the moving "
+    "average of the parameters if the run kept one, and the running "
+    "statistics",
+  )
+  verb.add_argument("out", help="the .npz or .safetensors file to write")
+  verb.add_argument(
+    "--convention",
+    help=f"the convention of the training, {_CONVENTIONS}; a workdir knows "
+    "its own",
+  )
+  verb.set_defaults(run=_fold)
+  return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+  """Runs one verb; what is wrong is one line on stderr, and exit code 2."""
+  parser = _parser()
+  given = parser.parse_args(arguments)
+  try:
+    given.run(given)
+  except BrokenPipeError:
+    # The reader, as `head`, has seen enough. Python would complain at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+  except (OSError, ValueError) as error:
+    line = " ".join(str(error).split())
+    print(f"{parser.prog}: {line}", file=sys.stderr)
+    return 2
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())
