@@ -23,7 +23,7 @@ from ws_jax import config, diagnostics, weights
 from ws_jax.base import disk
 from ws_jax.report import figures
 from ws_jax.sweep import rows
-from ws_jax.train import backend, loop
+from ws_jax.train import backend, build
 from ws_jax.train import step as steps
 
 _TO = flags.DEFINE_string("to", None, "Folder to write to. Default: DIR.")
@@ -148,21 +148,15 @@ def inside(program, state, batch, probe) -> dict[str, jax.Array]:
 def measure(workdir: pathlib.Path, known: set[tuple[str, int]], wanted):
   """Yields a row for each checkpoint of one run that has none yet."""
   saved = config.flatten(disk.read_json(workdir / "config.json"))
-  resolved, dataset, program = loop.prepare(
-    config.apply(config.default(), saved)
-  )
+  setup = build.start(config.apply(config.default(), saved))
+  resolved, program = setup.config, setup.program
   folder = workdir / "checkpoints"
   kept = {int(p.name) for p in folder.iterdir() if p.name.isdecimal()} | {0}
   todo = sorted(kept if wanted is None else kept & wanted)
   todo = [step for step in todo if (workdir.name, step) not in known]
   if not todo:
     return
-  numbers = {
-    name: resolved.optim[name]
-    for name in ("learning_rate", "weight_decay", "momentum")
-  }
-  arrays = dataset.train
-  start = steps.init_state(program, arrays, resolved.seed, numbers)
+  arrays, start = setup.source.arrays, setup.state()
   size, probe_size = resolved.data.batch_size, _PROBE.value
   batch = program.task.batch(arrays, jnp.arange(size), None)
   probe = program.task.batch(arrays, jnp.arange(probe_size), None)

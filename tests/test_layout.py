@@ -21,8 +21,8 @@ PACKAGE = ROOT / "ws_jax"
 # The top-level names that the standard library, and this package, provide.
 STDLIB = sys.stdlib_module_names | {"__future__"}
 
-# The folders and modules of ws_jax, from the lowest floor to the highest. A file
-# imports from its own folder and from lower floors, and from nothing else.
+# The folders and modules of ws_jax, from the lowest floor to the highest. A
+# file imports from its own folder and from lower floors, and from nowhere else.
 FLOORS = (
   ("base",),
   ("core",),

@@ -11,6 +11,9 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+# In the place of a module in "module:name": what was passed as an object.
+GIVEN = "given"
+
 
 def lookup(table: Mapping[str, T], name: str, what: str) -> T:
   """Returns `table[name]`, or says which names there are.

@@ -12,7 +12,7 @@ import numpy as np
 from ws_jax import config, data
 from ws_jax.bench import ARMS
 from ws_jax.bench.worker import turn
-from ws_jax.train import backend, loop
+from ws_jax.train import backend, build
 from ws_jax.train import step as steps
 
 # Small enough that random labels are not learnt by heart within a benchmark:
@@ -133,7 +133,7 @@ class Step:
     self, c: ml_collections.ConfigDict, dataset: data.Dataset
   ) -> steps.Program:
     """The program of a configuration."""
-    return loop.build_program(c, dataset)
+    return build.build_program(c, dataset)
 
   def plan(self, donate: bool = True) -> Any:
     """XLA's memory analysis of a step; with micro-batches, of one of them."""

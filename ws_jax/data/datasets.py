@@ -33,25 +33,68 @@ DATASETS = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class Request:
+  name: object
+  dir: str | None = None
+  train_split: str | None = None
+  eval_split: str | None = None
+  input_key: str | None = None
+  label_key: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Info:
+  name: str
+  input_key: str
+  label_key: str
+  train_size: int
+  eval_size: int
+  input_shape: tuple
+  input_dtype: str
+  num_classes: int | None
+  classes: tuple
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-  """A set of labelled images in memory.
-
-  Attributes:
-    name: what it was asked for by.
-    train: `{"image": uint8 [N, H, W, C], "label": int32 [N]}`.
-    test: the same for the examples that training never sees.
-    num_classes: labels are in `[0, num_classes)`.
-    mean: of each channel over the training images, scaled to [0, 1].
-    std: the same for the standard deviation.
-  """
-
   name: str
   train: dict[str, np.ndarray]
   test: dict[str, np.ndarray]
   num_classes: int
   mean: tuple[float, ...]
   std: tuple[float, ...]
+
+  @property
+  def info(self):
+    return Info(
+      self.name,
+      "image",
+      "label",
+      len(self.train["label"]),
+      len(self.test["label"]),
+      self.train["image"].shape[1:],
+      "uint8",
+      self.num_classes,
+      (),
+    )
+
+  @property
+  def num_train(self):
+    return len(self.train["label"])
+
+
+def read_info(request):
+  if hasattr(request.name, "train"):
+    return request.name.info
+  check_dataset(request.name, request.dir)
+  return load_dataset(request.name, request.dir).info
+
+
+def load(request):
+  if hasattr(request.name, "train"):
+    return request.name
+  return load_dataset(request.name, request.dir)
 
 
 def load_dataset(
