@@ -1,6 +1,7 @@
 """A training step of ws_jax as a contender, and what others begin with."""
 
 import time
+import types
 from typing import Any
 
 import flax.traverse_util
@@ -30,7 +31,7 @@ def noise(
     "image": rng.integers(0, 256, shape, np.uint8),
     "label": rng.integers(0, 10, batch_size, np.int32),
   }
-  return data.Dataset(
+  noise = types.SimpleNamespace(
     name="noise",
     train=arrays,
     test=arrays,
@@ -38,6 +39,7 @@ def noise(
     mean=(0.5,) * channels,
     std=(0.25,) * channels,
   )
+  return data.load(data.Request(noise))
 
 
 def configuration(

@@ -1,21 +1,24 @@
-"""What a data set is, which examples make a batch, and augmentation."""
+"""Data sets, the examples of each batch, and augmentation."""
 
 from ws_jax.data.augment import normalize, random_crop, random_flip
 from ws_jax.data.datasets import (
-  DATASETS,
-  EMBEDDED_PATH,
-  DataError,
   Dataset,
   Info,
-  Request,
   check_dataset,
-  default_data_dir,
   load,
   load_dataset,
   read_info,
+)
+from ws_jax.data.find import (
+  DATASETS,
+  default_data_dir,
+  tfds_names,
   unknown_name,
 )
 from ws_jax.data.indices import batch_indices, eval_indices
+from ws_jax.data.memory import MemorySource
+from ws_jax.data.request import DataError, Request
+from ws_jax.data.sources import EMBEDDED_PATH
 
 __all__ = [
   "DATASETS",
@@ -23,6 +26,7 @@ __all__ = [
   "DataError",
   "Dataset",
   "Info",
+  "MemorySource",
   "Request",
   "batch_indices",
   "check_dataset",
@@ -30,9 +34,10 @@ __all__ = [
   "eval_indices",
   "load",
   "load_dataset",
-  "read_info",
   "normalize",
   "random_crop",
   "random_flip",
+  "read_info",
+  "tfds_names",
   "unknown_name",
 ]
