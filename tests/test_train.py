@@ -37,12 +37,16 @@ def small_data():
   whole = data.load_dataset("fashion_mnist_10k")
   few = dataclasses.replace(
     whole,
+    info=dataclasses.replace(whole.info, train_size=500, eval_size=200),
     train={k: v[::20] for k, v in whole.train.items()},
     test={k: v[::10] for k, v in whole.test.items()},
   )
+  known, read_info = data.Request("fashion_mnist_10k"), data.read_info
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(data, "load", lambda request: few)
-    patch.setattr(data, "read_info", lambda request: few.info)
+    patch.setattr(
+      data, "read_info", lambda r: few.info if r == known else read_info(r)
+    )
     yield
 
 
