@@ -83,9 +83,9 @@ def imports(path: pathlib.Path) -> set[str]:
 def owner(path: pathlib.Path) -> str:
   """Returns the name in FLOORS of a file of the package.
 
-  What `python -m` runs is a program, and so of the floor of `main`.
+  What `python -m` runs, and a verb of it, is a program: on the floor of `main`.
   """
-  if path.stem == "__main__":
+  if path.stem in ("__main__", "predict"):
     return "main"
   return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
