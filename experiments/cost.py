@@ -15,8 +15,8 @@ Fixed parameters: ResNet-20 of configs/fashion_mnist_10k.py on 32x32x3 images of
 Nothing is trained, so this is no sweep: it runs `scripts/benchmark.py cost`.
 """
 
+import os
 import pathlib
-import subprocess
 import sys
 
 from absl import app, flags
@@ -37,8 +37,8 @@ def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
   command = [sys.executable, str(BENCHMARK), "cost", *SETTINGS]
-  done = subprocess.run([*command, f"--to={_TO.value}"])
-  sys.exit(done.returncode)
+  # In place of this process, so that a signal ends the benchmark itself.
+  os.execv(sys.executable, [*command, f"--to={_TO.value}"])
 
 
 if __name__ == "__main__":
