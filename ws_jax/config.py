@@ -49,7 +49,9 @@ def _rising(parts: tuple[float, ...]) -> bool:
 # The keys of every run; those of its model and its task come besides.
 _KEYS = {
   "seed": key.integer(
-    0, "of initialization, order, augmentation and dropout", high=_LARGEST_SEED
+    0,
+    "seed of initialization, order, augmentation and dropout",
+    high=_LARGEST_SEED,
   ),
   "init_from": key.text(
     None, "workdir or file whose parameters the run starts from"
@@ -170,7 +172,10 @@ def keys(config: ml_collections.ConfigDict) -> dict[str, key.Key]:
     except ValueError as error:
       raise ConfigError(str(error)) from error
     found |= {f"{section}.{name}": one for name, one in own.items()}
-  return found
+  order = [path.partition(".")[0] for path in found]
+  return dict(
+    sorted(found.items(), key=lambda x: order.index(x[0].split(".")[0]))
+  )
 
 
 def from_saved(saved: Mapping[str, Any]) -> ml_collections.ConfigDict:
@@ -419,6 +424,8 @@ def check(config: ml_collections.ConfigDict) -> None:
   """
   declared, flat = keys(config), flatten(config)
   for path, value in flat.items():
+    if path in _MOVED:
+      raise ConfigError(f"config key {path!r} is {_MOVED[path]!r} now")
     if path not in declared:
       raise ConfigError(f"unknown config key {path!r}{nearest(path, declared)}")
     try:

@@ -10,7 +10,9 @@ from ws_jax import train
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the arguments of the verb."""
-  parser.add_argument("workdir", help="a run's workdir, or one checkpoint of it")
+  parser.add_argument(
+    "workdir", help="a run's workdir, or one checkpoint of it"
+  )
   parser.add_argument("files", nargs="+", metavar="IMAGE", help="image files")
   parser.add_argument(
     "--top", type=int, default=3, help="how many classes to show (default: 3)"
