@@ -125,7 +125,7 @@ def _progress(
 
   A terminal shows one line that counts; a file gets a line at the end.
   """
-  terminal, began, shown, done = sys.stderr.isatty(), time.monotonic(), 0.0, 0
+  terminal, began, shown, done = sys.stderr.isatty(), time.monotonic(), -1.0, 0
 
   def tell(count: int) -> None:
     nonlocal done, shown
