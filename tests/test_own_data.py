@@ -298,6 +298,13 @@ def test_splits_and_keys_have_any_names(tmp_path):
   assert "no input_key='input_id': did you mean 'input_ids'?" in line
 
 
+def test_arrays_without_a_split_are_told_the_names(tmp_path):
+  x, y = _digits(8)
+  np.savez(tmp_path / "mine.npz", x=x, y=y)
+  line = _refused(tmp_path / "mine.npz")
+  assert "has the arrays x, y; needed are train_x, train_y, test_x" in line
+
+
 def test_the_only_two_keys_there_are_need_no_names(tmp_path):
   path = tmp_path / "mine.npz"
   x, y = _digits(8)
@@ -491,7 +498,8 @@ def test_a_file_larger_than_memory_is_refused_before_it_is_read(
       "pets",
       "unknown data set 'pets': .*the folder of that name here is './pe",
     ),
-    ("pets.npz/", "there is no folder {}/pets.npz"),
+    ("pets.npz/", "there is no file {}/pets.npz"),
+    ("..", ".. has the splits"),
   ],
 )
 def test_a_path_that_is_not_there_is_told_so(

@@ -139,7 +139,12 @@ def _progress(
         flush=True,
       )
 
-  yield tell
+  try:
+    yield tell
+  except BaseException:
+    if terminal:  # The error gets a line of its own.
+      print(file=sys.stderr)
+    raise
   seconds = time.monotonic() - began
   print(
     f"{chr(13) if terminal else ''}decoded {total:,} images of {folder}, once, "

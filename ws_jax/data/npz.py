@@ -55,7 +55,14 @@ def open_file(path: pathlib.Path, request: Request) -> Source:
       not suit training.
   """
   stored = read_headers(path)
-  pair = splits.choose(request, _split_names(stored), str(path))
+  names = _split_names(stored)
+  if not names:
+    have = ", ".join(sorted(stored)) or "none"
+    raise DataError(
+      f"{path} has the arrays {have}; needed are train_x, train_y, test_x and "
+      "test_y, with whatever split and key before and behind the '_'"
+    )
+  pair = splits.choose(request, names, str(path))
   headers = {split: _of_split(stored, split) for split in dict.fromkeys(pair)}
   input_key, label_key = arrays.choose_keys(request, headers, str(path))
   shape, dtype, kept = arrays.check_layout(
