@@ -16,6 +16,8 @@ from ws_jax.base import names
 
 Arrays = dict[str, np.ndarray]
 
+_OTHER_FIELDS = ("dir", "train_split", "eval_split", "input_key", "label_key")
+
 
 class DataError(ValueError):
   """A data set is not available; the message says what to do about it."""
@@ -62,9 +64,6 @@ class Request:
 
   def __hash__(self) -> int:
     return hash(self._identity())
-
-
-_OTHER_FIELDS = ("dir", "train_split", "eval_split", "input_key", "label_key")
 
 
 @dataclasses.dataclass(frozen=True)
