@@ -354,7 +354,7 @@ def python(code, *args, **kwargs):
 def test_rows_of_writers_at_the_same_time_are_all_kept(tmp_path):
   code = """
     import pathlib, sys
-    from ws_jax import rows
+    from ws_jax.sweep import rows
     for i in range(40):
       rows.append(pathlib.Path(sys.argv[1]), {"key": f"{sys.argv[2]}-{i}"})
   """
@@ -371,7 +371,8 @@ def test_rows_of_writers_at_the_same_time_are_all_kept(tmp_path):
 # A sweep in a process of its own. Argument 2 says what run 2 does to it.
 _SWEEP = """
   import json, os, pathlib, signal, sys
-  from ws_jax import config, sweep
+  from ws_jax import config
+  from ws_jax.sweep import grid, runner
 
   out, how = pathlib.Path(sys.argv[1]), sys.argv[2]
 
