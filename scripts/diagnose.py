@@ -22,7 +22,7 @@ import ws_jax
 from ws_jax import config, diagnostics, weights
 from ws_jax.base import disk
 from ws_jax.report import figures
-from ws_jax.sweep import rows
+from ws_jax.sweep import arms, rows
 from ws_jax.train import backend, loop
 from ws_jax.train import step as steps
 
@@ -172,7 +172,7 @@ def measure(workdir: pathlib.Path, known: set[tuple[str, int]], wanted):
     state = start.replace(params=saved)
     row = {
       "run": workdir.name,
-      "arm": rows.arm(resolved.model.norm, resolved.model.ws),
+      "arm": arms.arm(resolved.model.norm, resolved.model.ws),
       "learning_rate": resolved.optim.learning_rate,
       "seed": resolved.seed,
       "step": step,

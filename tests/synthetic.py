@@ -7,13 +7,8 @@ import math
 import numpy as np
 
 from ws_jax.sweep import grid, rows
+from ws_jax.sweep.arms import ARMS, arm_of
 
-ARMS = {
-  "BN": {"model.norm": "batch", "model.ws": False},
-  "BN+WS": {"model.norm": "batch", "model.ws": True},
-  "GN": {"model.norm": "group", "model.ws": False},
-  "GN+WS": {"model.norm": "group", "model.ws": True},
-}
 # Best rate at batch 128, decades that are usable around it, best accuracy.
 _SHAPES = {
   "BN": (0.2, 1.2, 0.925),
@@ -69,7 +64,7 @@ def fill(
 def _train(overrides, number):
   """What a run would leave: its status and its metrics."""
   rng = np.random.default_rng(number)
-  arm = rows.arm_of(overrides)
+  arm = arm_of(overrides)
   center, width, top = _SHAPES[arm]
   batch = overrides["data.batch_size"]
   away = math.log10(overrides["optim.learning_rate"] * 128 / batch / center)

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from ws_jax.report import figures, gallery, page, summary, tables
-from ws_jax.sweep import rows as rows_lib
+from ws_jax.sweep.arms import arm_of, in_order
+from ws_jax.sweep.rows import Row
 
 # What of metrics.jsonl is shown: its name, and what it is multiplied with.
 METRICS = {
@@ -82,7 +83,7 @@ def facts(results: summary.Results) -> list[str]:
   found = [f"{len(results.rows)} runs: {', '.join(counts)}"]
   done = [row for row in results.rows if row["status"] == "done"]
   for name, key in _FACTS.items():
-    values = dict.fromkeys(figures.text(row.get(key)) for row in done)
+    values = dict.fromkeys(tables.text(row.get(key)) for row in done)
     values.pop("None", None)
     if 0 < len(values) <= 8:
       found.append(f"{name}: {', '.join(values)}")
@@ -92,7 +93,7 @@ def facts(results: summary.Results) -> list[str]:
 def warnings(results: summary.Results, planned: bool) -> list[str]:
   """What lacks, so that nobody takes a part for the whole."""
   left = collections.Counter(
-    (row["status"], rows_lib.arm_of(row))
+    (row["status"], arm_of(row))
     for row in results.rows
     if row["status"] not in ("done", "diverged")
   )
@@ -100,7 +101,7 @@ def warnings(results: summary.Results, planned: bool) -> list[str]:
   for status in ("missing", "interrupted", "failed"):
     arms = {arm: n for (end, arm), n in left.items() if end == status}
     if arms:
-      each = ", ".join(f"{arm} {arms[arm]}" for arm in figures.in_order(arms))
+      each = ", ".join(f"{arm} {arms[arm]}" for arm in in_order(arms))
       found.append(f"{sum(arms.values())} runs are {status}: {each}.")
   if found:
     found.insert(0, "This sweep is not finished; all below is of a part of it.")
@@ -163,26 +164,24 @@ def _title(name: str) -> str:
   return titles.get(kind, "Curves at the best rates")
 
 
-def _grids(results: summary.Results) -> list[list[rows_lib.Row]]:
+def _grids(results: summary.Results) -> list[list[Row]]:
   """The runs, cell by cell, in the order of the tables."""
-  found = summary.grids(results.rows, results.varied).values()
-  return [members for grid in found for members in grid.values()]
+  grids = results.grids.values()
+  return [members for grid in grids for members in grid.values()]
 
 
-def _values(results: summary.Results, row: rows_lib.Row) -> list[str]:
+def _values(results: summary.Results, row: Row) -> list[str]:
   """What tells a run from the others of its arm."""
   values = [row.get(results.rate_key)]
   values += [summary.value(row, key) for key in results.varied]
-  return ["-" if v is None else figures.text(v) for v in [*values, row["seed"]]]
+  return ["-" if v is None else tables.text(v) for v in [*values, row["seed"]]]
 
 
 def _fields(results: summary.Results) -> list[str]:
   return ["learning rate", *map(tables.name_of, results.varied), "seed"]
 
 
-def _runs(
-  results: summary.Results, every: Sequence[rows_lib.Row]
-) -> tables.Lines:
+def _runs(results: summary.Results, every: Sequence[Row]) -> tables.Lines:
   titles = ("run", "arm", *_fields(results), "status", "step")
   lines: tables.Lines = [(*titles, "test accuracy %", "test loss", "reason")]
   for row in every:
@@ -190,7 +189,7 @@ def _runs(
     lines.append(
       (
         row["run"] or "-",
-        rows_lib.arm_of(row),
+        arm_of(row),
         *_values(results, row),
         row["status"],
         "-" if row["step"] is None else str(row["step"]),
@@ -214,7 +213,7 @@ def curves(
       runs.append(
         {
           "run": row["run"],
-          "arm": rows_lib.arm_of(row),
+          "arm": arm_of(row),
           "values": _values(results, row),
           "status": row["status"],
           "href": links.get(row["run"]),

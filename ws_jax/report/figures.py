@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ws_jax.report.tables import text
+from ws_jax.sweep.arms import in_order
+
 if TYPE_CHECKING:
   from matplotlib.axes import Axes
   from matplotlib.axis import Axis
@@ -56,13 +59,6 @@ class Curve(NamedTuple):
   diverged: bool
   steps: np.ndarray
   values: np.ndarray
-
-
-def in_order(arms: Iterable[str]) -> list[str]:
-  """Arms without repetition, as legends and tables list them."""
-  known = [*COLORS]
-  rank = lambda arm: known.index(arm) if arm in known else len(known)
-  return sorted(set(arms), key=lambda arm: (rank(arm), arm))
 
 
 def looks(arms: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -424,8 +420,3 @@ def _frame_best(ax, cells, key, values, rates) -> None:
       corner = (rates.index(first["learning_rate"]) - 0.5, row - 0.5)
       frame = {"edgecolor": "black", "facecolor": "none", "linewidth": 2}
       ax.add_patch(Rectangle(corner, 1, 1, **frame, zorder=3, clip_on=False))
-
-
-def text(value: Any) -> str:
-  """A value as a label or a table cell shows it."""
-  return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ws_jax.report import figures, summary, tables
-from ws_jax.sweep import rows as rows_lib
+from ws_jax.sweep.arms import arm_of, in_order
+from ws_jax.sweep.rows import Row
 
 if TYPE_CHECKING:
   from matplotlib.figure import Figure as Drawing
 
-Row = rows_lib.Row
 # Metric -> steps and values of one run, [2, n].
 History = Mapping[str, np.ndarray]
 
@@ -121,7 +121,7 @@ def _curves(
     history = histories.get(row["run"], {})
     if summary.METRIC in history and (_few(results) or results.is_best(row)):
       steps, values = history[summary.METRIC]
-      arm, lost = rows_lib.arm_of(row), row["status"] == "diverged"
+      arm, lost = arm_of(row), row["status"] == "diverged"
       rate = row[results.rate_key]
       found.append(figures.Curve(arm, rate, lost, steps, values))
   return found
@@ -131,7 +131,7 @@ def _heat_map(results: summary.Results, key: str) -> Figure:
   """A panel for each arm, and each of the other things varied."""
   name, panels = tables.name_of(key), []
   for title, here in _around(results, key, _below(results)):
-    for arm in figures.in_order(cell["arm"] for cell in here):
+    for arm in in_order(cell["arm"] for cell in here):
       own = [cell for cell in here if cell["arm"] == arm]
       panels.append(figures.heat_map(own, key, name, _join(arm, title)))
   size = (1.2 + 0.38 * len(results.rates), 2.7)

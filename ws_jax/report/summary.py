@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ws_jax.report import analysis, figures
-from ws_jax.sweep import rows as rows_lib
+from ws_jax.report import analysis
+from ws_jax.sweep.arms import arm_of, in_order
+from ws_jax.sweep.rows import Row, seconds
 
-Row = rows_lib.Row
 # The runs of one arm in one setting, by learning rate.
 Grid = dict[Any, list[Row]]
 Setting = tuple[Any, ...]
+Grids = dict[tuple[Setting, str], Grid]
 
 METRIC = "eval/accuracy"
 ENDS = ("done", "diverged", "failed", "interrupted", "missing")
@@ -41,6 +42,7 @@ class Results(NamedTuple):
   rows: Sequence[Row]
   rate_key: str
   varied: list[str]
+  grids: Grids
   cells: list[Row]
   best: list[Row]
   differences: list[Row]
@@ -63,7 +65,7 @@ class Results(NamedTuple):
     """Whether a run is at the best rate of its arm in its setting."""
     return any(
       entry["learning_rate"] == row[self.rate_key]
-      and entry["arm"] == rows_lib.arm_of(row)
+      and entry["arm"] == arm_of(row)
       and self._setting(entry) == self._setting(row)
       for entry in self.best
     )
@@ -74,18 +76,22 @@ class Results(NamedTuple):
 
 
 def analyze(rows: Sequence[Row]) -> Results:
-  """All that a sweep says.
+  """Returns everything that a report says about a sweep.
 
   Args:
-    rows: as `ws_jax.report.read` returns them.
+    rows: Rows of the sweep, as `ws_jax.report.read` returns them.
   """
+  varied = varied_keys(rows)
+  found = grids(rows, varied)
+  at_best = best(found, varied)
   return Results(
     rows,
     rate_key(rows),
-    varied_keys(rows),
-    summarize(rows),
-    best(rows),
-    differences(rows),
+    varied,
+    found,
+    summarize(found, varied),
+    at_best,
+    differences(found, varied, at_best),
   )
 
 
@@ -118,29 +124,27 @@ def varied_keys(rows: Sequence[Row]) -> list[str]:
   first: dict[tuple[str, str], Any] = {}
   for row in rows:
     for key in keys:
-      seen = first.setdefault((key, rows_lib.arm_of(row)), value(row, key))
+      seen = first.setdefault((key, arm_of(row)), value(row, key))
       if seen != value(row, key):
         several.add(key)
   return [key for key in keys if key in several]
 
 
-def grids(
-  rows: Sequence[Row], varied: Sequence[str]
-) -> dict[tuple[Setting, str], Grid]:
+def grids(rows: Sequence[Row], varied: Sequence[str]) -> Grids:
   """The runs of each setting and arm, all three in the order of a table."""
   key = rate_key(rows)
-  arms = figures.in_order({rows_lib.arm_of(row) for row in rows})
-  found: dict[tuple[Setting, str], Grid] = {}
+  arms = in_order({arm_of(row) for row in rows})
+  found: Grids = {}
   for row in sorted(
     rows,
     key=lambda row: (
       [_sortable(value(row, key)) for key in varied],
-      arms.index(rows_lib.arm_of(row)),
+      arms.index(arm_of(row)),
       _sortable(row.get(key)),
     ),
   ):
     setting = tuple(value(row, key) for key in varied)
-    grid = found.setdefault((setting, rows_lib.arm_of(row)), {})
+    grid = found.setdefault((setting, arm_of(row)), {})
     grid.setdefault(row.get(key), []).append(row)
   return found
 
@@ -173,11 +177,12 @@ def settings(found: Iterable[Setting]) -> list[Setting]:
   ]
 
 
-def summarize(rows: Sequence[Row]) -> list[Row]:
-  """One row for each cell: the runs that differ in their seed alone.
+def summarize(found: Grids, varied: Sequence[str]) -> list[Row]:
+  """Returns one row for each cell: the runs that differ in their seed alone.
 
   Args:
-    rows: as `ws_jax.report.read` returns them.
+    found: Runs of each setting and arm, as `grids` returns them.
+    varied: Keys that make a setting, as `varied_keys` returns them.
 
   Returns:
     A cell for each value of the `varied_keys`, arm and learning rate, with
@@ -187,9 +192,8 @@ def summarize(rows: Sequence[Row]) -> list[Row]:
     `seconds` (compiling, training and evaluating), and the mean
     `relative_step`.
   """
-  varied = varied_keys(rows)
   result = []
-  for (setting, arm), grid in grids(rows, varied).items():
+  for (setting, arm), grid in found.items():
     for rate, members in grid.items():
       entry: Row = {"arm": arm, "learning_rate": rate}
       entry |= dict(zip(varied, setting, strict=True)) | {"runs": len(members)}
@@ -199,7 +203,7 @@ def summarize(rows: Sequence[Row]) -> list[Row]:
         entry |= _spread(name, by_seed(members, column).values())
       entry["relative_step"] = number(_step(members))
       started = [row for row in members if row["status"] != "missing"]
-      entry |= _spread("seconds", map(rows_lib.seconds, started))
+      entry |= _spread("seconds", map(seconds, started))
       result.append(entry)
   return result
 
@@ -227,14 +231,15 @@ def number(x: float) -> float | None:
   return x if math.isfinite(x) else None
 
 
-def best(rows: Sequence[Row]) -> list[Row]:
+def best(found: Grids, varied: Sequence[str]) -> list[Row]:
   """What each arm makes of its learning rates, in each setting.
 
   The best rate is the one with the highest mean accuracy over seeds, among
   those at which no seed diverged.
 
   Args:
-    rows: as for `summarize`.
+    found: Runs of each setting and arm, as `grids` returns them.
+    varied: Keys that make a setting, as `varied_keys` returns them.
 
   Returns:
     One row for each setting and arm: `arm`, the `varied_keys`,
@@ -250,8 +255,6 @@ def best(rows: Sequence[Row]) -> list[Row]:
     place of rates, the sensitivity over `step_from` to `step_to`, which all
     arms of the setting cover.
   """
-  varied = varied_keys(rows)
-  found = grids(rows, varied)
   result = []
   for (setting, arm), grid in found.items():
     grid = {rate: members for rate, members in grid.items() if rate is not None}
@@ -417,37 +420,38 @@ def pairs(arms: Sequence[str]) -> list[tuple[str, str]]:
   return found
 
 
-def differences(rows: Sequence[Row]) -> list[Row]:
+def differences(
+  found: Grids, varied: Sequence[str], at_best: Sequence[Row]
+) -> list[Row]:
   """Accuracy of one arm less another's, each at its best rate, by seed.
 
   Args:
-    rows: as for `summarize`.
+    found: Runs of each setting and arm, as `grids` returns them.
+    varied: Keys that make a setting, as `varied_keys` returns them.
+    at_best: Rows that `best` returns for the same runs.
 
   Returns:
     One row for each setting and each of `pairs` with a seed in common:
     `arm`, `against`, the `varied_keys`, `n` seeds, `difference`, `stderr`, and
     the 95 % t interval from `low` to `high`; None where one seed cannot tell.
   """
-  varied = varied_keys(rows)
-  found = grids(rows, varied)
   scores: dict[tuple[Setting, str], Mapping[Any, float]] = {}
-  for (setting, arm), grid in found.items():
-    grid = {rate: members for rate, members in grid.items() if rate is not None}
-    rate = _best_rate(grid)["learning_rate"]
+  for ((setting, arm), grid), entry in zip(found.items(), at_best, strict=True):
+    rate = entry["learning_rate"]
     scores[setting, arm] = {} if rate is None else by_seed(grid[rate], METRIC)
   result = []
   for setting in settings(at for at, _ in found):
     here = {
       arm: by for (at, arm), by in scores.items() if compatible(at, setting)
     }
-    for arm, other in pairs(figures.in_order(here)):
+    for arm, other in pairs(in_order(here)):
       common = [seed for seed in here[arm] if seed in here[other]]
       if common:
         got = analysis.estimate([here[arm][s] - here[other][s] for s in common])
-        entry: Row = {"arm": arm, "against": other}
-        entry |= dict(zip(varied, setting, strict=True))
-        entry |= {"n": got.n, "difference": got.mean}
+        row: Row = {"arm": arm, "against": other}
+        row |= dict(zip(varied, setting, strict=True))
+        row |= {"n": got.n, "difference": got.mean}
         for name in ("stderr", "low", "high"):
-          entry[name] = number(getattr(got, name))
-        result.append(entry)
+          row[name] = number(getattr(got, name))
+        result.append(row)
   return result

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ws_jax.report import figures
+from ws_jax.sweep import grid
 
 Lines = list[tuple[str, ...]]
 Entry = Mapping[str, Any]
@@ -29,15 +29,13 @@ def name_of(key: str) -> str:
     >>> name_of("data.batch_size"), name_of("optim.weight_decay")
     ('optimizer batch', 'weight decay')
   """
-  *parents, last = key.split(".")
-  last = parents[-1] if last == "name" and parents else last
-  return _NAMES.get(key, last.replace("_", " "))
+  return _NAMES.get(key, grid.short_name(key).replace("_", " "))
 
 
 def setting_of(setting: Sequence[Any], keys: Sequence[str]) -> str:
   """`optimizer batch 32, epochs 3`: what is common to a panel or a row."""
   return ", ".join(
-    f"{name_of(key)} {figures.text(value)}"
+    f"{name_of(key)} {text(value)}"
     for key, value in zip(keys, setting, strict=True)
     if value is not None
   )
@@ -113,7 +111,7 @@ def width(
 
 
 def _bound(sign: str, is_open: bool, value: Any) -> str:
-  return "-" if value is None else f"{sign * is_open}{figures.text(value)}"
+  return "-" if value is None else f"{sign * is_open}{text(value)}"
 
 
 def differences(entries: Sequence[Entry], varied: Sequence[str] = ()) -> Lines:
@@ -163,8 +161,13 @@ def _values(entry: Entry, keys: Sequence[str]) -> list[str]:
   return [_text(entry[key]) for key in keys]
 
 
+def text(value: Any) -> str:
+  """Returns a value as a label or a table cell shows it."""
+  return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def _text(value: Any) -> str:
-  return "-" if value is None else figures.text(value)
+  return "-" if value is None else text(value)
 
 
 def _spread(entry: Entry, name: str, scale: float, digits: int) -> str:

@@ -33,9 +33,6 @@ FACTS = (
 )
 # Of status.json: where it ran.
 _MACHINE = ("device", "cpu_count", "xla_flags", "commit")
-_SHORT = {"batch": "BN", "group": "GN", "layer": "LN", "instance": "IN"}
-# Conventions that are the half of WS; all others are the whole of it.
-_HALVES = {"center": "mean", "scale": "std"}
 # Read back as they stand: a commit such as 12e4567 is not a number.
 _TEXT = {"key", "run", "status", "reason", "device", "xla_flags", "commit"}
 
@@ -105,44 +102,6 @@ def _best(history: Sequence[Mapping[str, Any]]) -> Row:
       best = max(seen, key=lambda line: sign * line[name])
       return {"best_step": best["step"], f"best/{name}": best[name]}
   return {}
-
-
-def arm(
-  norm: str,
-  ws: bool,
-  convention: str | None = None,
-  centralize: bool | None = False,
-) -> str:
-  """The name of a norm and what is done to the weights, as papers write it.
-
-  Args:
-    norm: as `model.norm`.
-    ws: whether weights are standardized.
-    convention: of WS; `center` and `scale` are its halves, `mean` and `std`.
-    centralize: whether gradients are centralized (GC).
-
-  Example:
-    >>> arm("batch", False), arm("group", True), arm("none", True)
-    ('BN', 'GN+WS', 'WS')
-    >>> arm("group", True, "center"), arm("group", False, centralize=True)
-    ('GN+mean', 'GN+GC')
-  """
-  parts = [] if norm == "none" else [_SHORT.get(norm, norm)]
-  if ws:
-    parts.append(_HALVES.get(convention or "", "WS"))
-  if centralize:
-    parts.append("GC")
-  return "+".join(parts) or "no norm"
-
-
-def arm_of(row: Row) -> str:
-  """The arm of a run; a row of an older file may lack the last two columns."""
-  return arm(
-    row["model.norm"],
-    row["model.ws"],
-    row.get("model.ws_convention"),
-    row.get("optim.centralize"),
-  )
 
 
 def seconds(row: Row) -> float:
