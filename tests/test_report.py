@@ -10,7 +10,8 @@ import pytest
 
 from tests import synthetic
 from ws_jax import report
-from ws_jax.report import figures, gallery, summary, tables
+from ws_jax.report import figures, gallery, groups, summary, tables
+from ws_jax.report.metric import Metric
 from ws_jax.sweep import arms, rows
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -120,20 +121,20 @@ def test_what_else_was_varied_is_never_pooled():
     # Of the arm, not of the sweep: no column.
     row(GN, 0.1, 0, 0.7, **{"data.batch_size": 32, "model.num_groups": 8}),
   ]
-  assert summary.varied_keys(data) == ["data.batch_size"]
+  assert groups.varied_keys(data) == ["data.batch_size"]
   cells = summary.analyze(data).cells
   assert [(c["arm"], c["data.batch_size"]) for c in cells] == [
     ("BN", 32),
     ("GN", 32),
     ("BN", 64),
   ]
-  lines = tables.cells(cells, ["data.batch_size"])
+  lines = tables.cells(summary.analyze(data))
   assert lines[0][:3] == ("arm", "optimizer batch", "learning rate")
   assert lines[3][:3] == ("BN", "64", "0.1")
 
 
 def test_table_reads_as_it_should():
-  lines = tables.cells(summary.analyze(sweep()).cells)
+  lines = tables.cells(summary.analyze(sweep()))
   assert lines[0] == (
     *("arm", "learning rate", "test accuracy %", "test loss"),
     *("runs", "diverged", "seconds"),
@@ -149,21 +150,21 @@ def test_table_reads_as_it_should():
   assert by_cell["BN", "1"][5] == "no"
   assert "±" in by_cell["BN", "1"][2]
   # One run: no spread, and words instead of a count of one.
-  one = tables.cells(summary.analyze([row(BN, 3.0, 0, None, "diverged")]).cells)
+  one = tables.cells(summary.analyze([row(BN, 3.0, 0, None, "diverged")]))
   assert one[1] == ("BN", "3", "-", "-", "1", "yes", "12")
 
 
 def test_failed_runs_have_a_column_only_if_there_are_any():
   failed = row(BN, 0.1, 0, None, "failed")
   failed["optim.learning_rate"] = None  # It failed before that was known.
-  lines = tables.cells(summary.analyze([failed, row(BN, 0.1, 1, 0.9)]).cells)
+  lines = tables.cells(summary.analyze([failed, row(BN, 0.1, 1, 0.9)]))
   assert lines[0][-3:] == ("diverged", "failed", "seconds")
   assert lines[1][-2] == "no" and lines[2][-2] == "yes"
 
 
 def test_markdown_is_a_table():
-  cells = summary.analyze(sweep()).cells
-  lines = tables.markdown(tables.cells(cells)).splitlines()
+  lines = tables.cells(summary.analyze(sweep()))
+  lines = tables.markdown(lines).splitlines()
   assert len(lines) == 2 + 9
   assert {line.count("|") for line in lines} == {8}
   assert len({len(line) for line in lines}) == 1
@@ -192,7 +193,7 @@ def has_color(image, name):
 
 def test_figure_shows_every_arm_and_what_diverged():
   cells = summary.analyze(sweep()).cells
-  drawing = figures.sheet([figures.accuracy(cells)], 1)
+  drawing = figures.sheet([figures.against_rate(cells, Metric())], 1)
   image = pixels(drawing)
   for arm in ("BN", "GN", "GN+WS"):
     assert has_color(image, arm)
@@ -216,7 +217,9 @@ def test_figure_shows_every_arm_and_what_diverged():
 
 def test_figure_of_one_rate_puts_the_arms_side_by_side():
   data = [row(arm, 0.1, s, 0.9) for arm in (BN, GN_WS) for s in (0, 1)]
-  (ax,) = figures.sheet([figures.accuracy(summary.analyze(data).cells)], 1).axes
+  (ax,) = figures.sheet(
+    [figures.against_rate(summary.analyze(data).cells, Metric())], 1
+  ).axes
   assert [t.get_text() for t in ax.get_xticklabels()] == ["BN", "GN+WS"]
   assert ax.get_xlabel() == "learning rate 0.1"
 
@@ -224,7 +227,7 @@ def test_figure_of_one_rate_puts_the_arms_side_by_side():
 @pytest.mark.parametrize("status", ["failed", "diverged"])
 def test_figure_of_a_sweep_with_no_result_is_still_a_figure(status):
   cells = summary.analyze([row(BN, 0.1, 0, None, status)]).cells
-  drawing = figures.sheet([figures.accuracy(cells)], 1)
+  drawing = figures.sheet([figures.against_rate(cells, Metric())], 1)
   assert pixels(drawing).std() > 0
 
 
@@ -330,7 +333,7 @@ def test_committed_table_is_what_the_committed_rows_say(name):
   data, _ = report.read(ROOT / "experiments" / name)
   results = summary.analyze(data)
   committed = ROOT / "experiments" / name / "summary.md"
-  lines = tables.cells(results.cells, results.varied)
+  lines = tables.cells(results)
   assert tables.markdown(lines) == committed.read_text()
 
 
@@ -405,7 +408,8 @@ def test_best_rate_is_stable_and_says_where_it_lies():
     row(GN, 10.0, 0, None, "interrupted"),
     row(GN_WS, 0.1, 0, None, "diverged"),
   ]  # fmt: skip
-  bn, gn, gn_ws = summary.analyze(data).best
+  results = summary.analyze(data)
+  bn, gn, gn_ws = results.best
   assert (bn["learning_rate"], bn["edge"], bn["n"]) == (1.0, "inside", 2)
   assert bn["largest_stable"] == 1.0 and not bn["stable_open"]
   assert bn["accuracy"] == 0.8 and bn["rates"] == 3
@@ -414,13 +418,13 @@ def test_best_rate_is_stable_and_says_where_it_lies():
   assert bn["high"] == 1.0 and not bn["open_high"]
   assert (gn["learning_rate"], gn["edge"]) == (1.0, "open")
   assert gn_ws["learning_rate"] is None and gn_ws["largest_stable"] is None
-  lines = tables.best([bn, gn, gn_ws])
+  lines = tables.best(results)
   assert [(line[1], line[-1]) for line in lines[1:]] == [
     ("1", "inside"),
     ("1", "not known: a neighbour is missing"),
     ("-", "-"),
   ]
-  assert tables.width([bn])[1][1:5] == ("0.7943", "1", "0.10", "1")
+  assert tables.width(results)[1][1:5] == ("0.7943", "1", "0.10", "1")
 
 
 def test_each_budget_has_a_best_rate_of_its_own():
@@ -432,9 +436,10 @@ def test_each_budget_has_a_best_rate_of_its_own():
       *((0.1, 4, 0.9), (1.0, 4, 0.8)),
     )
   ]
-  found = summary.analyze(data).best
+  results = summary.analyze(data)
+  found = results.best
   assert [(b[key], b["learning_rate"]) for b in found] == [(1, 1.0), (4, 0.1)]
-  line = tables.best(found, [key])[1]
+  line = tables.best(results)[1]
   assert line[:3] == ("BN", "1", "1")
   assert line[-1] == "at the grid's edge: the highest"
 
@@ -480,13 +485,14 @@ def test_runs_to_come_are_known_from_the_plan(tmp_path):
                  missing=[0, 15])  # fmt: skip
   data, _ = report.read(tmp_path)
   assert len(data) == 16 and len(rows.read(tmp_path / "runs.csv")) == 14
-  cells = summary.analyze(data).cells
+  results = summary.analyze(data)
+  cells = results.cells
   assert sum(cell["missing"] for cell in cells) == 2
   assert {cell["runs"] for cell in cells} == {2}
   partial = next(cell for cell in cells if cell["missing"])
   assert (partial["arm"], partial["data.batch_size"]) == ("BN", 32)
   assert partial["done"] == 1 and partial["accuracy_std"] is None
-  assert "missing" in tables.cells(cells)[0]
+  assert "missing" in tables.cells(results)[0]
 
 
 def test_folder_without_rows_is_a_clear_error(tmp_path):
