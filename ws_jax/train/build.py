@@ -72,6 +72,7 @@ def start(
   task: Any = None,
   dataset: Any = None,
   optimizer: Any = None,
+  trains: bool = True,
 ) -> Setup:
   """Sets a run up.
 
@@ -84,6 +85,8 @@ def start(
       `test`.
     optimizer: Function in the place of `config.optim.name` that returns an
       optax transformation, as `optax.lion`.
+    trains: Whether the run is trained: then it may not see what it is
+      evaluated on.
 
   Raises:
     ConfigError: the configuration cannot be run; one line.
@@ -93,7 +96,7 @@ def start(
       config, model=model, task=task, data=dataset, optim=optimizer
     )
     config_lib.check(config)
-    request = _request(config, dataset)
+    request = _request(config, dataset, trains)
     info = data.read_info(request)
     resolved = config_lib.resolve(
       config, num_examples=info.train_size, num_devices=jax.device_count()
@@ -302,7 +305,9 @@ def _(value: ml_collections.ConfigDict) -> Any:
   return value.to_dict()
 
 
-def _request(config: ml_collections.ConfigDict, dataset: Any) -> data.Request:
+def _request(
+  config: ml_collections.ConfigDict, dataset: Any, trains: bool
+) -> data.Request:
   c = config.data
   return data.Request(
     name=c.name if dataset is None else dataset,
@@ -311,4 +316,5 @@ def _request(config: ml_collections.ConfigDict, dataset: Any) -> data.Request:
     eval_split=c.eval_split,
     input_key=c.input_key,
     label_key=c.label_key,
+    may_overlap=not trains,
   )

@@ -96,8 +96,15 @@ class Trained:
       ConfigError: the data are not there, or do not fit.
     """
     config = self.config.copy_and_resolve_references().unlock()
-    setup = build.start(config_lib.apply_texts(config, overrides))
-    return _evaluate(setup, self)
+    changed = config_lib.apply_texts(config, overrides)
+    setup = build.start(changed, trains=False)
+    everywhere = NamedSharding(self.program.mesh, PartitionSpec())
+    params, model_state = jax.device_put(
+      (self.params, self.model_state), everywhere
+    )
+    batches = setup.source.batches(changed.data.eval_batch_size)
+    # By its own task: with the mean and deviation of what it was trained on.
+    return steps.evaluate_params(self.program, params, model_state, batches)
 
 
 def load_run(path: str | pathlib.Path) -> Trained:
@@ -163,12 +170,3 @@ def _outputs(program, params, model_state, arrays):
     program.model, params, model_state, batch["inputs"], train=False
   )
   return outputs
-
-
-def _evaluate(setup: build.Setup, run: Trained) -> dict[str, float]:
-  everywhere = NamedSharding(setup.program.mesh, PartitionSpec())
-  params, model_state = jax.device_put(
-    (run.params, run.model_state), everywhere
-  )
-  batches = setup.source.batches(setup.config.data.eval_batch_size)
-  return steps.evaluate_params(setup.program, params, model_state, batches)
