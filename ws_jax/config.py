@@ -168,6 +168,8 @@ def keys(config: ml_collections.ConfigDict) -> dict[str, key.Key]:
   found = dict(_KEYS)
   for section, tell in _OWNERS.items():
     try:
+      path = f"{section}.name"
+      _KEYS[path].check(path, config[section].name)
       own = tell(config[section].name)
     except ValueError as error:
       raise ConfigError(str(error)) from error

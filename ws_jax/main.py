@@ -58,7 +58,8 @@ def main(argv: list[str]) -> None:
   except config.ConfigError as error:
     _stop(f"error: {error}", 2)
   else:
-    _say("  ".join(f"{name} {x:.4f}" for name, x in sorted(metrics.items())))
+    shown = {k: x for k, x in metrics.items() if k.startswith("eval/")}
+    _say("  ".join(f"{name} {x:.4f}" for name, x in sorted(shown.items())))
 
 
 def parse(argv: list[str]) -> list[str]:

@@ -77,9 +77,9 @@ def _about_width(metric: Metric) -> list[str]:
   return [
     f"Usable: the rates around the best one whose mean {words} is worse by"
     f" at most {metric.points()}; between two rates of the grid {words} is"
-    " taken as linear in the logarithm of the rate. ≤ and ≥: the grid ends first."
-    " Largest stable rate: below the lowest one at which a seed diverged (≥:"
-    f" none did).{learns}",
+    " taken as linear in the logarithm of the rate. ≤ and ≥: the grid ends"
+    " first. Largest stable rate: below the lowest one at which a seed"
+    f" diverged (≥: none did).{learns}",
     _SENSITIVITY,
   ]
 

@@ -37,6 +37,7 @@ ARMS: dict[str, dict[str, Any]] = {
   "LN+WS": {"model.norm": "layer", "model.ws": True},
   "IN": {"model.norm": "instance", "model.ws": False},
   "IN+WS": {"model.norm": "instance", "model.ws": True},
+  "plain": {"model.ws": False},
   "no norm": {"model.norm": "none", "model.ws": False},
   "WS": {"model.norm": "none", "model.ws": True},
 }
@@ -46,7 +47,7 @@ _HALVES = {"center": "mean", "scale": "std"}
 
 
 def arm(
-  norm: str,
+  norm: str | None,
   ws: bool,
   convention: str | None = None,
   centralize: bool | None = False,
@@ -56,7 +57,8 @@ def arm(
   An arm need not be one of `ARMS`: the name is put together from its parts.
 
   Args:
-    norm: Kind of the norm, as in `model.norm`.
+    norm: Kind of the norm, as in `model.norm`; None for a model that brings its
+      own: its arms are `plain` and `WS`.
     ws: Whether weights are standardized.
     convention: Convention of WS. `center` and `scale` are its two halves, which
       are called `mean` and `std`.
@@ -68,12 +70,12 @@ def arm(
     >>> arm("group", True, "center"), arm("group", False, centralize=True)
     ('GN+mean', 'GN+GC')
   """
-  parts = [] if norm == "none" else [_NORMS.get(norm, norm)]
+  parts = [] if norm in (None, "none") else [_NORMS.get(norm, norm)]
   if ws:
     parts.append(_HALVES.get(convention or "", "WS"))
   if centralize:
     parts.append("GC")
-  return "+".join(parts) or "no norm"
+  return "+".join(parts) or ("plain" if norm is None else "no norm")
 
 
 def arm_of(row: Mapping[str, Any]) -> str:
@@ -84,7 +86,7 @@ def arm_of(row: Mapping[str, Any]) -> str:
       no column for the convention and for the centralization.
   """
   return arm(
-    row["model.norm"],
+    row.get("model.norm"),
     row["model.ws"],
     row.get("model.ws_convention"),
     row.get("optim.centralize"),
