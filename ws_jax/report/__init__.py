@@ -61,7 +61,9 @@ def write(
   text = page.render(
     title or f"Sweep {out.resolve().name}",
     contents.facts(results),
-    contents.warnings(results, planned(out) is not None),
+    contents.warnings(
+      results, planned(out) is not None, rows_lib.incomplete(out / "runs.csv")
+    ),
     contents.sections(results, texts, pictures, links),
     contents.curves(results, histories, links),
   )

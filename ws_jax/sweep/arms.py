@@ -46,7 +46,7 @@ _HALVES = {"center": "mean", "scale": "std"}
 
 
 def arm(
-  norm: str,
+  norm: str | None,
   ws: bool,
   convention: str | None = None,
   centralize: bool | None = False,
@@ -56,7 +56,7 @@ def arm(
   An arm need not be one of `ARMS`: the name is put together from its parts.
 
   Args:
-    norm: Kind of the norm, as in `model.norm`.
+    norm: Kind of the norm, as in `model.norm`; None if the model has no choice.
     ws: Whether weights are standardized.
     convention: Convention of WS. `center` and `scale` are its two halves, which
       are called `mean` and `std`.
@@ -68,7 +68,7 @@ def arm(
     >>> arm("group", True, "center"), arm("group", False, centralize=True)
     ('GN+mean', 'GN+GC')
   """
-  parts = [] if norm == "none" else [_NORMS.get(norm, norm)]
+  parts = [] if norm in (None, "none") else [_NORMS.get(norm, norm)]
   if ws:
     parts.append(_HALVES.get(convention or "", "WS"))
   if centralize:
