@@ -247,7 +247,7 @@ def main(argv: list[str]) -> None:
     if todo:
       run_here(todo, out)
   except (ValueError, OSError) as error:
-    say(f"error: {error}")
+    say(rows.printable(f"error: {error}"))
     sys.exit(2)
   except (KeyboardInterrupt, loop.Interrupted) as error:
     say(f"stopped ({error}); {out} is kept: the same command goes on")

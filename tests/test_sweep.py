@@ -307,6 +307,29 @@ def test_every_end_is_a_row_and_the_sweep_goes_on(tmp_path):
   assert "Traceback" in error and "memory" in error
 
 
+def test_sweep_goes_on_where_a_reason_cannot_be_printed(tmp_path):
+  code = """
+    import pathlib, sys
+    from ws_jax import config
+    from ws_jax.sweep import runner
+
+    def train_fn(c, workdir):
+      raise ValueError("\\u2264 3 \\xb5s")  # ASCII, as it is an argument
+
+    points, out = [{"seed": 0}, {"seed": 1}], pathlib.Path(sys.argv[1])
+    runner.run_sweep(config.default(), points, out, train_fn=train_fn)
+  """
+  env = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+  process = python(code, tmp_path, stdout=subprocess.PIPE, env=os.environ | env)
+  said, _ = process.communicate(timeout=300)
+  assert process.returncode == 0
+  assert said.count(r"failed, 0 s: ValueError: \u2264 3 \xb5s") == 2
+  reasons = {row["reason"] for row in rows.read(tmp_path / "runs.csv")}
+  assert reasons == {"ValueError: ≤ 3 µs"}
+  text = (tmp_path / "seed=0" / "error.txt").read_text(encoding="utf-8")
+  assert "ValueError: ≤ 3 µs" in text
+
+
 def test_finished_runs_are_not_repeated(tmp_path):
   ends = {0: loop.Diverged(1, "inf"), 1: RuntimeError("broken")}
   run(tmp_path, seeds(0, 1, 2), Trainer(ends))

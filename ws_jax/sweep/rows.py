@@ -10,6 +10,7 @@ import io
 import json
 import math
 import pathlib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -141,7 +142,7 @@ def seconds(row: Row) -> float:
 
 
 def verdict(row: Row) -> str:
-  """Returns one line on how a run ended, with its metric in front."""
+  """Returns one line on how a run ended, to print; its metric is in front."""
   took = f"{seconds(row):.0f} s"
   if row["status"] == "done":
     first = column_of(row.get("metric"))
@@ -151,7 +152,17 @@ def verdict(row: Row) -> str:
     return ", ".join(["done", *shown, took])
   step = "" if row["step"] is None else f" at step {row['step']}"
   reason = f": {row['reason']}" if row["reason"] else ""
-  return f"{row['status']}{step}, {took}{reason}"
+  return printable(f"{row['status']}{step}, {took}{reason}")
+
+
+def printable(text: str) -> str:
+  """Returns a text with escapes for letters that standard output cannot show.
+
+  A reason is whatever an exception says. It must not end a sweep that prints
+  it where the locale is not UTF-8.
+  """
+  encoding = sys.stdout.encoding or "utf-8"
+  return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def read(path: pathlib.Path) -> list[Row]:

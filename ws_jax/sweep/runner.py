@@ -228,7 +228,7 @@ def _run_one(
       stop = error
       outcome = {"status": "interrupted", "reason": str(error)}
     except Exception as error:  # One broken run must not cost the others.
-      (workdir / "error.txt").write_text(traceback.format_exc())
+      disk.write_text(workdir / "error.txt", traceback.format_exc())
       reason = f"{type(error).__name__}: {error}".splitlines()[0]
       outcome = {"status": "failed", "reason": reason}
   return _row(run, out, outcome), stop
