@@ -114,6 +114,8 @@ def test_partial_sweep_says_what_is_missing(folder):
   assert any("not finished" in text for text in texts)
   results = summary.analyze(report.read(folder)[0])
   assert "no plan.json" in contents.warnings(results, planned=False)[-1]
+  (_, *_, said) = contents.warnings(results, True, ["seed=1"])
+  assert said.startswith("Incomplete in runs.csv, and left out: seed=1.")
 
 
 class Browser:

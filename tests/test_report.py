@@ -296,6 +296,35 @@ def test_report_of_a_folder_and_its_copy(tmp_path):
     assert (copy / name).read_bytes() == content
 
 
+def test_report_is_the_same_where_the_locale_is_not_utf_8(tmp_path):
+  """Under such a locale the tables once ended at their first sign."""
+  out = tmp_path / "größe"
+  out.mkdir()
+  synthetic.fill(out, ["BN", "GN"], (0.01, 0.1, 5.0), [128], (0, 1))
+  reason = {"key": "{}", "run": "odd", "status": "failed", "reason": "≤ 3 µs"}
+  rows.append(out / "runs.csv", reason | {"model.norm": "batch", "seed": 0})
+  command = [sys.executable, str(ROOT / "scripts" / "report.py"), out.name]
+  env = {"PYTHONPATH": str(ROOT), "PATH": "", "HOME": str(tmp_path)}
+  ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+  for to, more in (("utf", {"PYTHONUTF8": "1"}), ("ascii", ascii_only)):
+    done = subprocess.run(
+      [*command, f"--to={to}"],
+      cwd=tmp_path,
+      capture_output=True,
+      env=env | more,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert ("+-" if to == "ascii" else "±").encode() in done.stdout
+  files = {path.name for path in (tmp_path / "utf").iterdir()}
+  assert files == {path.name for path in (tmp_path / "ascii").iterdir()}
+  for name in files:
+    expected = (tmp_path / "utf" / name).read_bytes()
+    assert (tmp_path / "ascii" / name).read_bytes() == expected, name
+  page = (tmp_path / "ascii" / "report.html").read_text(encoding="utf-8")
+  assert "Sweep größe" in page and "≤ 3 µs" in page
+  assert "../gr%C3%B6%C3%9Fe/" in page
+
+
 def test_curves_are_a_second_panel_of_a_single_setting(tmp_path):
   rates = (0.01, 0.1, 5.0)
   synthetic.fill(tmp_path, ["GN"], rates, [128], (0, 1))

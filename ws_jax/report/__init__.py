@@ -37,7 +37,7 @@ def write(
   Raises:
     ValueError: There are no rows, or rows with different metrics.
   """
-  target = target or out
+  target, title = target or out, _legible(title)
   rows, histories = read(out)
   results = summary.analyze(rows)
   target.mkdir(parents=True, exist_ok=True)
@@ -59,14 +59,25 @@ def write(
   }
   links = _links(results, out, target)
   text = page.render(
-    title or f"Sweep {out.resolve().name}",
+    title or f"Sweep {_legible(out.resolve().name)}",
     contents.facts(results),
-    contents.warnings(results, planned(out) is not None),
+    contents.warnings(
+      results, planned(out) is not None, rows_lib.incomplete(out / "runs.csv")
+    ),
     contents.sections(results, texts, pictures, links),
     contents.curves(results, histories, links),
   )
   disk.write_text(target / "report.html", text)
   return texts["summary"]
+
+
+def _legible(name: str) -> str:
+  """Returns a name that came from the command line or the disk as UTF-8 text.
+
+  Python keeps bytes that a locale cannot decode as surrogates, which no file
+  can hold.
+  """
+  return os.fsencode(name).decode("utf-8", "replace")
 
 
 def read(
@@ -166,5 +177,5 @@ def _links(
     folder = out / row["run"]
     if row["run"] and folder.is_dir():
       path = os.path.relpath(folder, target).replace(os.sep, "/")
-      found[row["run"]] = urllib.parse.quote(path) + "/"
+      found[row["run"]] = urllib.parse.quote(os.fsencode(path)) + "/"
   return found

@@ -120,12 +120,15 @@ def facts(results: Results) -> list[str]:
   return found
 
 
-def warnings(results: Results, planned: bool) -> list[str]:
+def warnings(
+  results: Results, planned: bool, incomplete: Sequence[str] = ()
+) -> list[str]:
   """Returns warnings about missing, interrupted and failed runs.
 
   Args:
     results: Results of the sweep.
     planned: Whether the folder says which runs the sweep has.
+    incomplete: Names of the rows of `runs.csv` that are cut short.
   """
   left = collections.Counter(
     (row["status"], arm_of(row))
@@ -138,6 +141,11 @@ def warnings(results: Results, planned: bool) -> list[str]:
     if arms:
       each = ", ".join(f"{arm} {arms[arm]}" for arm in in_order(arms))
       found.append(f"{sum(arms.values())} runs are {status}: {each}.")
+  if incomplete:
+    found.append(
+      f"Incomplete in runs.csv, and left out: {', '.join(incomplete)}. The"
+      " command that ran the sweep adds them again."
+    )
   if found:
     found.insert(0, "This sweep is not finished; all below is of a part of it.")
   if not planned:

@@ -14,6 +14,8 @@ _NAMES = {
   "model.norm_batch_size": "normalization batch",
   "optim.micro_batch_size": "micro-batch",
 }
+# For a terminal that has no other signs.
+_SIGNS = {"±": "+-", "≤": "<=", "≥": ">=", "×": "x", "–": "-"}
 _EDGES = {
   "inside": "inside",
   "lowest": "at the grid's edge: the lowest",
@@ -183,12 +185,17 @@ def show(lines: Sequence[Sequence[str]]) -> None:
   """Prints the table, at its full width if standard output is no terminal."""
   from rich import box, console
   from rich.table import Table
+  from rich.text import Text
 
-  view = Table(*lines[0], box=box.SIMPLE_HEAD)
-  for line in lines[1:]:
-    view.add_row(*line)
   out = console.Console()
   out = out if out.is_terminal else console.Console(width=200)
+  # Where the locale is not UTF-8 a sign that it lacks would be an error.
+  signs = str.maketrans({} if out.encoding.startswith("utf") else _SIGNS)
+  view = Table(box=box.SIMPLE_HEAD)
+  for title in lines[0]:
+    view.add_column(Text(title.translate(signs)))
+  for line in lines[1:]:
+    view.add_row(*(Text(word.translate(signs)) for word in line))
   out.print(view)
 
 

@@ -1,7 +1,8 @@
-"""One row for each run of a sweep, in `runs.csv`: the evidence, kept whole.
+"""Writes and reads `runs.csv`, which has one row for each run of a sweep.
 
 The file is replaced in one step, under a lock that ends with its process, so a
-reader never sees half a row and two writers never lose one.
+reader never sees half a row and two writers never lose one. A row that somebody
+else has cut short is left out: its run is not finished until it has a row.
 """
 
 import csv
@@ -9,7 +10,8 @@ import io
 import json
 import math
 import pathlib
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ws_jax import config as config_lib
@@ -17,7 +19,7 @@ from ws_jax.base import disk
 
 Row = dict[str, Any]
 
-# Of the resolved config: what a result must say whether or not it was varied.
+# Keys of the resolved config that every row states, whether varied or not.
 FACTS = (
   "data.name",
   "model.name",
@@ -31,9 +33,9 @@ FACTS = (
   "optim.momentum",
   "seed",
 )
-# Of status.json: where it ran.
+# Values of status.json that say where the run took place.
 _MACHINE = ("device", "cpu_count", "xla_flags", "commit")
-# Read back as they stand: a commit such as 12e4567 is not a number.
+# These columns are text, read as it stands: a commit 12e4567 is not a number.
 _TEXT = {
   *("key", "run", "status", "reason", "device", "xla_flags", "commit"),
   *("metric", "metric_goal", "metric_unit"),
@@ -134,13 +136,13 @@ def _finite(value: Any) -> bool:
 
 
 def seconds(row: Row) -> float:
-  """Seconds of a run: compiling, training and evaluating."""
+  """Returns the seconds that a run took to compile, train and evaluate."""
   spent = (row[name] for name in row if name.startswith("seconds."))
   return sum(value for value in spent if value is not None)
 
 
 def verdict(row: Row) -> str:
-  """Returns one line on how a run ended, with its metric in front."""
+  """Returns one line on how a run ended, to print; its metric is in front."""
   took = f"{seconds(row):.0f} s"
   if row["status"] == "done":
     first = column_of(row.get("metric"))
@@ -150,29 +152,76 @@ def verdict(row: Row) -> str:
     return ", ".join(["done", *shown, took])
   step = "" if row["step"] is None else f" at step {row['step']}"
   reason = f": {row['reason']}" if row["reason"] else ""
-  return f"{row['status']}{step}, {took}{reason}"
+  return printable(f"{row['status']}{step}, {took}{reason}")
+
+
+def printable(text: str) -> str:
+  """Returns a text with escapes for letters that standard output cannot show.
+
+  A reason is whatever an exception says. It must not end a sweep that prints
+  it where the locale is not UTF-8.
+  """
+  encoding = sys.stdout.encoding or "utf-8"
+  return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def read(path: pathlib.Path) -> list[Row]:
-  """The rows of a `runs.csv`; none if there is no such file.
+  """Returns the rows of a CSV file; none if there is no such file.
 
-  Numbers and booleans are read as such, empty cells as None.
+  Numbers and booleans are read as such, empty cells as None. A row that is
+  `incomplete` is left out.
+
+  Raises:
+    ValueError: The file is not UTF-8.
   """
+  return [
+    {name: _parse(name, text) for name, text in row.items()}
+    for row, complete in _records(path)
+    if complete
+  ]
+
+
+def incomplete(path: pathlib.Path) -> list[str]:
+  """Returns names of the rows that are cut short, or their place in the file.
+
+  A file that `write` has written has none: its rows are of one length, and its
+  last line has an end.
+  """
+  found = []
+  for number, (row, complete) in enumerate(_records(path), start=1):
+    if not complete:
+      # The name is whole only if something comes after it.
+      names = [*row]
+      whole = "run" in names and names[-1] != "run"
+      found.append(row["run"] if whole else f"row {number}")
+  return found
+
+
+def _records(path: pathlib.Path) -> Iterator[tuple[dict[str, str], bool]]:
+  """Yields each row as text by column, and whether it is complete."""
   if not path.exists():
-    return []
-  with path.open(newline="", encoding="utf-8") as file:
-    return [
-      {name: _parse(name, text) for name, text in row.items()}
-      for row in csv.DictReader(file)
-    ]
+    return
+  content = path.read_bytes()
+  ended = content.endswith(b"\n")
+  try:
+    # What is cut short may end within a character.
+    text = content.decode("utf-8", "strict" if ended else "ignore")
+  except UnicodeDecodeError as error:
+    raise ValueError(f"{path} is not UTF-8: {error}") from None
+  columns, *records = list(csv.reader(io.StringIO(text, newline=""))) or [[]]
+  for number, record in enumerate(records, start=1):
+    complete = len(record) == len(columns)
+    complete = complete and (ended or number < len(records))
+    if record:
+      yield dict(zip(columns, record, strict=False)), complete
 
 
 def append(path: pathlib.Path, row: Row) -> None:
   """Adds a row, in place of an earlier one with its key, in one step.
 
   Args:
-    path: the `runs.csv`; made if missing. A column that it lacks is added.
-    row: as `make` returns it.
+    path: Path of the `runs.csv`. A file or a column that is missing is added.
+    row: Row of the run, as `make` returns it.
   """
   with disk.locked(path.with_name(f".{path.name}.lock")):
     rows = [old for old in read(path) if old["key"] != row["key"]]
@@ -180,7 +229,12 @@ def append(path: pathlib.Path, row: Row) -> None:
 
 
 def write(path: pathlib.Path, rows: list[Row]) -> None:
-  """Writes a CSV file whole or not at all; a row may lack columns."""
+  """Writes a CSV file, whole or not at all.
+
+  Args:
+    path: Path of the file to write.
+    rows: Rows, which need not have the same columns.
+  """
   columns = list(dict.fromkeys(name for row in rows for name in row))
   text = io.StringIO()
   writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -208,5 +262,5 @@ def _parse(name: str, text: str) -> Any:
 
 
 def status_of(workdir: pathlib.Path) -> dict[str, Any]:
-  """What `status.json` of a run says; empty if it has not begun."""
+  """Returns the content of `status.json`; empty if the run has not begun."""
   return disk.read_json(workdir / "status.json") or {}
