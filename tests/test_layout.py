@@ -15,14 +15,16 @@ import tomllib
 
 import pytest
 
+from ws_jax.base import extras
+
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "ws_jax"
 
 # The top-level names that the standard library, and this package, provide.
 STDLIB = sys.stdlib_module_names | {"__future__"}
 
-# The folders and modules of ws_jax, from the lowest floor to the highest. A file
-# imports from its own folder and from lower floors, and from nothing else.
+# The folders and modules of ws_jax, from the lowest floor to the highest. A
+# file imports from its own folder and from lower floors, and from nothing else.
 FLOORS = (
   ("base",),
   ("core",),
@@ -171,29 +173,59 @@ def test_programs_import_the_package_and_not_each_other(path):
   assert not third_party(path) & siblings
 
 
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+# Extras of packages that nothing here imports.
+NOT_IMPORTED = {"dev", "onednn", "test"}
+# Modules of packages that need not be installed for the tests.
+ABSENT = {
+  "tensorflow": ["tensorflow_cpu"],
+  "timm": ["timm"],
+  "torch": ["torch"],
+}
+
+
 @functools.cache
+def modules_of(extra: str = "") -> set[str]:
+  """Returns the top-level modules of an extra's packages, or of the base's."""
+  requirements = EXTRAS[extra] if extra else PROJECT["dependencies"]
+  wanted = {_normal(re.split(r"[^\w-]", text)[0]) for text in requirements}
+  packages = importlib.metadata.packages_distributions()
+  return {
+    module
+    for module, names in (ABSENT | dict(packages)).items()
+    if wanted & {_normal(name) for name in names}
+  } - {"ws_jax"}
+
+
+def _normal(name: str) -> str:
+  return name.lower().replace("-", "_")
+
+
 def declared() -> set[str]:
-  """Top-level modules of the packages that pyproject.toml asks for."""
-  project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-  extras = project["optional-dependencies"]
-  extra = ("report", "slurm", "tf", "bench")
-  wanted = {
-    re.split(r"[^\w-]", requirement)[0].lower().replace("-", "_")
-    for group in (project["dependencies"], *map(extras.get, extra))
-    for requirement in group
-  }
-  # Of tensorflow-cpu and of `bench`: they need not be installed.
-  found = {"tensorflow", "timm", "torch"}
-  for module, packages in importlib.metadata.packages_distributions().items():
-    if wanted & {name.lower().replace("-", "_") for name in packages}:
-      found.add(module)
-  return found
+  """Returns the top-level modules of all packages that we may import."""
+  return modules_of().union(*map(modules_of, EXTRAS.keys() - NOT_IMPORTED))
 
 
 @pytest.mark.parametrize("path", [*MODULES, *PROGRAMS], ids=name_of)
 def test_imported_packages_are_declared(path):
   missing = third_party(path) - declared()
   assert not missing, f"not in pyproject.toml: {missing}"
+
+
+@pytest.mark.parametrize("extra", sorted(EXTRAS.keys() - NOT_IMPORTED))
+def test_an_extra_is_recognized_by_modules_of_its_own_packages(extra):
+  assert set(extras.MODULES[extra]) <= modules_of(extra)
+
+
+# What `pip install ws_jax` is for; orbax is asked for as an extra there.
+FUNCTIONS = {"core", "gradients", "layers", "linen", "models", "nnx", "weights"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_the_functions_need_no_extra(path):
+  if owner(path) in FUNCTIONS:
+    assert third_party(path) - {"orbax"} <= modules_of()
 
 
 def test_top_level_holds_only_what_the_design_names():

@@ -3,8 +3,11 @@
 import sys
 from typing import NoReturn
 
-from absl import app, flags, logging
-from ml_collections import config_flags
+from ws_jax.base import extras
+
+with extras.program("train", by="ws_jax.main"):
+  from absl import app, flags, logging
+  from ml_collections import config_flags
 
 from ws_jax import config
 

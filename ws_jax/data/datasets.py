@@ -12,6 +12,7 @@ import sys
 
 import numpy as np
 
+from ws_jax.base import extras
 from ws_jax.data import prepared
 from ws_jax.data.prepared import DataError
 
@@ -147,6 +148,7 @@ def _find(name: str, data_dir: str | os.PathLike | None) -> pathlib.Path:
   folder = _folder(data_dir)
   if not isinstance(name, str) or not name:
     raise DataError(unknown_name(name, data_dir))
+  extras.need("data", by=f"data set {name!r}")
   found = prepared.find(folder, name)
   if found is not None:
     return found

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ws_jax.base import disk
+from ws_jax.base import disk, extras
 from ws_jax.report import contents, gallery, page, summary, tables
 from ws_jax.sweep import rows as rows_lib
 from ws_jax.train import record
@@ -35,6 +35,7 @@ def write(
   Raises:
     ValueError: there are no rows.
   """
+  extras.need("report", by="ws_jax.report")
   target = target or out
   rows, histories = read(out)
   results = summary.analyze(rows)

@@ -11,5 +11,5 @@ __all__ = ["Diverged", "Interrupted", "train_and_evaluate"]
 
 # A report reads what a run left, and needs no training stack for it.
 __getattr__, __dir__ = lazy.attributes(
-  __name__, dict.fromkeys(__all__, "ws_jax.train.loop")
+  __name__, dict.fromkeys(__all__, "ws_jax.train.loop"), extra="train"
 )

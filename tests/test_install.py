@@ -1,0 +1,188 @@
+"""What works with how much installed, in processes that see only a part.
+
+A process is shown the packages that an install brings, and what these need, and
+finds no others: as in an environment with nothing else.
+"""
+
+import functools
+import importlib.metadata
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tomllib
+
+import numpy as np
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = pathlib.Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+# Python runs a module of this name when it starts.
+HIDE = """
+import sys
+from importlib.machinery import PathFinder
+
+HIDDEN = {hidden!r}
+
+
+class Partial(PathFinder):
+  @classmethod
+  def find_spec(cls, name, path=None, target=None):
+    if name.partition(".")[0] not in HIDDEN:
+      return super().find_spec(name, path, target)
+
+
+sys.meta_path = [Partial if x is PathFinder else x for x in sys.meta_path]
+"""
+
+FUNCTIONS = """
+import jax.numpy as jnp
+import flax.nnx
+import optax
+import ws_jax
+import ws_jax.gradients
+import ws_jax.linen
+import ws_jax.nnx
+import ws_jax.weights
+
+params = {"conv": {"kernel": jnp.arange(36.0).reshape(3, 3, 2, 2)}}
+ws_jax.weights.write_params("raw.npz", params)
+ws_jax.weights.write_params("raw.safetensors", params)
+transform = optax.chain(ws_jax.centralize_gradients(), optax.sgd(0.1))
+transform.update(params, transform.init(params))
+ws_jax.linen.WSConv(2, (3, 3))
+ws_jax.nnx.WSConv(2, 2, (3, 3), rngs=flax.nnx.Rngs(0))
+"""
+
+
+def closure(*requirements):
+  """Returns the distributions that requirements bring, by normal name."""
+  found, todo = set(), [(text, "") for text in requirements]
+  while todo:
+    text, extra = todo.pop()
+    wanted = Requirement(text)
+    if wanted.marker and not wanted.marker.evaluate({"extra": extra}):
+      continue
+    name = normal(wanted.name)
+    if (name, *wanted.extras) in found:
+      continue
+    found.add((name, *wanted.extras))
+    try:
+      needed = importlib.metadata.requires(name) or []
+    except importlib.metadata.PackageNotFoundError:
+      continue  # of another platform
+    todo += [(line, each) for line in needed for each in ("", *wanted.extras)]
+  return {name for name, *_ in found}
+
+
+def normal(name):
+  return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@functools.cache
+def hidden(*extras):
+  """Returns the top-level modules that an install does not bring."""
+  wanted = list(PROJECT["dependencies"])
+  for extra in extras:
+    wanted += PROJECT["optional-dependencies"][extra]
+  there = closure(*wanted) | {"ws-jax"}
+  return {
+    module
+    for module, names in importlib.metadata.packages_distributions().items()
+    if not there & {normal(name) for name in names}
+  }
+
+
+@pytest.fixture
+def python(tmp_path):
+  """Runs Python in an empty folder, as installed with these extras."""
+
+  def run(*arguments, extras=(), code=0):
+    folder = tmp_path / "startup"
+    folder.mkdir(exist_ok=True)
+    text = HIDE.format(hidden=hidden(*extras))
+    (folder / "sitecustomize.py").write_text(text)
+    done = subprocess.run(
+      [sys.executable, *map(str, arguments)],
+      cwd=tmp_path,
+      capture_output=True,
+      text=True,
+      timeout=300,
+      env=os.environ
+      | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", "XLA_FLAGS": ""},
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+  return run
+
+
+def test_a_part_is_hidden_and_a_part_is_not():
+  assert {"ml_collections", "tensorboard", "matplotlib"} <= hidden()
+  assert not {"jax", "flax", "optax", "numpy"} & hidden()
+  assert not {"ml_collections", "tensorboard"} & hidden("train")
+
+
+def test_functions_need_no_extra(python, tmp_path):
+  python("-c", FUNCTIONS)
+  weights = ("-m", "ws_jax.weights")
+  for name in ("raw.npz", "raw.safetensors"):
+    assert "conv/kernel" in python(*weights, "describe", name).stdout
+    python(*weights, "fold", name, f"folded-{name}", "--convention=bit")
+  with np.load(tmp_path / "folded-raw.npz", allow_pickle=False) as file:
+    assert abs(file["conv/kernel"].mean()) < 1e-6
+
+
+@pytest.mark.parametrize(
+  ("arguments", "extras", "extra"),
+  [
+    (["-m", "ws_jax.main", "--workdir=x"], [], "train"),
+    ([ROOT / "scripts" / "sweep.py", "--experiment=x"], [], "train"),
+    ([ROOT / "scripts" / "benchmark.py", "step"], [], "train"),
+    (["-m", "ws_jax.weights", "describe", "."], [], "train"),
+    (
+      [
+        *("-m", "ws_jax.main", f"--config={ROOT}/configs/cifar10.py"),
+        "--workdir=x",
+      ],
+      ["train"],
+      "data",
+    ),
+  ],
+)
+def test_a_missing_extra_is_one_line_and_exit_2(
+  python, tmp_path, arguments, extras, extra
+):
+  done = python(*arguments, extras=extras, code=2)
+  assert "Traceback" not in done.stderr
+  last = done.stderr.splitlines()[-1]
+  assert f"needs the extra {extra!r}: pip install 'ws_jax[{extra}]'" in last
+  assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+  ("script", "arguments", "extra"),
+  [
+    ("report", ["{sweep}"], "report"),
+    ("benchmark", ["cost", "--to=x"], "report"),
+    ("benchmark", ["step", "--against=torch"], "bench"),
+  ],
+)
+def test_what_a_trained_run_lacks_is_one_line(
+  python, tmp_path, script, arguments, extra
+):
+  (tmp_path / "runs.csv").write_text("run,status\n")
+  path = ROOT / "scripts" / f"{script}.py"
+  given = [text.format(sweep=tmp_path) for text in arguments]
+  done = python(path, *given, extras=["train"], code=1)
+  (line,) = done.stderr.splitlines()
+  assert f"needs the extra {extra!r}: pip install 'ws_jax[{extra}]'" in line
+
+
+def test_a_name_that_needs_an_extra_says_so(python):
+  code = "from ws_jax.train import train_and_evaluate"
+  last = python("-c", code, code=1).stderr.splitlines()[-1]
+  assert "ws_jax.train.train_and_evaluate needs the extra 'train'" in last
