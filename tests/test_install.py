@@ -142,6 +142,7 @@ def test_functions_need_no_extra(python, tmp_path):
     (["-m", "ws_jax.main", "--workdir=x"], [], "train"),
     ([ROOT / "scripts" / "sweep.py", "--experiment=x"], [], "train"),
     ([ROOT / "scripts" / "benchmark.py", "step"], [], "train"),
+    ([ROOT / "scripts" / "report.py", "."], [], "report"),
     (["-m", "ws_jax.weights", "describe", "."], [], "train"),
     (
       [
@@ -164,22 +165,26 @@ def test_a_missing_extra_is_one_line_and_exit_2(
 
 
 @pytest.mark.parametrize(
-  ("script", "arguments", "extra"),
+  ("arguments", "extra"),
   [
-    ("report", ["{sweep}"], "report"),
-    ("benchmark", ["cost", "--to=x"], "report"),
-    ("benchmark", ["step", "--against=torch"], "bench"),
+    (["cost", "--to=x"], "report"),
+    (["step", "--against=torch"], "bench"),
   ],
 )
-def test_what_a_trained_run_lacks_is_one_line(
-  python, tmp_path, script, arguments, extra
+def test_a_benchmark_without_what_it_compares_with_is_one_line(
+  python, arguments, extra
 ):
-  (tmp_path / "runs.csv").write_text("run,status\n")
-  path = ROOT / "scripts" / f"{script}.py"
-  given = [text.format(sweep=tmp_path) for text in arguments]
-  done = python(path, *given, extras=["train"], code=1)
+  path = ROOT / "scripts" / "benchmark.py"
+  done = python(path, *arguments, extras=["train"], code=1)
   (line,) = done.stderr.splitlines()
   assert f"needs the extra {extra!r}: pip install 'ws_jax[{extra}]'" in line
+
+
+def test_a_report_needs_its_own_extra_alone(python, tmp_path):
+  sweep = ROOT / "experiments" / "quickstart"
+  script = ROOT / "scripts" / "report.py"
+  python(script, sweep, f"--to={tmp_path}/report", extras=["report"])
+  assert (tmp_path / "report" / "figure.png").stat().st_size > 10_000
 
 
 def test_a_name_that_needs_an_extra_says_so(python):

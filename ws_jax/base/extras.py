@@ -14,7 +14,7 @@ from collections.abc import Iterator
 MODULES = {
   "bench": ("timm", "torch"),
   "data": ("PIL", "importlib_resources", "tensorflow_datasets"),
-  "report": ("matplotlib", "rich", "scipy"),
+  "report": ("absl", "matplotlib", "ml_collections", "rich", "scipy"),
   "slurm": ("submitit",),
   "tf": ("requests", "tensorflow"),
   "train": ("absl", "ml_collections", "orbax", "rich", "tensorboard"),
