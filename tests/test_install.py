@@ -9,6 +9,7 @@ import importlib.metadata
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -16,6 +17,8 @@ import tomllib
 import numpy as np
 import pytest
 from packaging.requirements import Requirement
+
+import ws_jax
 
 ROOT = pathlib.Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -191,3 +194,86 @@ def test_a_name_that_needs_an_extra_says_so(python):
   code = "from ws_jax.train import train_and_evaluate"
   last = python("-c", code, code=1).stderr.splitlines()[-1]
   assert "ws_jax.train.train_and_evaluate needs the extra 'train'" in last
+
+
+def have_setuptools():
+  try:
+    version = importlib.metadata.version("setuptools")
+  except importlib.metadata.PackageNotFoundError:
+    return False
+  return int(version.partition(".")[0]) >= 77
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+  """The folder of an install from a wheel that is built of this checkout."""
+  if not have_setuptools():
+    pytest.skip("builds a wheel: pip install 'setuptools>=77'")
+  source, wheels, target = (
+    tmp_path_factory.mktemp(name) for name in ("source", "wheels", "target")
+  )
+  # A copy, because a build leaves files behind, and takes in what it finds.
+  for name in ("LICENSE", "README.md", "pyproject.toml", "setup.py"):
+    shutil.copy(ROOT / name, source)
+  for name in ("configs", "ws_jax"):
+    shutil.copytree(ROOT / name, source / name)
+  pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+  run = functools.partial(subprocess.run, check=True, capture_output=True)
+  build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--no-index"]
+  run([*build, f"--wheel-dir={wheels}", source])
+  (wheel,) = wheels.iterdir()
+  run([*pip, "install", "--no-deps", "--no-index", f"--target={target}", wheel])
+  return target
+
+
+def test_a_wheel_holds_every_file_of_the_package(installed):
+  wanted = {
+    path.relative_to(ROOT)
+    for path in (ROOT / "ws_jax").rglob("*")
+    if path.is_file() and path.suffix != ".pyc"
+  }
+  names = {path.relative_to(ROOT) for path in (ROOT / "configs").glob("*.py")}
+  wanted |= {pathlib.Path("ws_jax") / name for name in names}
+  assert {path for path in wanted if not (installed / path).is_file()} == set()
+  assert (installed / "ws_jax" / "py.typed").is_file()
+  # Nothing lands beside the package, where it would be in the way of others.
+  top = {path.name for path in installed.iterdir()}
+  assert {name for name in top if not name.endswith(".dist-info")} == {"ws_jax"}
+
+
+def test_configs_are_found_from_any_folder_when_installed(installed, tmp_path):
+  done = subprocess.run(
+    [
+      *(sys.executable, "-m", "ws_jax.main"),
+      "--config=configs/fashion_mnist_10k.py:model=resnet8,width=0.25",
+      *("--config.train.steps=2", "--config.data.batch_size=8"),
+      *("--config.model.num_groups=2", f"--workdir={tmp_path}/run"),
+    ],
+    cwd=tmp_path,
+    capture_output=True,
+    text=True,
+    timeout=300,
+    env=os.environ | {"PYTHONPATH": str(installed), "XLA_FLAGS": ""},
+  )
+  assert done.returncode == 0, done.stderr
+  assert (tmp_path / "run" / "status.json").is_file()
+
+
+def test_a_config_that_is_not_installed_is_named_with_those_that_are(
+  installed, tmp_path
+):
+  code = "from ws_jax import config; config.load('configs/cifar1.py')"
+  done = subprocess.run(
+    [sys.executable, "-c", code],
+    cwd=tmp_path,
+    capture_output=True,
+    text=True,
+    env=os.environ | {"PYTHONPATH": str(installed)},
+  )
+  assert "did you mean 'configs/cifar10.py'?" in done.stderr
+
+
+def test_the_citation_is_of_this_version():
+  text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+  (version,) = re.findall(r"^version: (.*)$", text, re.MULTILINE)
+  assert version == ws_jax.__version__

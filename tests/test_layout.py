@@ -42,12 +42,14 @@ OUTSIDE = ("configs", "experiments", "scripts")
 
 TOP_LEVEL = {
   "CHANGELOG.md",
+  "CITATION.cff",
   "LICENSE",
   "README.md",
   "configs",
   "experiments",
   "pyproject.toml",
   "scripts",
+  "setup.py",
   "tests",
   "ws_jax",
 }
@@ -114,9 +116,23 @@ MODULES = sorted(
   path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py"
 )
 MODULE_NAMES = {owner(path) for path in MODULES}
-PROGRAMS = sorted(
-  path for folder in OUTSIDE for path in (ROOT / folder).rglob("*.py")
-)
+
+
+def _programs() -> list[pathlib.Path]:
+  """Returns the files of OUTSIDE that git tracks; without git, all of them.
+
+  People keep experiments and configs of their own there, which may import what
+  they like.
+  """
+  command = ["git", "ls-files", "-z", *OUTSIDE]
+  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+  paths = {ROOT / name for name in done.stdout.split("\0") if name}
+  if done.returncode:
+    paths = {path for folder in OUTSIDE for path in (ROOT / folder).rglob("*")}
+  return sorted(p for p in paths if p.suffix == ".py" and p.is_file())
+
+
+PROGRAMS = _programs()
 
 
 def name_of(path: pathlib.Path) -> str:
