@@ -1,12 +1,12 @@
-"""Prepares a TFDS image classification set so that training can read it.
+"""Prepares a TFDS set so that training can read it.
 
     python scripts/prepare_data.py cifar10
     python scripts/prepare_data.py fashion_mnist --from_debian
     python scripts/prepare_data.py cifar10 --manual_dir=FOLDER_WITH_THE_ARCHIVE
 
-This is the one place that needs TensorFlow: the TFDS builders do. What they
-write (array_record) is read without it. The builder and its checksums are the
-ones of TFDS, wherever the files come from.
+This is the one place that needs TensorFlow: the builders of TFDS do. Training
+reads what they write (array_record) without it. The builder and its checksums
+are those of TFDS, wherever the files come from.
 """
 
 import importlib.util
@@ -31,15 +31,17 @@ from ws_jax import data
 from ws_jax.data import fashion_mnist
 
 _DATA_DIR = flags.DEFINE_string(
-  "data_dir", None, "Where to put it (default: the folder TFDS uses)."
+  "data_dir", None, "Folder to put it in (default: the folder TFDS uses)."
 )
 _FROM_DEBIAN = flags.DEFINE_bool(
-  "from_debian", False, "Take fashion_mnist from Debian's package, no internet."
+  "from_debian",
+  False,
+  "Take fashion_mnist from Debian's package.",
 )
 _MANUAL_DIR = flags.DEFINE_string(
-  "manual_dir", None, "A folder with source files that you brought yourself."
+  "manual_dir", None, "Folder with source files that you brought yourself."
 )
-# absl tells a dash from an underscore, people do not.
+# absl takes `--data-dir` for another flag than `--data_dir`; people do not.
 for _flag in ("data_dir", "from_debian", "manual_dir"):
   flags.DEFINE_alias(_flag.replace("_", "-"), _flag)
 
@@ -47,14 +49,15 @@ PROBE_SECONDS = 5.0
 
 
 class PrepareError(Exception):
-  """What stops the preparation, in words for the one who typed the command."""
+  """A reason to stop, in words for whoever typed the command."""
 
 
 def install_debian_package() -> None:
   """Installs Debian's package unless its files are there.
 
   Raises:
-    PrepareError: it cannot be installed from here; says what to type.
+    PrepareError: it cannot be installed from here; the message says what to
+      type.
   """
   if fashion_mnist.debian_files_exist():
     return
@@ -76,10 +79,10 @@ def install_debian_package() -> None:
 
 
 def reachable(urls: Iterable[str]) -> bool:
-  """Whether any of the hosts answers (or the proxy in front of them).
+  """Returns whether any of the hosts answers, or the proxy in front of them.
 
-  A probe of our own, because TFDS tries each file ten times with growing waits:
-  minutes until it says that there is no network.
+  TFDS tries each file ten times with growing waits, and so takes minutes to say
+  that there is no network; this takes seconds.
   """
   proxies = urllib.request.getproxies()
   hosts = set()
@@ -120,7 +123,7 @@ def _refuse_downloads() -> None:
 
 
 def wanted_files(builder) -> str:
-  """The source files of a builder, for those who must bring them by hand."""
+  """Returns the list of a builder's source files, to bring them by hand."""
   lines = [
     f"  {info.filename or url.rsplit('/', 1)[-1]}  {int(info.size)} bytes  "
     f"sha256 {info.checksum}\n    {url}"
@@ -136,14 +139,15 @@ def prepare(
 
   Args:
     name: `set`, `set/config` or `set/config:version`, as TFDS writes it.
-    data_dir: where it goes.
-    manual_dir: a folder with source files, looked at before any download.
+    data_dir: the folder of all prepared sets.
+    manual_dir: a folder with source files, searched before any download.
 
   Returns:
     The folder of the prepared set.
 
   Raises:
-    PrepareError: unknown name, no network, or source files missing.
+    PrepareError: the name is unknown, there is no network, source files are
+      missing, or an interrupted preparation is in the way.
   """
   import tensorflow_datasets as tfds
 
@@ -153,8 +157,17 @@ def prepare(
     )
   except tfds.core.DatasetNotFoundError:
     raise PrepareError(data.unknown_name(name, data_dir)) from None
+  except (AssertionError, ValueError) as error:  # Its config or its version.
+    # The sentence behind the arguments, and before the list of alternatives.
+    reason = str(error).rpartition('}": ')[2].partition(". ")[0]
+    raise PrepareError(f"TFDS has no {name!r}: {reason}") from error
   prepared = pathlib.Path(builder.data_path)
   if prepared.exists():
+    if not (prepared / "dataset_info.json").exists():
+      raise PrepareError(
+        f"{prepared} is left from an interrupted preparation: delete it and "
+        "run again"
+      )
     logging.info("%s is there already: %s", name, prepared)
     return prepared
   urls = list(builder.url_infos or {})
@@ -169,7 +182,7 @@ def prepare(
       download_config=config, file_format="array_record"
     )
   except (OSError, tfds.download.DownloadError) as error:
-    why = f"{name} could not be had: {error}"
+    why = f"the files of {name} could not be downloaded: {error}"
     if offline:
       why = (
         f"no network: none of the hosts of {name} answered within "
@@ -200,6 +213,7 @@ def run(name: str) -> None:
       f"--from_debian has fashion_mnist only, not {name!r}: run without it"
     )
   if not is_ready(name, data_dir):
+    check_name(name, data_dir)
     check_tensorflow()
     if _FROM_DEBIAN.value:
       install_debian_package()
@@ -209,29 +223,42 @@ def run(name: str) -> None:
     else:
       prepare(name, data_dir, manual_dir)
   try:
-    dataset = data.load_dataset(name, data_dir)
+    info = data.load(data.Request(name, dir=str(data_dir))).info
   except data.DataError as error:
     print(f"{name} is prepared, but does not suit ws_jax: {error}")
     return
-  shape = "x".join(map(str, dataset.train["image"].shape[1:]))
+  shape = "x".join(map(str, info.input_shape))
+  kind = "images" if info.input_dtype == "uint8" else "examples"
+  classes = f", {info.num_classes} classes" if info.num_classes else ""
   print(
-    f"{name} is ready: {len(dataset.train['label'])} train and "
-    f"{len(dataset.test['label'])} test images of {shape}, "
-    f"{dataset.num_classes} classes"
+    f"{name} is ready: {info.train_size} train and {info.eval_size} test "
+    f"{kind} of {shape}{classes}"
   )
 
 
 def is_ready(name: str, data_dir: pathlib.Path) -> bool:
-  """Whether the set is there already, so that nothing else is needed."""
+  """Returns whether the set is there already, so that nothing is needed."""
   try:
-    data.check_dataset(name, data_dir)
+    data.read_info(data.Request(name, dir=str(data_dir)))
   except data.DataError:
     return False
   return True
 
 
+def check_name(name: str, data_dir: pathlib.Path) -> None:
+  """Checks that TFDS has a set of that name, before anything else is needed.
+
+  Raises:
+    PrepareError: it has none; the message names the nearest.
+  """
+  base, _, rest = name.partition(":")
+  namespaced = bool(rest) and not rest[0].isdigit()  # TFDS asks the network.
+  if not namespaced and base.partition("/")[0] not in data.tfds_names():
+    raise PrepareError(data.unknown_name(name, data_dir))
+
+
 def check_tensorflow() -> None:
-  """Says how to get TensorFlow where it is missing."""
+  """Raises PrepareError with how to get TensorFlow, where it is missing."""
   if importlib.util.find_spec("tensorflow") is None:
     root = pathlib.Path(__file__).resolve().parent.parent
     raise PrepareError(
@@ -244,7 +271,7 @@ def check_tensorflow() -> None:
 def main(argv: list[str]) -> None:
   if len(argv) != 2:
     raise app.UsageError("give the name of one set: prepare_data.py NAME")
-  # TensorFlow speaks at length about processors that it could use.
+  # TensorFlow logs at length which processor features it could use.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
   try:
     run(argv[1])

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ws_jax import data
-from ws_jax.data import cache, datasets, prepared
+from ws_jax.data import arrays as data_arrays
+from ws_jax.data import cache, find, prepared, request, sources
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -33,7 +34,7 @@ def test_embedded_set_is_balanced_and_whole():
     assert split["label"].dtype == np.int32
     assert np.bincount(split["label"]).tolist() == [size // 10] * 10
   digest = hashlib.sha256(data.EMBEDDED_PATH.read_bytes()).hexdigest()
-  assert digest == datasets.EMBEDDED_SHA256
+  assert digest == sources.EMBEDDED_SHA256
 
 
 def test_embedded_images_are_real():
@@ -65,7 +66,7 @@ def test_statistics_are_by_channel_and_never_zero():
   images = rng.integers(0, 256, (5000, 3, 4, 3), dtype=np.uint8)
   images[..., 1] = 255  # Sums that overflow 8 and 16 bits.
   images[..., 2] //= 5
-  mean, std = prepared.channel_statistics(images)
+  mean, std = data_arrays.channel_statistics(images)
   scaled = images.astype(np.float64).reshape(-1, 3) / 255
   np.testing.assert_allclose(mean, scaled.mean(0), rtol=1e-12)
   np.testing.assert_allclose(std[::2], scaled.std(0)[::2], rtol=1e-9)
@@ -77,11 +78,11 @@ def test_a_damaged_embedded_set_is_an_error(tmp_path, monkeypatch):
   content[1000] ^= 1
   damaged = tmp_path / "damaged.npz"
   damaged.write_bytes(content)
-  monkeypatch.setattr(datasets, "EMBEDDED_PATH", damaged)
+  monkeypatch.setattr(sources, "EMBEDDED_PATH", damaged)
   for call in (data.check_dataset, data.load_dataset):
     with pytest.raises(data.DataError, match="damaged"):
       call("fashion_mnist_10k")
-  monkeypatch.setattr(datasets, "EMBEDDED_PATH", tmp_path / "nothing.npz")
+  monkeypatch.setattr(sources, "EMBEDDED_PATH", tmp_path / "nothing.npz")
   with pytest.raises(data.DataError, match="missing"):
     data.check_dataset("fashion_mnist_10k")
 
@@ -385,7 +386,7 @@ def test_unsuitable_sets_are_refused_early(
 
 def test_set_larger_than_memory_is_refused(small_set, monkeypatch):
   folder, _, _ = small_set
-  monkeypatch.setattr(prepared.os, "sysconf", lambda name: 10)
+  monkeypatch.setattr(request.os, "sysconf", lambda name: 10)
   with pytest.raises(data.DataError, match="more than half"):
     data.check_dataset("small", folder)
 
@@ -408,18 +409,18 @@ def test_find_takes_the_newest_version_and_the_only_config(tmp_path):
     _touch_set(tmp_path / "plain" / version)
   (tmp_path / "plain" / "incomplete.X_11.0.0").mkdir()
   plain = tmp_path / "plain"
-  assert prepared.find(tmp_path, "plain") == plain / "10.0.0"
-  assert prepared.find(tmp_path, "plain:9.0.0") == plain / "9.0.0"
-  assert prepared.find(tmp_path, "plain:3.0.0") is None
+  assert find.find(tmp_path, "plain") == plain / "10.0.0"
+  assert find.find(tmp_path, "plain:9.0.0") == plain / "9.0.0"
+  assert find.find(tmp_path, "plain:3.0.0") is None
   _touch_set(tmp_path / "many" / "small" / "1.0.0")
   small = tmp_path / "many" / "small" / "1.0.0"
-  assert prepared.find(tmp_path, "many") == small
+  assert find.find(tmp_path, "many") == small
   _touch_set(tmp_path / "many" / "large" / "1.0.0")
   with pytest.raises(data.DataError, match="many/large, many/small"):
-    prepared.find(tmp_path, "many")
-  assert prepared.find(tmp_path, "many/small:1.0.0") == small
+    find.find(tmp_path, "many")
+  assert find.find(tmp_path, "many/small:1.0.0") == small
   for outside in ("../plain", "plain/../plain", "/plain", "", "."):
-    assert prepared.find(tmp_path, outside) is None
+    assert find.find(tmp_path, outside) is None
 
 
 # What is said when a set is not there.

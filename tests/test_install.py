@@ -150,7 +150,15 @@ def test_functions_need_no_extra(python, tmp_path):
     (
       [
         *("-m", "ws_jax.main", f"--config={ROOT}/configs/cifar10.py"),
-        "--workdir=x",
+        *("--config.data.dir=.", "--workdir=x"),
+      ],
+      ["train"],
+      "data",
+    ),
+    (
+      [
+        *("-m", "ws_jax.main", f"--config={ROOT}/configs/cifar10.py"),
+        *("--config.data.name=cifar_10", "--workdir=x"),
       ],
       ["train"],
       "data",
@@ -160,6 +168,9 @@ def test_functions_need_no_extra(python, tmp_path):
 def test_a_missing_extra_is_one_line_and_exit_2(
   python, tmp_path, arguments, extras, extra
 ):
+  prepared = tmp_path / "cifar10" / "3.0.2"
+  prepared.mkdir(parents=True)
+  (prepared / "dataset_info.json").touch()
   done = python(*arguments, extras=extras, code=2)
   assert "Traceback" not in done.stderr
   last = done.stderr.splitlines()[-1]

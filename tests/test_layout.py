@@ -24,7 +24,7 @@ PACKAGE = ROOT / "ws_jax"
 STDLIB = sys.stdlib_module_names | {"__future__"}
 
 # The folders and modules of ws_jax, from the lowest floor to the highest. A
-# file imports from its own folder and from lower floors, and from nothing else.
+# file imports from its own folder and from lower floors, and from nowhere else.
 FLOORS = (
   ("base",),
   ("core",),
@@ -87,9 +87,9 @@ def imports(path: pathlib.Path) -> set[str]:
 def owner(path: pathlib.Path) -> str:
   """Returns the name in FLOORS of a file of the package.
 
-  What `python -m` runs is a program, and so of the floor of `main`.
+  What `python -m` runs, and a verb of it, is a program: on the floor of `main`.
   """
-  if path.stem == "__main__":
+  if path.stem in ("__main__", "predict"):
     return "main"
   return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
@@ -162,7 +162,7 @@ def test_package_exports_only_the_core():
   [
     ("base", set()),
     ("core", {"jax", "numpy"}),
-    ("weights", {"jax", "numpy", "orbax"}),
+    ("weights", {"PIL", "jax", "numpy", "orbax"}),
   ],
 )
 def test_the_lowest_floors_need_little(folder, allowed):
@@ -234,14 +234,14 @@ def test_an_extra_is_recognized_by_modules_of_its_own_packages(extra):
   assert set(extras.MODULES[extra]) <= modules_of(extra)
 
 
-# What `pip install ws_jax` is for; orbax is asked for as an extra there.
+# What `pip install ws_jax` is for; reading orbax folders or images is an extra.
 FUNCTIONS = {"core", "gradients", "layers", "linen", "models", "nnx", "weights"}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_the_functions_need_no_extra(path):
   if owner(path) in FUNCTIONS:
-    assert third_party(path) - {"orbax"} <= modules_of()
+    assert third_party(path) - {"PIL", "orbax"} <= modules_of()
 
 
 def test_top_level_holds_only_what_the_design_names():

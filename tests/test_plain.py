@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import ws_jax
-from ws_jax import config, data
+from ws_jax import config
 from ws_jax.layers.norm import NormSpec
 from ws_jax.models import create_model
-from ws_jax.train import loop
+from ws_jax.train import build
 from ws_jax.train import step as steps
 
 SCALES = [1e-12, 1e-6, 1e-2, 1.0, 1e3, 1e6]
@@ -89,14 +89,12 @@ def test_trained_resnet_computes_the_same():
     "model.ws": False,
     "data.batch_size": 32,
     "train.steps": 12,
+    "optim.learning_rate": 0.1,
   }
   c = config.apply(config.default(), settings)
-  c, dataset, program = loop.prepare(c)
-  arrays = jax.device_put(dataset.train)
-  numbers = {"learning_rate": 0.1, "weight_decay": 5e-4, "momentum": 0.9}
-  state = steps.init_state(program, arrays, 0, numbers)
-  size = len(dataset.train["label"])
-  indices = data.batch_indices(0, 0, 12, 32, size)[:, None]
+  setup = build.start(c)
+  dataset, program, state = setup.dataset, setup.program, setup.state()
+  arrays, indices = setup.source.block(0, 12)
   start = jax.tree.map(np.asarray, state.params)
   state = steps.train_block(program, state, arrays, indices)
   plain, stats = jax.tree.map(np.asarray, (state.params, state.model_state))

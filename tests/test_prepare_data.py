@@ -158,6 +158,38 @@ def test_wrong_flags_are_one_clear_line(tmp_path):
     assert message in done.stderr
 
 
+def test_an_unknown_name_is_one_line_with_the_nearest(tmp_path):
+  # TFDS answers to `cifar-10` with 48 lines; without TensorFlow it was missed.
+  done = _run("prepare_data", "cifar-10", f"--data_dir={tmp_path}")
+  assert done.returncode == 1 and not done.stdout
+  assert len(done.stderr.strip().splitlines()) == 1
+  assert "unknown data set 'cifar-10': did you mean 'cifar10'" in done.stderr
+
+
+@pytest.mark.parametrize(
+  ("name", "message"),
+  [
+    ("no_such_set", "unknown data set 'no_such_set'"),
+    ("cifar10/foo", "TFDS has no 'cifar10/foo': BuilderConfig foo not found"),
+    ("cifar10:9.9.9", "TFDS has no 'cifar10:9.9.9': .* 9.9.9, only: "),
+  ],
+)
+def test_what_tfds_does_not_have_is_one_line(tmp_path, name, message):
+  with pytest.raises(prepare_data.PrepareError, match=message) as caught:
+    prepare_data.prepare(name, tmp_path, None)
+  assert "\n" not in str(caught.value)
+
+
+def test_what_an_interruption_left_is_not_taken_for_a_set(tmp_path):
+  import tensorflow_datasets as tfds
+
+  left = pathlib.Path(tfds.builder("mnist", data_dir=tmp_path).data_path)
+  left.mkdir(parents=True)
+  with pytest.raises(prepare_data.PrepareError, match="interrupted") as caught:
+    prepare_data.prepare("mnist", tmp_path, None)
+  assert str(left) in str(caught.value)
+
+
 def test_set_that_is_there_needs_no_tensorflow(tmp_path):
   done = _run("prepare_data", "fashion_mnist_10k", f"--data_dir={tmp_path}")
   assert done.returncode == 0, done.stderr

@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+import types
 
 import flax.linen as nn
 import jax
@@ -10,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import ws_jax
 from ws_jax import data, tasks
+from ws_jax.data.memory import MemorySource
 from ws_jax.train import backend, optim, step
 
 NUMBERS = {"learning_rate": 0.3, "weight_decay": 0.01, "momentum": 0.9}
@@ -59,6 +61,12 @@ def train(program, arrays, num_steps, micro_batches=1, *, block=None, **kwargs):
   arrays = jax.device_put(arrays, everywhere)
   state = step.init_state(program, arrays, seed, numbers)
   return step.train_block(program, state, arrays, indices, block=block)
+
+
+def batches(program, arrays, size):
+  """The arrays as an evaluation set."""
+  whole = types.SimpleNamespace(train=arrays, test=arrays, num_train=40)
+  return MemorySource(whole, 0, 16, 16, program.mesh).batches(size)
 
 
 def assert_same(a, b, **tolerance):
@@ -194,7 +202,7 @@ def test_the_moving_average(arrays):
 def test_evaluation_sees_each_example_once(arrays, batch_size):
   program = make()
   state = step.init_state(program, arrays, 0, NUMBERS)
-  got = step.evaluate(program, state, arrays, batch_size)
+  got = step.evaluate(program, state, batches(program, arrays, batch_size))
   params = ws_jax.weight_standardize(state.params)
   images = (arrays["image"] / 255.0 - 0.5) / 0.25
   logits = np.asarray(Net().apply({"params": params}, images, train=False))
@@ -211,9 +219,13 @@ def test_evaluation_uses_the_moving_average(arrays):
   halved = jax.tree.map(lambda x: x * 0.5, state.params)
   plain = dataclasses.replace(program, ema_decay=None)
   expected = step.evaluate(
-    plain, state.replace(params=halved, ema_params=None), arrays, 40
+    plain,
+    state.replace(params=halved, ema_params=None),
+    batches(plain, arrays, 40),
   )
-  got = step.evaluate(program, state.replace(ema_params=halved), arrays, 40)
+  got = step.evaluate(
+    program, state.replace(ema_params=halved), batches(program, arrays, 40)
+  )
   assert got == expected
 
 

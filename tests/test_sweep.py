@@ -481,16 +481,3 @@ def test_mistakes_on_the_command_line_are_one_clear_line():
   assert done.returncode == 2
   assert "did you mean 'quickstart'?" in done.stdout
   assert "Traceback" not in done.stdout + done.stderr
-
-
-@pytest.mark.parametrize(
-  "path", sorted((ROOT / "experiments").glob("*.py")), ids=lambda p: p.stem
-)
-def test_experiments_only_override_what_their_config_has(path):
-  scope = {}
-  exec(compile(path.read_text(), path, "exec"), scope)
-  assert "Question:" in scope["__doc__"]
-  runs = grid.plan(scope["sweep"]())
-  assert runs
-  for run in runs:
-    config.apply(config.load(scope["CONFIG"]), run.overrides)

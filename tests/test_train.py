@@ -10,7 +10,7 @@ import pytest
 
 from ws_jax import config, data
 from ws_jax.base import disk
-from ws_jax.train import backend, checkpoint, clock, loop, record
+from ws_jax.train import backend, build, checkpoint, clock, loop, record
 from ws_jax.train import step as steps
 
 TINY = {
@@ -37,11 +37,16 @@ def small_data():
   whole = data.load_dataset("fashion_mnist_10k")
   few = dataclasses.replace(
     whole,
+    info=dataclasses.replace(whole.info, train_size=500, eval_size=200),
     train={k: v[::20] for k, v in whole.train.items()},
     test={k: v[::10] for k, v in whole.test.items()},
   )
+  known, read_info = data.Request("fashion_mnist_10k"), data.read_info
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(data, "load_dataset", lambda *_: few)
+    patch.setattr(data, "load", lambda request: few)
+    patch.setattr(
+      data, "read_info", lambda r: few.info if r == known else read_info(r)
+    )
     yield
 
 
@@ -54,11 +59,8 @@ def finished(tmp_path_factory):
 
 
 def final_state(workdir, c):
-  c, dataset, program = loop.prepare(c)
   checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", keep=1)
-  numbers = dict.fromkeys(("learning_rate", "weight_decay", "momentum"), 0.0)
-  like = steps.init_state(program, dataset.train, 0, numbers)
-  state = checkpoints.load(checkpoints.latest(), like)
+  state, _ = checkpoints.newest(build.start(c).state())
   checkpoints.close()
   return jax.device_get(state)
 
@@ -131,16 +133,15 @@ def test_a_stopped_run_resumes_to_the_same_bits(
 
 def test_rows_after_the_checkpoint_are_written_once(tmp_path, monkeypatch):
   """A crash between two checkpoints leaves rows that will come again."""
-  log = loop._log
+  write = loop._write
 
   def crash(run, program, state, step):
-    state = log(run, program, state, step)
+    write(run, program, state, step)
     if step == 25:
       raise OSError("disk full")
-    return state
 
   with monkeypatch.context() as patch:
-    patch.setattr(loop, "_log", crash)
+    patch.setattr(loop, "_write", crash)
     with pytest.raises(OSError, match="disk full"):
       loop.train_and_evaluate(tiny(), tmp_path)
   status = json.loads((tmp_path / "status.json").read_text())

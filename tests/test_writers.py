@@ -6,18 +6,24 @@ import sys
 import pytest
 from tensorboard.backend.event_processing import event_accumulator
 
+from ws_jax import config
 from ws_jax.base import disk
 from ws_jax.train import progress, record
 from ws_jax.train.clock import Clock
 
-CONFIG = {"train": {"steps": 4, "log_every_steps": 1}, "seed": 0}
+
+def resolved(**overrides):
+  settings = {"train.steps": 4, "train.log_every_steps": 1}
+  settings |= {k.replace("__", "."): x for k, x in overrides.items()}
+  c = config.apply(config.default(), settings)
+  return config.resolve(c, num_examples=1000, num_devices=1)
 
 
-def make_run(folder, config=CONFIG, cadence=()):
+def make_run(folder, may_change=(), **overrides):
   return record.Run(
     folder,
-    config,
-    cadence=cadence,
+    resolved(**overrides),
+    may_change=may_change,
     about={"device": "x"},
     clock=Clock(),
   )
@@ -72,12 +78,54 @@ def test_a_run_continues_its_seconds_and_metrics(tmp_path):
   again.close()
 
 
-def test_only_the_cadence_may_change(tmp_path):
+def test_only_what_does_not_affect_results_may_change(tmp_path):
   make_run(tmp_path).close()
-  changed = {"train": {"steps": 4, "log_every_steps": 2}, "seed": 0}
+  changed = {"train__log_every_steps": 2}
   with pytest.raises(ValueError, match=r"train.log_every_steps was 1, is 2\."):
-    make_run(tmp_path, changed)
-  make_run(tmp_path, changed, cadence=("train.log_every_steps",)).close()
+    make_run(tmp_path, **changed)
+  make_run(tmp_path, ("train.log_every_steps",), **changed).close()
+
+
+def test_a_key_that_an_older_version_did_not_have_is_at_its_default(tmp_path):
+  make_run(tmp_path).close()
+  old = disk.read_json(tmp_path / "config.json")
+  old["optim"].pop("kwargs")
+  old["data"]["crop_padding"] = old["task"].pop("crop_padding")  # its old name
+  old.pop("init_from")
+  disk.write_json(tmp_path / "config.json", old)
+  make_run(tmp_path).close()
+  with pytest.raises(ValueError, match=r"task.crop_padding was 2, is 1"):
+    make_run(tmp_path, task__crop_padding=1)
+
+
+@pytest.mark.parametrize("text", ["", '{"seed": 1', "[]", '{"model": 3}'])
+def test_a_damaged_config_is_named_with_the_remedy(tmp_path, text):
+  make_run(tmp_path).close()
+  (tmp_path / "config.json").write_text(text)
+  with pytest.raises(ValueError, match=r"config\.json.*") as caught:
+    make_run(tmp_path)
+  assert "delete" in str(caught.value)
+
+
+def test_a_damaged_status_is_made_anew(tmp_path):
+  make_run(tmp_path).close()
+  (tmp_path / "status.json").write_text("")
+  run = make_run(tmp_path)
+  run.start(0)
+  run.close()
+  assert disk.read_json(tmp_path / "status.json")["status"] == "running"
+
+
+def test_a_finished_run_may_be_made_longer_and_no_other(tmp_path):
+  run = make_run(tmp_path)
+  run.start(0)
+  run.close()
+  with pytest.raises(ValueError, match="train.steps was 4, is 8"):
+    make_run(tmp_path, train__steps=8)
+  run.status("done")
+  with pytest.raises(ValueError, match="train.steps was 4, is 2"):
+    make_run(tmp_path, train__steps=2)
+  make_run(tmp_path, train__steps=8).close()
 
 
 def test_plain_lines_where_there_is_no_terminal(capsys):

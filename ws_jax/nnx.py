@@ -96,6 +96,15 @@ def standardized(
   return nnx.merge(graphdef, effective, rest)
 
 
+def selectors(module: nnx.Module) -> tuple[Selector, Axes]:
+  layers = {
+    "/".join(map(str, (*path, "kernel"))): layer
+    for path, layer in nnx.iter_modules(module)
+    if isinstance(layer, _LAYERS)
+  }
+  return _kernels_of(module, layers), _axes_of(layers)
+
+
 class WeightStandardization(nnx.Module):
   """Wraps a module so that it computes with standardized kernels.
 

@@ -13,11 +13,11 @@ from collections.abc import Iterator
 # The modules of each extra, by which to see whether it is installed.
 MODULES = {
   "bench": ("timm", "torch"),
-  "data": ("PIL", "importlib_resources", "tensorflow_datasets"),
+  "data": ("importlib_resources", "tensorflow_datasets"),
   "report": ("absl", "matplotlib", "ml_collections", "rich", "scipy"),
   "slurm": ("submitit",),
   "tf": ("requests", "tensorflow"),
-  "train": ("absl", "ml_collections", "orbax", "rich", "tensorboard"),
+  "train": ("PIL", "absl", "ml_collections", "orbax", "rich", "tensorboard"),
 }
 
 
@@ -48,12 +48,27 @@ def need(extra: str, by: str) -> None:
 'sound': pip install 'ws_jax[sound]' (missing: hear_nothing)
     >>> del MODULES["sound"]
   """
+  if text := lacking(extra):
+    raise MissingExtra(f"{by} {text}")
+
+
+def lacking(extra: str) -> str:
+  """Returns what to install for a missing extra, "" if it is installed.
+
+  Args:
+    extra: Name of the extra, a key of `MODULES`.
+
+  Example:
+    >>> lacking("train")
+    ''
+  """
   missing = [x for x in MODULES[extra] if importlib.util.find_spec(x) is None]
-  if missing:
-    raise MissingExtra(
-      f"{by} needs the extra {extra!r}: pip install 'ws_jax[{extra}]'"
-      f" (missing: {', '.join(missing)})"
-    )
+  if not missing:
+    return ""
+  return (
+    f"needs the extra {extra!r}: pip install 'ws_jax[{extra}]'"
+    f" (missing: {', '.join(missing)})"
+  )
 
 
 @contextlib.contextmanager

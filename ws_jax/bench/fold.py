@@ -8,7 +8,7 @@ import numpy as np
 
 import ws_jax
 from ws_jax.bench import DEFAULT_MODEL, Options, Table, ours, timing
-from ws_jax.train import backend, loop
+from ws_jax.train import backend, build
 
 
 def run(options: Options) -> list[Table]:
@@ -21,7 +21,7 @@ def run(options: Options) -> list[Table]:
 
 def _table(name: str, batch_size: int, rounds: int) -> Table:
   config = ours.configuration(name, "GN+WS", batch_size)
-  model = loop.build_model(config, num_classes=10)
+  model = build.build_model(config, num_outputs=10)
   images = jnp.asarray(
     np.random.default_rng(0).normal(size=(batch_size, 32, 32, 3)), jnp.float32
   )

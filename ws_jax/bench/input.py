@@ -7,7 +7,7 @@ import numpy as np
 
 from ws_jax import config, data
 from ws_jax.bench import DEFAULT_MODEL, Options, Table, ours, timing
-from ws_jax.train import backend, loop
+from ws_jax.train import backend, build
 from ws_jax.train import step as steps
 
 # Steps in one timing: dispatch runs ahead of the device within it.
@@ -38,7 +38,7 @@ class Loop:
       {"data.crop_padding": 2 if augment else 0, "data.flip": augment},
     )
     dataset = data.load_dataset("fashion_mnist_10k")
-    self.program = loop.build_program(c, dataset)
+    self.program = build.build_program(c, dataset)
     self.arrays = jax.device_put(dataset.train)
     self.state = steps.init_state(self.program, self.arrays, 0, ours.numbers(c))
     self.batch_size, self.done = batch_size, 0

@@ -14,7 +14,7 @@ import numpy as np
 from ws_jax import linen
 from ws_jax.bench import DEFAULT_MODEL, Options, Row, Table, ours, timing
 from ws_jax.bench.others import Others
-from ws_jax.train import loop
+from ws_jax.train import build
 from ws_jax.train import step as steps
 
 _BATCH = 128
@@ -62,7 +62,7 @@ def gradient(model: str, arm: str, micro: int, seed: int = 0) -> np.ndarray:
   """The gradient by the raw parameters, of one batch in parts, as a vector."""
   config = ours.configuration(model, arm, _BATCH, optim__micro_batch_size=micro)
   dataset = ours.noise(_BATCH, seed=seed)
-  program = loop.build_program(config, dataset)
+  program = build.build_program(config, dataset)
   state = steps.init_state(program, dataset.train, 0, ours.numbers(config))
   jit = functools.partial(ours.jit, static_argnums=0)
   effective, work = jit(steps.begin)(program, state)

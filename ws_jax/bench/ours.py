@@ -1,6 +1,7 @@
 """A training step of ws_jax as a contender, and what others begin with."""
 
 import time
+import types
 from typing import Any
 
 import flax.traverse_util
@@ -12,7 +13,7 @@ import numpy as np
 from ws_jax import config, data
 from ws_jax.bench import ARMS
 from ws_jax.bench.worker import turn
-from ws_jax.train import backend, loop
+from ws_jax.train import backend, build
 from ws_jax.train import step as steps
 
 # Small enough that random labels are not learnt by heart within a benchmark:
@@ -30,7 +31,7 @@ def noise(
     "image": rng.integers(0, 256, shape, np.uint8),
     "label": rng.integers(0, 10, batch_size, np.int32),
   }
-  return data.Dataset(
+  noise = types.SimpleNamespace(
     name="noise",
     train=arrays,
     test=arrays,
@@ -38,6 +39,7 @@ def noise(
     mean=(0.5,) * channels,
     std=(0.25,) * channels,
   )
+  return data.load(data.Request(noise))
 
 
 def configuration(
@@ -133,7 +135,7 @@ class Step:
     self, c: ml_collections.ConfigDict, dataset: data.Dataset
   ) -> steps.Program:
     """The program of a configuration."""
-    return loop.build_program(c, dataset)
+    return build.build_program(c, dataset)
 
   def plan(self, donate: bool = True) -> Any:
     """XLA's memory analysis of a step; with micro-batches, of one of them."""

@@ -3,7 +3,7 @@
 import gzip
 import pathlib
 
-from ws_jax.data.prepared import DataError
+from ws_jax.data.request import DataError
 
 DEBIAN_PACKAGE = "dataset-fashion-mnist"
 DEBIAN_DIR = pathlib.Path("/usr/share/datasets/fashion-mnist")

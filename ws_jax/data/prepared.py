@@ -1,99 +1,38 @@
 """Reads what TFDS prepared, without TensorFlow, and keeps it decoded."""
 
-import dataclasses
-import os
+import hashlib
 import pathlib
-import re
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from absl import logging
 
-from ws_jax.data import cache
-
-_VERSION = re.compile(r"\d+\.\d+\.\d+")
-
-
-class DataError(ValueError):
-  """A data set cannot be had; the message says what to do about it."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Info:
-  """What the metadata of a prepared set say.
-
-  Attributes:
-    builder: the TFDS builder, able to read and no more.
-    image: the key of the image in an example.
-    label: the key of the class.
-    shape: `(H, W, C)` of every image.
-    num_classes: how many classes.
-    splits: the TFDS names of the training and the test split.
-    sizes: how many examples each of the two has.
-  """
-
-  builder: Any
-  image: str
-  label: str
-  shape: tuple[int, int, int]
-  num_classes: int
-  splits: tuple[str, str]
-  sizes: tuple[int, int]
+from ws_jax.base import extras
+from ws_jax.data import cache, splits
+from ws_jax.data.request import (
+  Arrays,
+  DataError,
+  Request,
+  Source,
+  check_memory,
+  unknown_key,
+)
 
 
-def find(data_dir: pathlib.Path, name: str) -> pathlib.Path | None:
-  """The folder of the newest prepared version of a set, None if there is none.
+def open_set(folder: pathlib.Path, request: Request) -> Source:
+  """Returns the source of a prepared set, by its metadata alone.
 
   Args:
-    data_dir: the folder of all prepared sets.
-    name: `set`, `set/config`, either with `:version` behind it.
+    folder: a folder that `find.find` returned.
+    request: the splits and keys that are wanted.
 
   Raises:
-    DataError: the set is there in several configs and the name says none.
+    DataError: it is not image classification and no keys are asked for, a
+      split or key is not there, examples differ in shape, or they do not fit in
+      memory.
   """
-  path, _, version = name.partition(":")
-  if not re.fullmatch(r"\w[\w.+-]*(/\w[\w.+-]*)*", path):
-    return None  # Not a name, or a way out of `data_dir`.
-  folder = data_dir / path
-  found = _versions(folder, version)
-  if found:
-    return found[-1]
-  if not folder.is_dir():
-    return None
-  configs = {
-    child.name: _versions(child, version)
-    for child in sorted(folder.iterdir())
-    if child.is_dir()
-  }
-  configs = {config: found for config, found in configs.items() if found}
-  if len(configs) > 1:
-    choices = ", ".join(f"{path}/{config}" for config in configs)
-    raise DataError(f"data set {name!r} has configs: choose one of {choices}")
-  return next(iter(configs.values()))[-1] if configs else None
-
-
-def _versions(folder: pathlib.Path, version: str) -> list[pathlib.Path]:
-  """Prepared versions in a folder, oldest first."""
-  if not folder.is_dir():
-    return []
-  found = [
-    child
-    for child in folder.iterdir()
-    if _VERSION.fullmatch(child.name)
-    and version in ("", child.name)
-    and (child / "dataset_info.json").exists()
-  ]
-  return sorted(found, key=lambda path: [int(n) for n in path.name.split(".")])
-
-
-def read_info(folder: pathlib.Path) -> Info:
-  """Reads the metadata of a prepared set and checks that it suits us.
-
-  Raises:
-    DataError: it is not image classification, has no test split, images differ
-      in size, or it does not fit in memory.
-  """
+  extras.need("data", by=f"data set {request.name!r}")
   import tensorflow_datasets as tfds
 
   try:
@@ -101,102 +40,167 @@ def read_info(folder: pathlib.Path) -> Info:
   except Exception as error:  # TFDS raises whatever its parsers raise.
     raise DataError(f"cannot read {folder}: {error}") from error
   info: Any = builder.info  # What it holds depends on the files.
-  if not info.supervised_keys or len(info.supervised_keys) != 2:
-    raise DataError(f"{folder} is not a set of inputs with one label each")
-  image, label = info.supervised_keys
-  kinds = info.features[image], info.features[label]
-  if not isinstance(kinds[0], tfds.features.Image) or not isinstance(
-    kinds[1], tfds.features.ClassLabel
-  ):
-    raise DataError(
-      f"{folder} is not image classification: {image!r} is "
-      f"{type(kinds[0]).__name__}, {label!r} is {type(kinds[1]).__name__}"
-    )
-  shape = tuple(info.features[image].shape)
-  dtype = np.dtype(info.features[image].np_dtype)
-  if None in shape or dtype != np.uint8:
-    raise DataError(
-      f"{folder} holds images of {shape} {dtype}; training in memory needs "
-      "uint8 images of one size (None: sizes differ)"
-    )
-  splits = _choose_splits(folder, info.splits)
-  sizes = tuple(info.splits[split].num_examples for split in splits)
-  _check_memory(folder, sum(sizes) * int(np.prod(shape)))
-  num_classes = info.features[label].num_classes
-  return Info(builder, image, label, shape, num_classes, splits, sizes)
+  input_key, label_key = _choose_keys(folder, info, request)
+  inputs, label = info.features[input_key], info.features[label_key]
+  pair = splits.choose(request, info.splits, str(folder))
+  sizes = {split: info.splits[split].num_examples for split in pair}
+  dtype = _dtype(inputs)
+  shape = tuple(inputs.shape)
+  rows = int(np.prod(shape)) * dtype.itemsize
+  check_memory(folder, sum(sizes.values()) * rows)
+  num_classes = getattr(label, "num_classes", None)
+  # TFDS calls classes without names "0", "1", ...
+  names = tuple(label.names) if num_classes is not None else ()
+  unnamed = names == tuple(map(str, range(len(names))))
 
+  def read() -> dict[str, Arrays]:
+    return read_arrays(folder, builder, (input_key, label_key), tuple(sizes))
 
-def _choose_splits(folder: pathlib.Path, splits) -> tuple[str, str]:
-  for test in ("test", "validation"):
-    if "train" in splits and test in splits:
-      return "train", test
-  raise DataError(
-    f"{folder} has splits {sorted(splits)}; needed are train, and test or "
-    "validation"
+  return Source(
+    name=request.name,
+    splits=pair,
+    sizes=sizes,
+    input_key=input_key,
+    label_key=label_key,
+    input_shape=shape,
+    input_dtype=str(dtype),
+    num_classes=num_classes,
+    classes=() if unnamed else names,
+    read=read,
   )
 
 
-def _check_memory(folder: pathlib.Path, num_bytes: int) -> None:
-  memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-  if num_bytes > memory // 2:
+def _choose_keys(
+  folder: pathlib.Path, info: Any, request: Request
+) -> tuple[str, str]:
+  """Returns the keys of inputs and labels, whose features suit training.
+
+  Without keys in the request a set must be image classification. A key that is
+  asked for may also hold numbers of another kind.
+  """
+  asked = request.input_key, request.label_key
+  for what, key in zip(("input_key", "label_key"), asked, strict=True):
+    if key is not None and key not in info.features:
+      raise unknown_key(str(folder), what, key, info.features)
+  own: Any = info.supervised_keys or ()
+  if None in asked and len(own) != 2:
     raise DataError(
-      f"{folder} takes {num_bytes / 2**30:.1f} GiB decoded, more than half of "
-      f"the {memory / 2**30:.1f} GiB here: it does not suit training in memory"
+      f"{folder} is not a set of inputs with one label each: say by input_key "
+      f"and label_key which of {', '.join(info.features)} they are"
     )
+  input_key = asked[0] or own[0]
+  label_key = asked[1] or own[1]
+  _check_features(folder, info.features, (input_key, label_key), asked)
+  return input_key, label_key
 
 
-def read_arrays(folder: pathlib.Path) -> tuple[dict[str, np.ndarray], int]:
-  """All images and labels of a prepared set, from the cache if there is one.
+def _check_features(
+  folder: pathlib.Path,
+  features: Any,
+  keys: tuple[str, str],
+  asked: tuple[str | None, str | None],
+) -> None:
+  import tensorflow_datasets as tfds
+
+  kinds = tfds.features.Image, tfds.features.ClassLabel
+  for key, kind, given in zip(keys, kinds, asked, strict=True):
+    feature = features[key]
+    tensor = isinstance(feature, tfds.features.Tensor)
+    number = tensor and _dtype(feature).kind in "biuf"
+    if not isinstance(feature, kind) and not (given and number):
+      said = " and ".join(f"{k!r} {type(features[k]).__name__}" for k in keys)
+      raise DataError(
+        f"{folder} is not image classification: its inputs and labels are "
+        f"{said}; other keys are given as input_key and label_key"
+      )
+    image = isinstance(feature, tfds.features.Image)
+    dtype = _dtype(feature)
+    if None in feature.shape or (image and dtype != np.uint8):
+      raise DataError(
+        f"{folder} holds {key!r} of {tuple(feature.shape)} {dtype}; training "
+        "in memory needs uint8 images of one size (None: sizes differ)"
+      )
+
+
+def _dtype(feature: Any) -> np.dtype:
+  return np.dtype(feature.np_dtype)
+
+
+def read_arrays(
+  folder: pathlib.Path,
+  builder: Any,
+  keys: tuple[str, str],
+  wanted_splits: tuple[str, ...],
+) -> dict[str, Arrays]:
+  """Returns the arrays of whole splits, from the cache if they are there.
 
   Args:
-    folder: a folder that `find` returned.
-
-  Returns:
-    `{"train_image", "train_label", "test_image", "test_label", "mean", "std"}`,
-    and the number of classes.
+    folder: the folder of the prepared set.
+    builder: the TFDS builder that reads it.
+    keys: the keys of the inputs and of the labels.
+    wanted_splits: the splits to read.
 
   Raises:
-    DataError: see `read_info`; or a record cannot be decoded.
+    DataError: a record cannot be decoded.
   """
-  arrays = cache.read(folder)
-  if arrays is None:
-    info = read_info(folder)
-    arrays = {"num_classes": np.asarray(info.num_classes)}
-    for split, ours in zip(info.splits, ("train", "test"), strict=True):
-      images, labels = _decode(folder, info, split)
-      arrays |= {f"{ours}_image": images, f"{ours}_label": labels}
-    mean, std = channel_statistics(arrays["train_image"])
-    arrays |= {"mean": np.asarray(mean), "std": np.asarray(std)}
-    cache.write(folder, arrays)
-  return arrays, int(arrays.pop("num_classes"))
+  path, fingerprint = folder / cache.CACHE_NAME, _fingerprint(folder)
+  wanted = [f"{split}_{key}" for split in wanted_splits for key in keys]
+  kept = cache.read(path, fingerprint, wanted)
+  if kept is None:
+    kept = {
+      f"{split}_{key}": array
+      for split in wanted_splits
+      for key, array in _decode(folder, builder, keys, split).items()
+    }
+    # Other keys and splits stay for the runs that ask for them.
+    others = cache.read(path, fingerprint) or {}
+    cache.write(path, fingerprint, others | kept)
+  return {
+    split: {key: kept[f"{split}_{key}"] for key in keys}
+    for split in wanted_splits
+  }
+
+
+def _fingerprint(folder: pathlib.Path) -> str:
+  """Returns a text that changes when the set is prepared again."""
+  digest = hashlib.sha256((folder / "dataset_info.json").read_bytes())
+  for path in sorted(folder.iterdir()):
+    if "record" in path.name:
+      stat = path.stat()
+      digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}".encode())
+  return digest.hexdigest()
 
 
 def _decode(
-  folder: pathlib.Path, info: Info, split: str
-) -> tuple[np.ndarray, np.ndarray]:
-  size = info.builder.info.splits[split].num_examples
-  logging.info("decoding %d images of %s, once", size, folder)
-  images = np.empty((size, *info.shape), np.uint8)
-  labels = np.empty(size, np.int32)
+  folder: pathlib.Path, builder: Any, keys: tuple[str, str], split: str
+) -> Arrays:
+  size = builder.info.splits[split].num_examples
+  logging.info("decoding %d examples of %s, once", size, folder)
+  arrays = {}
+  for key in keys:
+    feature = builder.info.features[key]
+    # Class numbers are 32 bits wide everywhere; TFDS says 64.
+    label = hasattr(feature, "num_classes")
+    dtype = np.int32 if label else _dtype(feature)
+    arrays[key] = np.empty((size, *feature.shape), dtype)
   count = 0
-  for example in _examples(folder, info, split):
-    images[count] = example[info.image]
-    labels[count] = example[info.label]
+  for example in _examples(folder, builder, split):
+    for key, array in arrays.items():
+      array[count] = example[key]
     count += 1
-  if count != size or not 0 <= labels.min() <= labels.max() < info.num_classes:
-    raise DataError(
-      f"{folder}: split {split!r} has {count} examples of {size}, with labels "
-      f"{labels.min()} to {labels.max()} of {info.num_classes} classes"
-    )
-  return images, labels
+  if count != size:
+    raise DataError(f"{folder}: split {split!r} has {count} examples of {size}")
+  return arrays
 
 
-def _examples(folder: pathlib.Path, info: Info, split: str) -> Iterator[dict]:
-  """Decoded examples in the order in which they are stored."""
-  metadata = info.builder.info
+def _examples(
+  folder: pathlib.Path, builder: Any, split: str
+) -> Iterator[dict[str, Any]]:
+  """Yields decoded examples in the order in which they are stored."""
+  metadata = builder.info
   stored = getattr(metadata.file_format, "value", metadata.file_format)
   if stored == "array_record":
-    yield from info.builder.as_data_source(split)
+    yield from builder.as_data_source(split)
   elif stored == "tfrecord":  # What TFDS writes unless told otherwise.
     for path in metadata.splits[split].filepaths:
       for record in _tfrecords(pathlib.Path(path)):
@@ -209,7 +213,7 @@ def _examples(folder: pathlib.Path, info: Info, split: str) -> Iterator[dict]:
 
 
 def _tfrecords(path: pathlib.Path) -> Iterator[bytes]:
-  """The records of a TFRecord file; their checksums are not looked at."""
+  """Yields the records of a TFRecord file; checksums are not compared."""
   with open(path, "rb") as file:
     while header := file.read(12):  # Length in 8 bytes, its checksum in 4.
       length = int.from_bytes(header[:8], "little")
@@ -217,29 +221,3 @@ def _tfrecords(path: pathlib.Path) -> Iterator[bytes]:
       if len(record) + len(file.read(4)) != length + 4:
         raise DataError(f"{path} is cut off: delete its folder, prepare again")
       yield record
-
-
-def channel_statistics(
-  images: np.ndarray,
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-  """Mean and standard deviation of each channel, scaled to [0, 1].
-
-  Args:
-    images: uint8 `[N, H, W, C]`.
-
-  Returns:
-    Two tuples of `C` numbers, from exact integer sums.
-  """
-  channels = images.shape[-1]
-  total = np.zeros(channels, np.int64)
-  squares = np.zeros(channels, np.int64)
-  for start in range(0, len(images), 4096):  # A small piece of a large array.
-    part = images[start : start + 4096].reshape(-1, channels).astype(np.uint16)
-    total += part.sum(0, dtype=np.int64)
-    squares += (part * part).sum(0, dtype=np.int64)
-  count = images.size // channels
-  mean = total / count
-  variance = squares / count - mean**2
-  # A channel that never varies must not divide by zero later.
-  std = np.where(variance > 0, np.sqrt(np.maximum(variance, 0)), 255.0)
-  return tuple((mean / 255).tolist()), tuple((std / 255).tolist())

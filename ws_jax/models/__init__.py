@@ -1,5 +1,76 @@
-"""Models by name, as plain Flax modules."""
+"""Models by name: the families of this package, and the user's own.
 
+A family is a module with `MODELS` (its names), `KEYS` (its part of
+`config.model`) and `create`. A name `package.module:callable` is a model of the
+user's own, `ws_jax.models.own`.
+"""
+
+from typing import Any
+
+from flax.typing import Dtype
+
+from ws_jax.base import names
+from ws_jax.base.keys import Key
+from ws_jax.layers.norm import NormSpec
+from ws_jax.models import own, resnet
 from ws_jax.models.resnet import MODELS, ResNet, create_model
 
-__all__ = ["MODELS", "ResNet", "create_model"]
+__all__ = ["MODELS", "ResNet", "create", "create_model", "keys"]
+
+FAMILIES = (resnet,)
+
+
+def keys(name: str) -> dict[str, Key]:
+  """Returns the keys that a model adds to `config.model`.
+
+  Args:
+    name: Name of a model, or `package.module:callable`.
+
+  Raises:
+    ValueError: unknown name; the message has the nearest one.
+
+  Example:
+    >>> sorted(keys("resnet20"))[:3]
+    ['channels_per_group', 'dtype', 'norm']
+  """
+  return own.keys(name) if ":" in name else _family(name).KEYS
+
+
+def create(
+  name: str,
+  *,
+  num_outputs: int,
+  norm: NormSpec | None = None,
+  dtype: Dtype | None = None,
+  **settings: Any,
+) -> Any:
+  """Makes a model; nothing is computed or compiled.
+
+  Args:
+    name: Name of a model, or `package.module:callable`.
+    num_outputs: Number of outputs for each example, as classes.
+    norm: Normalization; None for a model that brings its own.
+    dtype: Dtype of the activations; None for a model that brings its own.
+    **settings: The other `keys` of the model.
+
+  Returns:
+    A Flax Linen module, or what the user's own callable returns.
+
+  Raises:
+    ValueError: an unknown name, or a setting that the model refuses.
+
+  Example:
+    >>> create("resnet20", num_outputs=10).num_classes
+    10
+  """
+  if norm is not None:
+    settings["norm"] = norm
+  if dtype is not None:
+    settings["dtype"] = dtype
+  make = own.create if ":" in name else _family(name).create
+  return make(name, num_outputs=num_outputs, **settings)
+
+
+def _family(name: str) -> Any:
+  families = {known: family for family in FAMILIES for known in family.MODELS}
+  return names.lookup(families, name, "model")

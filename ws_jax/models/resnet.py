@@ -17,9 +17,11 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from ws_jax.base import keys
 from ws_jax.base.names import lookup
 from ws_jax.layers.convolve import conv_general_dilated
 from ws_jax.layers.norm import NormSpec
+from ws_jax.models import common
 
 # For images of about 32 pixels: three stages, 16 channels in the first.
 _CIFAR = {
@@ -54,6 +56,16 @@ STEMS = {
   "imagenet": "7x7 / 2, then a pool / 2",
 }
 VERSIONS = {"1": "post-activation", "2": "pre-activation"}
+# The keys of `config.model` that a ResNet has.
+KEYS = {
+  "version": keys.integer(1, "1: post-activation, 2: pre-activation", low=1),
+  "width": keys.number(1.0, "factor on the number of channels", above=0),
+  "stem": keys.text(None, "cifar, half or imagenet; none: the model's own"),
+  "zero_init_last": keys.switch(False, "blocks start as their shortcuts"),
+  "remat": keys.switch(False, "compute blocks again in the backward pass"),
+  **common.NORM_KEYS,
+  **common.DTYPE_KEYS,
+}
 
 # Variance 2 / fan-out: He et al., 2015 (arXiv:1502.01852), backward form.
 _he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -128,6 +140,11 @@ def create_model(
     dtype=jnp.dtype(dtype),
     remat=remat,
   )
+
+
+def create(name: str, *, num_outputs: int, **settings: Any) -> "ResNet":
+  """Calls `create_model`; the form that all families share."""
+  return create_model(name, num_classes=num_outputs, **settings)
 
 
 class ResNet(nn.Module):

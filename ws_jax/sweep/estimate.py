@@ -5,10 +5,8 @@ import time
 
 import jax
 import ml_collections
-from jax.sharding import NamedSharding, PartitionSpec
 
-from ws_jax import data
-from ws_jax.train import backend, loop
+from ws_jax.train import backend, build
 from ws_jax.train import step as steps
 from ws_jax.train.clock import Clock
 
@@ -50,38 +48,33 @@ def measure(config: ml_collections.ConfigDict) -> Cost:
   """Compiles and times a program; writes nothing but the compilation cache.
 
   Args:
-    config: of one of its runs, after all overrides.
+    config: Configuration of one of its runs, after all overrides.
 
   Raises:
-    ValueError: as `ws_jax.train.prepare`.
+    ConfigError: the configuration cannot be run.
   """
-  config, dataset, program = loop.prepare(config)
-  everywhere = NamedSharding(program.mesh, PartitionSpec())
-  arrays, held_out = jax.device_put((dataset.train, dataset.test), everywhere)
-  most, dtype = config.train.log_every_steps, config.model.dtype
-  block = backend.steps_of_a_loop(most, dtype)
+  setup = build.start(config)
+  config, program, source = setup.config, setup.program, setup.source
+  most, dtype = config.train.log_every_steps, config.model.get("dtype")
+  block = backend.steps_of_a_loop(most, dtype or "float32")
   size = min(block or 1, config.train.steps)
-  shape = (size, -1, config.optim.micro_batch_size)
-  num_examples, batch_size = len(dataset.train["label"]), config.data.batch_size
-  indices = data.batch_indices(0, 0, size, batch_size, num_examples)
   clock = Clock()
 
   def run(state: steps.TrainState) -> steps.TrainState:
-    state = steps.train_block(
-      program, state, arrays, indices.reshape(shape), block=block
-    )
+    arrays, indices = source.block(0, size)
+    state = steps.train_block(program, state, arrays, indices, block=block)
     return jax.block_until_ready(state)
 
   with clock("train"):
-    numbers = dict.fromkeys(("learning_rate", "weight_decay", "momentum"), 0.0)
-    state = run(steps.init_state(program, arrays, config.seed, numbers))
+    state = run(setup.state())
   timed, began = 0, time.monotonic()
   while timed < _STEPS and time.monotonic() < began + _SECONDS:
     state = run(state)
     timed += size
   step = (time.monotonic() - began) / timed
   with clock("eval"):
-    steps.evaluate(program, state, held_out, config.data.eval_batch_size)
+    batches = source.batches(config.data.eval_batch_size)
+    steps.evaluate(program, state, batches)
   return Cost(
     compiling=clock.seconds["compile"],
     step=step,

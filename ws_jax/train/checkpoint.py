@@ -1,5 +1,6 @@
-"""Checkpoints of a training state: orbax, and the only file that knows it."""
+"""Checkpoints of a training state, written by orbax."""
 
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -11,6 +12,12 @@ PyTree = Any
 _copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
 
 
+def _abstract(tree: PyTree) -> PyTree:
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree
+  )
+
+
 class Checkpoints:
   """The newest few states of a run, under one folder.
 
@@ -18,8 +25,9 @@ class Checkpoints:
   when everything in it is on disk, and never before.
 
   Args:
-    folder: where they lie; made when the first is written.
-    keep: how many to keep, the newest. 0 turns writing and reading off.
+    folder: Folder of all of them; made when the first is written.
+    keep: Number of checkpoints to keep, the newest; 0 turns writing and
+      reading off.
   """
 
   def __init__(self, folder: pathlib.Path, *, keep: int):
@@ -38,9 +46,9 @@ class Checkpoints:
       )
 
   def latest(self) -> int | None:
-    """The newest step on disk, or None."""
-    found = self._checkpointer and self._checkpointer.latest
-    return found.step if found else None
+    """Returns the newest step on disk, or None."""
+    newest = self._checkpointer and self._checkpointer.latest
+    return newest.step if newest else None
 
   def save(self, step: int, state: PyTree) -> None:
     """Starts to write `state` as `step`; returns once it may be changed."""
@@ -49,14 +57,27 @@ class Checkpoints:
       # the writer, which on a CPU shares them, is still at work.
       self._checkpointer.save_async(step, _copy(state))
 
+  def newest(self, fresh: PyTree) -> tuple[PyTree, int]:
+    """Returns the newest state on disk and its step, or `fresh` and 0."""
+    step = self.latest()
+    return (fresh, 0) if step is None else (self.load(step, fresh), step)
+
   def load(self, step: int, like: PyTree) -> PyTree:
-    """The state written as `step`, with the shapes and shardings of `like`."""
+    """Returns the state written as `step`.
+
+    Args:
+      step: Step of the checkpoint.
+      like: State of the same shapes and shardings. Fields that an older version
+        of ws_jax did not write keep their values of it.
+    """
     assert self._checkpointer is not None
-    abstract = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
-      like,
-    )
-    return self._checkpointer.load(step, abstract)
+    if not dataclasses.is_dataclass(like):
+      return self._checkpointer.load(step, _abstract(like))
+    stored: Any = self._checkpointer.metadata(step).metadata
+    fields = [field.name for field in dataclasses.fields(like)]
+    known = {name: getattr(like, name) for name in fields if name in stored}
+    loaded = self._checkpointer.load(step, _abstract(known))
+    return dataclasses.replace(like, **loaded)
 
   def close(self) -> None:
     """Waits until everything is on disk."""

@@ -3,11 +3,16 @@
 The learning rate, weight decay and momentum are leaves of the optimizer state
 (`optax.inject_hyperparams`). What shapes the program (which optimizer, which
 schedule, how long) is a hashable value that `jax.jit` takes as static.
+
+An optimizer of the user's own is a function that returns an optax
+transformation, as `optax.lion`; see `Optimizer.make`.
 """
 
 import dataclasses
 import functools
+import inspect
 import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -38,11 +43,11 @@ class Schedule:
     kind: `constant`, `step` (times `factor` at each boundary), `cosine` (to
       0) or `one_cycle` (cosine from 1/25 of the peak up to it, then down to
       1e-4 of it; momentum is not cycled).
-    total_steps: length of the run.
-    warmup_steps: steps of linear warm-up before `constant`, `step` and
-      `cosine`; for `one_cycle` the steps up to the peak, 0 meaning 30 %.
-    boundaries: of `step`, as parts of `total_steps`.
-    factor: of `step`.
+    total_steps: Number of steps of the run.
+    warmup_steps: Number of steps of linear warm-up before `constant`, `step`
+      and `cosine`; for `one_cycle` the steps up to the peak, 0 meaning 30 %.
+    boundaries: Parts of the run after which `step` falls.
+    factor: Factor of `step` at each boundary.
 
   Raises:
     ValueError: unknown kind.
@@ -63,7 +68,7 @@ class Schedule:
     names.lookup(dict.fromkeys(SCHEDULES), self.kind, "schedule")
 
   def __call__(self, step: jax.typing.ArrayLike) -> jax.Array:
-    """The multiplier of the peak for update number `step` (from 0)."""
+    """Returns the multiplier of the peak for update number `step` (from 0)."""
     step = jnp.asarray(step, jnp.float32)
     if self.kind == "one_cycle":
       return self._one_cycle(step)
@@ -89,30 +94,35 @@ class Schedule:
 
 
 def _cosine(part: jax.Array) -> jax.Array:
-  """Half a cosine from 1 at 0 to 0 at 1, flat beyond."""
+  """Returns half a cosine from 1 at 0 to 0 at 1, flat beyond."""
   return 0.5 * (1 + jnp.cos(math.pi * jnp.clip(part, 0.0, 1.0)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-  """SGD with momentum, or AdamW, with clipping, decay mask and schedule.
+  """SGD with momentum, AdamW, or one of the user's own, with all around it.
 
   Attributes:
-    schedule: relative learning rate.
+    schedule: Relative learning rate.
     name: `sgd` (weight decay is added to the gradient, as in the WS paper's
-      recipe) or `adamw` (decoupled, b2 0.999, eps 1e-8; momentum is b1).
-    nesterov: for both.
-    decay: which leaves decay: `kernels`, or `all`.
-    clip_norm: largest global norm of the gradient, None for no limit.
-    centralize: take from the gradient of each kernel its mean over the fan-in
-      (Gradient Centralization, see `ws_jax.centralize_gradients`).
-    adaptive_clip: largest ratio of unit-wise gradient to weight norm (AGC,
+      recipe) or `adamw` (decoupled, b2 0.999, eps 1e-8; momentum is b1); with
+      `make` just a name.
+    nesterov: Whether both use Nesterov's form of the momentum.
+    decay: Leaves that decay: `kernels`, or `all`.
+    clip_norm: Largest global norm of the gradient, None for no limit.
+    centralize: Whether the gradient of each kernel loses its mean over the
+      fan-in (Gradient Centralization, see `ws_jax.centralize_gradients`).
+    adaptive_clip: Largest ratio of unit-wise gradient to weight norm (AGC,
       Brock et al. 2021, sec. 4; not on the head), None for no limit.
-    rest_factor: learning rate of all but the convolution kernels (the head,
+    rest_factor: Learning rate of all but the convolution kernels (the head,
       the scales and biases of norms), as a part of theirs.
+    make: Function that returns an optax transformation, as `optax.lion`. It is
+      called with `learning_rate`, and with `weight_decay`, `mask` (the leaves
+      that decay) and `momentum` or `b1` if it takes them.
+    arguments: Further arguments of `make`, as pairs of name and value.
 
   Raises:
-    ValueError: an unknown name.
+    ValueError: an unknown name, or an argument that `make` does not take.
   """
 
   schedule: Schedule
@@ -123,21 +133,32 @@ class Optimizer:
   clip_norm: float | None = None
   adaptive_clip: float | None = None
   rest_factor: float = 1.0
+  make: Callable[..., optax.GradientTransformation] | None = None
+  arguments: tuple[tuple[str, Any], ...] = ()
 
   def __post_init__(self):
-    names.lookup(dict.fromkeys(OPTIMIZERS), self.name, "optimizer")
     names.lookup(dict.fromkeys(DECAYS), self.decay, "decay mask")
+    if self.make is None:
+      names.lookup(dict.fromkeys(OPTIMIZERS), self.name, "optimizer")
+      return
+    takes = _parameters(self.make)
+    for argument in ("learning_rate", *dict(self.arguments)):
+      if argument not in takes:
+        raise ValueError(
+          f"optimizer {self.name} takes no argument {argument!r}:"
+          f" {names.suggest(argument, takes)}"
+        )
 
   def init(
     self, params: PyTree, *, learning_rate, weight_decay, momentum
   ) -> optax.OptState:
-    """The optimizer state for raw parameters; the three numbers may be traced.
+    """Returns the optimizer state; the three numbers may be traced.
 
     Args:
-      params: raw parameters, float32.
-      learning_rate: the peak of the schedule.
-      weight_decay: coefficient of the decay.
-      momentum: of SGD, or b1 of AdamW.
+      params: Raw parameters, float32.
+      learning_rate: Peak of the schedule.
+      weight_decay: Coefficient of the decay.
+      momentum: Momentum of SGD, or b1 of AdamW.
     """
     state: Any = _transformation(self).init(params)
     numbers = {
@@ -151,12 +172,12 @@ class Optimizer:
   def learning_rate(
     self, state: optax.OptState, step: jax.typing.ArrayLike
   ) -> jax.Array:
-    """The learning rate of update number `step` (from 0)."""
-    numbers: Any = state
-    return numbers.hyperparams["learning_rate"] * self.schedule(step)
+    """Returns the learning rate of update number `step` (from 0)."""
+    injected: Any = state
+    return injected.hyperparams["learning_rate"] * self.schedule(step)
 
   def motion(self, state: optax.OptState) -> dict[str, jax.Array]:
-    """How far the last step went, in units that a kernel's size leaves alone.
+    """Returns the size of the last update relative to each kernel.
 
     Returns:
       `relative_step` and `effective_learning_rate` (see
@@ -174,34 +195,69 @@ class Optimizer:
   def update(
     self, grads: PyTree, state: optax.OptState, params: PyTree
   ) -> tuple[PyTree, optax.OptState]:
-    """New parameters and state; all trees have the shape of `params`."""
+    """Returns new parameters and state; trees have the shape of `params`."""
     updates, state = _transformation(self).update(grads, state, params)
     return optax.apply_updates(params, updates), state
+
+  def ignores(self) -> tuple[str, ...]:
+    """Returns which of weight decay and momentum `make` has no use for."""
+    if self.make is None:
+      return ()
+    takes = _parameters(self.make)
+    ignored = [] if "weight_decay" in takes else ["weight_decay"]
+    if not {"momentum", "b1"} & set(takes):
+      ignored.append("momentum")
+    return tuple(ignored)
+
+
+def own(function: Any, name: str, arguments: Mapping[str, Any]) -> dict:
+  """Returns the fields of `Optimizer` for a function of the user's own.
+
+  Args:
+    function: Function that returns an optax transformation.
+    name: Name for messages.
+    arguments: Further arguments of it.
+
+  Raises:
+    ValueError: it is a transformation, and not the function that makes one.
+  """
+  if isinstance(function, optax.GradientTransformation) or not callable(
+    function
+  ):
+    raise ValueError(
+      f"optimizer {name}: give the function that makes it, as optax.lion and"
+      " not optax.lion(1e-3), so that the learning rate can be varied"
+    )
+  if isinstance(function, functools.partial):
+    arguments = {**function.keywords, **arguments}
+    function = function.func
+  pairs = tuple(sorted(arguments.items()))
+  return {"name": name, "make": function, "arguments": pairs}
+
+
+def hyperparams(c: Any) -> dict[str, float]:
+  """Returns the numbers of `config.optim` that a sweep varies for free."""
+  return {
+    name: c[name] for name in ("learning_rate", "weight_decay", "momentum")
+  }
 
 
 @functools.cache
 def _transformation(spec: Optimizer) -> optax.GradientTransformation:
   def build(learning_rate, weight_decay, momentum):
-    decay = optax.add_decayed_weights(weight_decay, mask=decay_mask(spec.decay))
-    centralize = [gradients.centralize_gradients()] if spec.centralize else []
-    if spec.name == "sgd":
-      # As in the authors' code, where a filter's mean does not decay either.
-      trace = optax.trace(momentum, nesterov=spec.nesterov)
-      rule = [decay, *centralize, trace]
-    else:
-      adam = optax.scale_by_adam(b1=momentum, nesterov=spec.nesterov)
-      rule = [*centralize, adam, decay]
-    slower = optax.scale(spec.rest_factor)
-    rest = [optax.masked(slower, _rest)] if spec.rest_factor != 1 else []
+    rest = []
+    if spec.rest_factor != 1:
+      slower = optax.scale(spec.rest_factor)
+      rest = [optax.masked(slower, _not_convolutions)]
     return optax.chain(
       *_clipping(spec),
-      *rule,
+      *_rule(spec, learning_rate, weight_decay, momentum),
       *rest,
       optax.scale_by_schedule(spec.schedule),
-      optax.scale_by_learning_rate(learning_rate),
+      *_rate(spec, learning_rate),
       gradients.monitor_effective_learning_rates(
         lambda step: learning_rate * spec.schedule(step),
-        where=named_kernels,
+        where=_observed,
         center=False,  # the raw kernels as they are, with WS or without
       ),
     )
@@ -209,6 +265,42 @@ def _transformation(spec: Optimizer) -> optax.GradientTransformation:
   return optax.inject_hyperparams(build)(
     learning_rate=0.0, weight_decay=0.0, momentum=0.0
   )
+
+
+def _rule(spec, learning_rate, weight_decay, momentum):
+  """Returns the update rule; an own one has the learning rate in it."""
+  mask = decay_mask(spec.decay)
+  centralize = [gradients.centralize_gradients()] if spec.centralize else []
+  if spec.make is not None:
+    takes, arguments = _parameters(spec.make), dict(spec.arguments)
+    given = {
+      "learning_rate": learning_rate,
+      "weight_decay": weight_decay,
+      "mask": mask,
+    }
+    given["momentum" if "momentum" in takes else "b1"] = momentum
+    arguments = {k: x for k, x in given.items() if k in takes} | arguments
+    return [*centralize, spec.make(**arguments)]
+  decay = optax.add_decayed_weights(weight_decay, mask=mask)
+  if spec.name == "sgd":
+    # As in the authors' code, where a filter's mean does not decay either.
+    trace = optax.trace(momentum, nesterov=spec.nesterov)
+    return [decay, *centralize, trace]
+  adam = optax.scale_by_adam(b1=momentum, nesterov=spec.nesterov)
+  return [*centralize, adam, decay]
+
+
+def _rate(spec, learning_rate):
+  return [] if spec.make else [optax.scale_by_learning_rate(learning_rate)]
+
+
+def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
+  return tuple(inspect.signature(function).parameters)
+
+
+def _observed(path: str, leaf: Any) -> bool:
+  """Selects kernels by name, and matrices of other names in foreign models."""
+  return named_kernels(path, leaf) or leaf.ndim > 1
 
 
 def _clipping(spec: Optimizer) -> list[optax.GradientTransformation]:
@@ -225,14 +317,14 @@ def _clipping(spec: Optimizer) -> list[optax.GradientTransformation]:
   return steps
 
 
-def _rest(params: PyTree) -> PyTree:
+def _not_convolutions(params: PyTree) -> PyTree:
   return jax.tree_util.tree_map_with_path(
     lambda path, leaf: not conv_kernels(path_string(path), leaf), params
   )
 
 
 def decay_mask(kind: str):
-  """A function from parameters to a tree of bools: which leaves decay.
+  """Returns a function from parameters to a tree of bools: which leaves decay.
 
   Args:
     kind: `kernels` (as `ws_jax.kernel_decay_mask`: not biases, not the scales

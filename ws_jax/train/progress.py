@@ -11,9 +11,9 @@ class Progress:
   """A bar with rate and time left on a terminal; plain lines otherwise.
 
   Args:
-    total: steps of the run.
-    start: the step it starts at.
-    name: what is being trained, for the front of the line.
+    total: Number of steps of the run.
+    start: Step that it starts at.
+    name: Name of the run, for the front of the line.
   """
 
   def __init__(self, total: int, start: int, name: str):
@@ -22,14 +22,16 @@ class Progress:
     self._said = time.monotonic()
     self._bar = None
     if sys.stderr.isatty():
-      from rich import progress
+      from rich import console, progress
 
+      # What must be seen comes first: a narrow terminal cuts the rest off.
       self._bar = progress.Progress(
-        progress.TextColumn("{task.description}"),
-        progress.BarColumn(),
         progress.MofNCompleteColumn(),
+        progress.BarColumn(bar_width=12),
+        progress.TimeRemainingColumn(compact=True),
         progress.TextColumn("{task.fields[rate]} {task.fields[metrics]}"),
-        progress.TimeRemainingColumn(),
+        progress.TextColumn("{task.description}"),
+        console=console.Console(stderr=True),
         transient=True,
       )
       self._bar.start()
@@ -57,5 +59,6 @@ class Progress:
       print(*line, shown, file=sys.stderr, flush=True)
 
   def close(self) -> None:
+    """Takes the bar away."""
     if self._bar:
       self._bar.stop()

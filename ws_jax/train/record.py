@@ -1,15 +1,17 @@
-"""What a run leaves on disk, and what it says on the terminal.
+"""The files that a run leaves.
 
 A workdir holds `config.json`, `metrics.jsonl` (one JSON object a line),
 TensorBoard events, `checkpoints/` and `status.json`. JSON files are written
 whole or not at all.
 """
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from ws_jax import config as config_lib
 from ws_jax.base.disk import read_json, write_json, write_text
 from ws_jax.train.progress import Progress
 
@@ -18,28 +20,34 @@ class Run:
   """The folder of one run: its config, rows, status and seconds.
 
   Args:
-    workdir: made if it is not there.
-    config: the resolved configuration, as nested dicts.
-    cadence: dotted keys in which a continued run may differ.
-    about: versions, device and commit, for `status.json`.
-    clock: counts the seconds that `status.json` tells.
+    workdir: Folder, made if it is not there.
+    config: Resolved configuration.
+    may_change: Dotted keys in which a resumed run may differ.
+    about: Versions, device, commit, data and metric, for `status.json`.
+    clock: Clock whose seconds `status.json` tells.
+    metric: Name of the metric that the progress line shows.
 
   Raises:
-    ValueError: the folder holds a run of another configuration.
+    ValueError: the folder holds a run of another configuration, or files that
+      cannot be read.
   """
 
-  def __init__(self, workdir, config, *, cadence, about, clock):
+  def __init__(self, workdir, config, *, may_change, about, clock, metric=""):
     self.workdir = pathlib.Path(workdir)
     self.clock = clock
     self.metrics: dict[str, float] = {}
-    self._about, self._steps = about, config["train"]["steps"]
+    self._about, self._steps = about, config.train.steps
+    self._shown = {
+      f"{split}/{name}"
+      for split in ("train", "eval")
+      for name in (metric, "loss")
+    }
     self._writer: MetricWriter | None = None
     self._progress: Progress | None = None
-    config = json.loads(json.dumps(config, default=str))
-    _same_run(self.workdir, config, cadence)
+    before = _status(self.workdir / "status.json")
+    _same_run(self.workdir, config, may_change, before.get("status") == "done")
     self.workdir.mkdir(parents=True, exist_ok=True)
-    write_json(self.workdir / "config.json", config)
-    before = read_json(self.workdir / "status.json") or {}
+    write_json(self.workdir / "config.json", config.to_dict())
     for name, seconds in before.get("seconds", {}).items():
       self.clock.seconds[name] += seconds
     self._name, self._step = self.workdir.name, 0
@@ -55,10 +63,11 @@ class Run:
     self.status("running")
 
   def advance(self, step: int) -> None:
-    """Tells that `step` steps are done."""
+    """Shows that `step` steps are done."""
     assert self._progress, "start() comes first"
     self._step = step
-    self._progress.update(step, self.metrics)
+    shown = {k: x for k, x in self.metrics.items() if k in self._shown}
+    self._progress.update(step, shown)
 
   def write(self, metrics: Mapping[str, float]) -> None:
     """Records a row of metrics of the current step."""
@@ -80,21 +89,47 @@ class Run:
     write_json(self.workdir / "status.json", content)
 
   def close(self) -> None:
+    """Closes the writers."""
     if self._writer:
       self._writer.close()
     if self._progress:
       self._progress.close()
 
 
-def _same_run(workdir, config, cadence) -> None:
-  before = read_json(workdir / "config.json")
-  if before is None:
-    return
-  old, new = _flat(before), _flat(config)
+def about(setup: Any) -> dict[str, Any]:
+  """Returns what `status.json` says of the data and the metric of a run.
+
+  It is enough to use the trained model without the data; see
+  `ws_jax.train.load_run`.
+  """
+  dataset, metric = setup.dataset, setup.program.task.METRIC
+  info = dataclasses.asdict(dataset.info)
+  return {
+    "metric": dataclasses.asdict(metric),
+    "data": info | {"mean": dataset.mean, "std": dataset.std},
+  }
+
+
+def _same_run(workdir, config, may_change, finished) -> None:
+  """Refuses to go on in the folder of another run."""
+  path = workdir / "config.json"
+  try:
+    before = read_json(path)
+    if before is None:
+      return
+    old = config_lib.flatten(config_lib.from_saved(before))
+  except (AttributeError, TypeError, ValueError) as error:
+    raise ValueError(
+      f"{path} cannot be read: {error}. Choose another --workdir, or delete"
+      " that one."
+    ) from error
+  new = config_lib.flatten(config)
+  longer = finished and new["train.steps"] > old["train.steps"]
+  allowed = {*may_change, *(("train.steps", "train.epochs") if longer else ())}
   changed = [
     f"{key} was {old.get(key)!r}, is {new.get(key)!r}"
     for key in sorted(old | new)
-    if old.get(key) != new.get(key) and key not in cadence
+    if not _same(old.get(key), new.get(key)) and key not in allowed
   ]
   if changed:
     raise ValueError(
@@ -103,20 +138,26 @@ def _same_run(workdir, config, cadence) -> None:
     )
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-  flat = {}
-  for key, value in tree.items():
-    inner = isinstance(value, Mapping)
-    flat |= _flat(value, f"{prefix}{key}.") if inner else {prefix + key: value}
-  return flat
+def _status(path: pathlib.Path) -> dict[str, Any]:
+  """Returns what an earlier attempt wrote; it is only informative."""
+  try:
+    status = read_json(path)
+  except ValueError:  # damaged; the run makes a new one
+    status = None
+  return status if isinstance(status, dict) else {}
+
+
+def _same(old: Any, new: Any) -> bool:
+  """Compares two values as JSON, which has no tuples, stores them."""
+  return json.dumps(old, default=str) == json.dumps(new, default=str)
 
 
 class MetricWriter:
   """Appends rows to `metrics.jsonl` and to TensorBoard events.
 
   Args:
-    workdir: the folder of the run.
-    step: the step it continues from; later rows of an earlier attempt are
+    workdir: Folder of the run.
+    step: Step that it goes on from; later rows of an earlier attempt are
       dropped, so that a resumed run leaves what an uninterrupted one would.
   """
 
@@ -127,26 +168,28 @@ class MetricWriter:
     if path.exists():
       kept = [row for row in read_metrics(workdir) if row["step"] <= step]
       write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
-    self._file = path.open("a")
+    self._file = path.open("a", encoding="utf-8")
     self._events = Writer(str(workdir))
 
   def write(self, step: int, metrics: Mapping[str, float]) -> None:
-    """One row: `step` and the metrics, flushed."""
+    """Writes one row, `step` and the metrics, and flushes it."""
     self._file.write(json.dumps({"step": step, **metrics}) + "\n")
     self._file.flush()
     for name, value in metrics.items():
       self._events.add_scalar(name, value, step)
 
   def close(self) -> None:
+    """Closes both files."""
     self._file.close()
     self._events.close()
 
 
 def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
-  """The rows of `metrics.jsonl`; a last line cut off by a crash is left out."""
+  """Returns the rows of `metrics.jsonl`, but for a last one that was cut."""
   path = workdir / "metrics.jsonl"
   rows = []
-  for line in path.read_text().splitlines() if path.exists() else []:
+  text = path.read_text(encoding="utf-8") if path.exists() else ""
+  for line in text.splitlines():
     try:
       rows.append(json.loads(line))
     except json.JSONDecodeError:

@@ -1,16 +1,20 @@
 """One step of training, one of evaluation, and the state they work on.
 
-Weight Standardization is a function that stands in front of `model.apply`,
-for training and evaluation alike (`effective_params`). It runs once per
-optimizer step: the gradients of all micro-batches are summed with respect to
-the effective parameters and pulled back through it once.
+Read `train_step` first: `begin`, `accumulate` for each micro-batch and `finish`
+are one step. `run_steps` dispatches steps one by one, `run_loop` compiles
+several into one program; `train_block` chooses. `evaluate` goes over a set.
+
+Weight Standardization is a function that stands in front of the model, for
+training and evaluation alike (`effective_params`). It runs once per optimizer
+step: the gradients of all micro-batches are summed with respect to the
+effective parameters and pulled back through it once.
 """
 
 import dataclasses
 import functools
+from collections.abc import Iterable
 from typing import Any
 
-import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -18,8 +22,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import ws_jax
-from ws_jax import data
-from ws_jax.train import backend, optim
+from ws_jax import tasks
+from ws_jax.train import backend, calling, optim
 
 PyTree = Any
 Sums = dict[str, jax.Array]
@@ -29,16 +33,19 @@ class TrainState(flax.struct.PyTreeNode):
   """Everything that a step changes, and all that a checkpoint holds.
 
   Attributes:
-    step: optimizer steps done, int32 scalar.
-    seed: of augmentation and dropout, int32 scalar.
-    params: raw parameters, float32; WS never changes them.
-    model_state: the model's other collections, e.g. running statistics.
-    opt_state: holds the learning rate, weight decay and momentum as leaves.
-    ema_params: moving average of `params`, or None.
-    sums: training metrics since they were last read, as sums and `count`.
-    motion: the same for how far the steps went; see `Optimizer.motion`.
-    first_loss: training loss of the first step.
-    diverged_at: the first step whose loss was out of bounds, or -1.
+    step: Number of optimizer steps done, int32 scalar.
+    seed: Seed of augmentation and dropout, int32 scalar.
+    params: Raw parameters, float32; WS never changes them.
+    model_state: The model's other collections, e.g. running statistics.
+    opt_state: Optimizer state; learning rate, weight decay and momentum are
+      leaves of it.
+    ema_params: Moving average of `params`, or None.
+    sums: Training metrics since they were last read, as sums and `count`.
+    motion: Sums of the relative sizes of the updates since they were last
+      read; see `Optimizer.motion`.
+    first_loss: Training loss of the first step.
+    diverged_at: First step whose loss was out of bounds, or -1.
+    diverged_loss: Loss of that step.
   """
 
   step: jax.Array
@@ -51,15 +58,16 @@ class TrainState(flax.struct.PyTreeNode):
   motion: Sums
   first_loss: jax.Array
   diverged_at: jax.Array
+  diverged_loss: jax.Array
 
 
-class Work(flax.struct.PyTreeNode):
-  """A step under way: what the micro-batches done so far add up to.
+class Partial(flax.struct.PyTreeNode):
+  """Sums over the micro-batches of a step that are done so far.
 
   Attributes:
-    grads: sum of the gradients of the loss by the effective parameters.
-    model_state: as the last micro-batch left it.
-    sums: metrics of this step.
+    grads: Sum of the gradients of the loss by the effective parameters.
+    model_state: The model's other collections after the last micro-batch.
+    sums: Metrics of this step.
   """
 
   grads: PyTree
@@ -75,52 +83,58 @@ class Program:
   momentum, seed) is in `TrainState` instead.
 
   Attributes:
-    task: makes batches and sums losses; see `ws_jax.tasks`.
-    model: a Flax module called as `model.apply(variables, inputs, train=)`.
-    optimizer: the update rule and its schedule.
-    mesh: devices; the batch is split over its `data` axis.
-    convention: of Weight Standardization, or None for plain weights.
-    ema_decay: of `ema_params`, or None.
-    divergence_factor: a loss above this many times the first is divergence.
+    task: Makes batches and sums losses; see `ws_jax.tasks`.
+    model: Flax Linen module, or a `calling.NNXModel`.
+    optimizer: Update rule and schedule.
+    mesh: Devices; the batch is split over its `data` axis.
+    convention: Convention of Weight Standardization; None for plain weights.
+    ws_where: Shell patterns of the parameters to standardize; empty for the
+      kernels of convolutions.
+    ema_decay: Decay of `ema_params`, or None.
+    divergence_factor: A loss above this many times the first is divergence.
   """
 
   task: Any
-  model: nn.Module
+  model: Any
   optimizer: optim.Optimizer
   mesh: Mesh
   convention: ws_jax.Convention | None = None
+  ws_where: tuple[str, ...] = ()
   ema_decay: float | None = None
   divergence_factor: float = 20.0
 
 
 def effective_params(program: Program, params: PyTree) -> PyTree:
-  """What the model is applied with: the raw parameters, standardized if WS."""
-  if program.convention is None:
-    return params
-  return ws_jax.weight_standardize(params, convention=program.convention)
+  """Returns the parameters to apply the model with, standardized if WS is on.
+
+  They exist inside a step alone; the raw ones are the state.
+  """
+  return calling.effective_params(
+    program.model, params, program.convention, program.ws_where
+  )
 
 
 def init_state(
   program: Program,
   arrays: PyTree,
   seed: jax.typing.ArrayLike,
-  numbers: PyTree,
+  hyperparams: PyTree,
 ) -> TrainState:
-  """A fresh state, the same on every device.
+  """Returns a fresh state, the same on every device.
 
   Args:
-    program: what is to be trained.
-    arrays: the training set; only its shapes matter.
-    seed: int32 scalar.
-    numbers: `learning_rate`, `weight_decay` and `momentum`.
+    program: The program to be trained.
+    arrays: Arrays of the training set; only their shapes matter.
+    seed: Seed of the parameters, augmentation and dropout, int32 scalar.
+    hyperparams: `learning_rate`, `weight_decay` and `momentum`.
   """
   init = _jitted(_init_state, options=backend.options_to_compile_quickly)
-  return init(program, arrays, seed, numbers)
+  return init(program, arrays, seed, hyperparams)
 
 
 @functools.cache
 def _jitted(function, donate=(), *, options=backend.options_to_run_fast):
-  """The compiled function; made late, since the options ask for the backend."""
+  """Returns the compiled function; late, since options ask for the backend."""
   return jax.jit(
     function,
     static_argnums=0,
@@ -129,35 +143,33 @@ def _jitted(function, donate=(), *, options=backend.options_to_run_fast):
   )
 
 
-def _init_state(program, arrays, seed, numbers):
+def _init_state(program, arrays, seed, hyperparams):
   batch = program.task.batch(arrays, jnp.zeros((1,), jnp.int32), None)
   key = jax.random.key(seed)
-  variables = dict(program.model.init(key, batch["inputs"], train=False))
-  params = variables.pop("params")
-  opt_state = program.optimizer.init(params, **numbers)
+  params, model_state = calling.init(program.model, key, batch["inputs"])
+  opt_state = program.optimizer.init(params, **hyperparams)
   state = TrainState(
     step=jnp.zeros((), jnp.int32),
     seed=jnp.asarray(seed, jnp.int32),
     params=params,
-    model_state=variables,
+    model_state=model_state,
     opt_state=opt_state,
     ema_params=None if program.ema_decay is None else params,
-    sums={
-      name: jnp.zeros(()) for name in ("loss", *program.task.metrics, "count")
-    },
+    sums=_no_sums(program),
     motion=jax.tree.map(jnp.zeros_like, program.optimizer.motion(opt_state)),
-    first_loss=jnp.full((), jnp.inf, jnp.float32),
+    first_loss=jnp.zeros((), jnp.float32),
     diverged_at=jnp.full((), -1, jnp.int32),
+    diverged_loss=jnp.zeros((), jnp.float32),
   )
   everywhere = NamedSharding(program.mesh, PartitionSpec())
   return jax.lax.with_sharding_constraint(state, everywhere)
 
 
-def begin(program: Program, state: TrainState) -> tuple[PyTree, Work]:
+def begin(program: Program, state: TrainState) -> tuple[PyTree, Partial]:
   """Standardizes the weights, once for all micro-batches of a step."""
   effective = effective_params(program, state.params)
   zeros = functools.partial(jax.tree.map, jnp.zeros_like)
-  return effective, Work(
+  return effective, Partial(
     grads=zeros(effective),
     model_state=state.model_state,
     sums=zeros(state.sums),
@@ -168,42 +180,43 @@ def accumulate(
   program: Program,
   state: TrainState,
   effective: PyTree,
-  work: Work,
+  partial: Partial,
   arrays: PyTree,
   indices: jax.Array,
   number: jax.Array | int,
-) -> Work:
+) -> Partial:
   """Adds micro-batch `number` (from 0): the examples at `indices` [B]."""
   key = jax.random.fold_in(jax.random.key(state.seed), state.step)
   batch_key, model_key = jax.random.split(jax.random.fold_in(key, number))
   batch = _split(program, program.task.batch(arrays, indices, batch_key))
 
   def loss_fn(effective):
-    outputs, model_state = program.model.apply(
-      {"params": effective, **work.model_state},
+    outputs, model_state = calling.apply(
+      program.model,
+      effective,
+      partial.model_state,
       batch["inputs"],
       train=True,
-      mutable=list(work.model_state),
-      rngs={"dropout": model_key},
+      key=model_key,
     )
     mask = jnp.ones(indices.shape)
     sums = program.task.sums(outputs, batch, mask, training=True)
-    return sums["loss"], (dict(model_state), sums)
+    return sums["loss"], (model_state, sums)
 
   grads, (model_state, sums) = jax.grad(loss_fn, has_aux=True)(effective)
-  return Work(
-    grads=_add(work.grads, grads),
+  return Partial(
+    grads=_add(partial.grads, grads),
     model_state=model_state,
-    sums=_add(work.sums, sums),
+    sums=_add(partial.sums, sums),
   )
 
 
-def finish(program: Program, state: TrainState, work: Work) -> TrainState:
+def finish(program: Program, state: TrainState, partial: Partial) -> TrainState:
   """Pulls the summed gradient back through WS and updates the parameters."""
-  count = jnp.maximum(work.sums["count"], 1.0)
+  count = jnp.maximum(partial.sums["count"], 1.0)
   standardize = functools.partial(effective_params, program)
   _, pull_back = jax.vjp(standardize, state.params)
-  (grads,) = pull_back(jax.tree.map(lambda g: g / count, work.grads))
+  (grads,) = pull_back(jax.tree.map(lambda g: g / count, partial.grads))
   params, opt_state = program.optimizer.update(
     grads, state.opt_state, state.params
   )
@@ -211,56 +224,51 @@ def finish(program: Program, state: TrainState, work: Work) -> TrainState:
   if program.ema_decay is not None:
     mix = lambda old, new: old + (1 - program.ema_decay) * (new - old)
     ema_params = jax.tree.map(mix, ema_params, params)
-  loss = work.sums["loss"] / count
+  loss = partial.sums["loss"] / count
   first = jnp.where(state.step == 0, loss, state.first_loss)
   out = ~jnp.isfinite(loss) | (loss > program.divergence_factor * first)
   newly = (state.diverged_at < 0) & out
   return state.replace(
     step=state.step + 1,
     params=params,
-    model_state=work.model_state,
+    model_state=partial.model_state,
     opt_state=opt_state,
     ema_params=ema_params,
-    sums=_add(state.sums, work.sums),
+    sums=_add(state.sums, partial.sums),
     motion=_add(state.motion, program.optimizer.motion(opt_state)),
     first_loss=first,
     diverged_at=jnp.where(newly, state.step, state.diverged_at),
+    diverged_loss=jnp.where(newly, loss, state.diverged_loss),
   )
 
 
 def train_step(
   program: Program, state: TrainState, arrays: PyTree, indices: jax.Array
 ) -> TrainState:
-  """One optimizer step.
+  """Does one optimizer step.
 
   Args:
-    program: what is trained.
-    state: before the step.
-    arrays: the training set, on the device.
-    indices: int32 [micro-batches, examples of each].
+    program: The program that is trained.
+    state: State before the step.
+    arrays: Arrays of the training set, on the devices.
+    indices: Positions in them, int32 [micro-batches, examples of each].
 
   Returns:
     The state after the step.
   """
-  effective, work = begin(program, state)
+  effective, partial = begin(program, state)
 
-  def add(work, numbered):
+  def add(partial, numbered):
     number, chosen = numbered
     return accumulate(
-      program, state, effective, work, arrays, chosen, number
+      program, state, effective, partial, arrays, chosen, number
     ), None
 
   if indices.shape[0] == 1:
-    work, _ = add(work, (0, indices[0]))
+    partial, _ = add(partial, (0, indices[0]))
   else:
-    work, _ = jax.lax.scan(add, work, (jnp.arange(len(indices)), indices))
-  return finish(program, state, work)
-
-
-def _loop(program, state, arrays, indices, num_steps):
-  """The first `num_steps` of `indices` [block, micro-batches, examples]."""
-  body = lambda i, state: train_step(program, state, arrays, indices[i])
-  return jax.lax.fori_loop(0, num_steps, body, state)
+    partial, _ = jax.lax.scan(add, partial, (jnp.arange(len(indices)), indices))
+  return finish(program, state, partial)
 
 
 def train_block(
@@ -271,84 +279,117 @@ def train_block(
   *,
   block: int | None = None,
 ) -> TrainState:
-  """Several steps; `state` is donated.
+  """Does several steps; `state` is donated.
 
   Args:
-    program: what is trained.
-    state: before the first step.
-    arrays: the training set, on the device.
-    indices: int32 [steps, micro-batches, examples of each].
-    block: the most steps that one compiled loop runs; `indices` is padded to
-      it, so that any shorter block uses the same program. None: Python
-      dispatches each step, and each micro-batch.
+    program: The program that is trained.
+    state: State before the first step.
+    arrays: Arrays of the training set, on the devices.
+    indices: Positions in them, int32 [steps, micro-batches, examples of each].
+    block: Most steps that one compiled loop runs; None: Python dispatches each
+      step, and each micro-batch.
 
   Returns:
     The state after the last step.
   """
-
-  def put(x: np.ndarray) -> jax.Array | np.ndarray:
-    if program.mesh.size == 1:  # then the call does so, and sooner
-      return x
-    spec = PartitionSpec(*[None] * (x.ndim - 1), "data")
-    return jax.device_put(x, NamedSharding(program.mesh, spec))
-
   if block:
-    padding = ((0, block - len(indices)), (0, 0), (0, 0))
-    padded = put(np.pad(indices, padding))
-    loop = _jitted(_loop, donate=1)
-    return loop(program, state, arrays, padded, len(indices))
+    return run_loop(program, state, arrays, indices, block)
+  return run_steps(program, state, arrays, indices)
+
+
+def run_loop(program, state, arrays, indices, block):
+  """Runs steps as one compiled loop.
+
+  `indices` is padded to `block` steps, so that any shorter block uses the same
+  program; the padding is not run.
+  """
+  padding = ((0, block - len(indices)), (0, 0), (0, 0))
+  padded = _put(program, np.pad(indices, padding))
+  loop = _jitted(_loop, donate=1)
+  return loop(program, state, arrays, padded, len(indices))
+
+
+def _loop(program, state, arrays, indices, num_steps):
+  body = lambda i, state: train_step(program, state, arrays, indices[i])
+  return jax.lax.fori_loop(0, num_steps, body, state)
+
+
+def run_steps(program, state, arrays, indices):
+  """Dispatches steps one by one, and with micro-batches the parts of each."""
   for chosen in indices:
     if len(chosen) == 1:
       one = _jitted(train_step, donate=1)
-      state = one(program, state, arrays, put(chosen))
+      state = one(program, state, arrays, _put(program, chosen))
       continue
-    effective, work = _jitted(begin)(program, state)
-    # `work` has taken these buffers over, and donates them.
+    effective, partial = _jitted(begin)(program, state)
+    # `partial` has taken these buffers over, and donates them.
     state = state.replace(model_state=None)
     for number, micro in enumerate(chosen):
-      work = _jitted(accumulate, donate=3)(
-        program, state, effective, work, arrays, put(micro), number
+      micro = _put(program, micro)
+      partial = _jitted(accumulate, donate=3)(
+        program, state, effective, partial, arrays, micro, number
       )
-    state = _jitted(finish, donate=1)(program, state, work)
+    state = _jitted(finish, donate=1)(program, state, partial)
   return state
+
+
+def _put(program: Program, indices: np.ndarray) -> jax.Array | np.ndarray:
+  """Splits the examples of each micro-batch over the devices."""
+  if program.mesh.size == 1:  # then the call does so, and sooner
+    return indices
+  spec = PartitionSpec(*[None] * (indices.ndim - 1), "data")
+  return jax.device_put(indices, NamedSharding(program.mesh, spec))
 
 
 def _eval_step(program, sums, effective, model_state, arrays, indices, mask):
   batch = _split(program, program.task.batch(arrays, indices, None))
-  variables = {"params": effective, **model_state}
-  outputs = program.model.apply(variables, batch["inputs"], train=False)
+  outputs, _ = calling.apply(
+    program.model, effective, model_state, batch["inputs"], train=False
+  )
   return _add(sums, program.task.sums(outputs, batch, mask, training=False))
 
 
 def evaluate(
-  program: Program, state: TrainState, arrays: PyTree, batch_size: int
+  program: Program,
+  state: TrainState,
+  batches: Iterable[tuple[PyTree, jax.Array, jax.Array]],
 ) -> dict[str, float]:
-  """Means over the whole of `arrays`, each example exactly once.
+  """Returns the means of loss and metrics over all batches.
 
   Args:
-    program: what is evaluated.
-    state: its moving average of parameters is used if there is one.
-    arrays: the test set, on the device.
-    batch_size: examples at once; rounded up to a multiple of the devices.
+    program: The program that is evaluated.
+    state: Its state; the moving average of parameters is used if there is one.
+    batches: Arrays, positions in them and mask, as a source's `batches`.
   """
   params = state.params if state.ema_params is None else state.ema_params
+  return evaluate_params(program, params, state.model_state, batches)
+
+
+def evaluate_params(
+  program: Program,
+  params: PyTree,
+  model_state: PyTree,
+  batches: Iterable[tuple[PyTree, jax.Array, jax.Array]],
+) -> dict[str, float]:
+  """Returns what `evaluate` does, of raw parameters and other collections."""
   effective = _jitted(effective_params)(program, params)
-  sums = jax.tree.map(jnp.zeros_like, state.sums)
-  num_devices = program.mesh.size
-  batch_size = -(-batch_size // num_devices) * num_devices
-  num_examples = jax.tree.leaves(arrays)[0].shape[0]
-  sharding = NamedSharding(program.mesh, PartitionSpec("data"))
-  batches = zip(*data.eval_indices(num_examples, batch_size), strict=True)
-  for batch in batches:
-    indices, mask = jax.device_put(batch, sharding)
+  everywhere = NamedSharding(program.mesh, PartitionSpec())
+  sums = jax.device_put(_no_sums(program), everywhere)
+  for arrays, indices, mask in batches:
     sums = _jitted(_eval_step, donate=1)(
-      program, sums, effective, state.model_state, arrays, indices, mask
+      program, sums, effective, model_state, arrays, indices, mask
     )
   return means(sums)
 
 
+def _no_sums(program: Program) -> Sums:
+  """Returns the sums of a task at zero."""
+  names = ("loss", *tasks.metric_names(program.task), "count")
+  return {name: jnp.zeros((), jnp.float32) for name in names}
+
+
 def means(sums: Sums) -> dict[str, float]:
-  """Sums over their `count`, as Python floats; waits for the device."""
+  """Returns sums over their `count`, as Python floats; waits for the device."""
   values = jax.device_get(sums)
   count = max(float(values.pop("count")), 1.0)
   return {name: float(value) / count for name, value in values.items()}
@@ -359,6 +400,6 @@ def _add(a: PyTree, b: PyTree) -> PyTree:
 
 
 def _split(program: Program, batch: PyTree) -> PyTree:
-  """The batch, a part on each device."""
+  """Returns the batch with a part on each device."""
   sharding = NamedSharding(program.mesh, PartitionSpec("data"))
   return jax.lax.with_sharding_constraint(batch, sharding)

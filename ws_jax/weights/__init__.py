@@ -2,6 +2,7 @@
 
 from ws_jax.weights.params import (
   Info,
+  newest_step,
   read_info,
   read_params,
   read_raw_params,
@@ -11,6 +12,7 @@ from ws_jax.weights.params import (
 
 __all__ = [
   "Info",
+  "newest_step",
   "read_info",
   "read_params",
   "read_raw_params",

@@ -252,8 +252,14 @@ def _read_orbax(
     ) from error
 
 
+def newest_step(folder: pathlib.Path) -> int | None:
+  """Returns the newest step in a workdir or of one checkpoint, or None."""
+  name = _newest_step(folder.absolute()).name
+  return int(name) if name.isdecimal() else None
+
+
 def _newest_step(folder: pathlib.Path) -> pathlib.Path:
-  """The folder of the newest step in a workdir, or `folder` itself."""
+  """Returns the folder of the newest step in a workdir, or `folder` itself."""
   inner = folder / "checkpoints"
   inside = inner if inner.is_dir() else folder
   steps = [p for p in inside.iterdir() if p.name.isdecimal() and p.is_dir()]

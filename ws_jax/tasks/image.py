@@ -1,0 +1,116 @@
+"""Images with one label each, and other inputs that are classified."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ws_jax.base import keys
+from ws_jax.data import augment
+from ws_jax.tasks.metric import Metric
+
+Batch = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageClassification:
+  """Inputs with one int32 label [N] each; images are uint8 [N, H, W, C].
+
+  Images are augmented in training and normalized per channel. Inputs of a float
+  dtype, of any shape, reach the model as they are.
+
+  Attributes:
+    mean: Mean of each channel, of training images scaled to [0, 1].
+    std: Standard deviation of each channel, on the same scale.
+    crop_padding: Pixels of zero padding for the random crop; 0 for no crop.
+    flip: Whether half of the training images are mirrored left to right.
+    label_smoothing: Label smoothing of the training loss (Szegedy et al. 2016,
+      sec. 7); the evaluation loss is never smoothed.
+    input_key: Name of the inputs in the data.
+    label_key: Name of the labels in the data.
+  """
+
+  mean: tuple[float, ...] = ()
+  std: tuple[float, ...] = ()
+  crop_padding: int = 0
+  flip: bool = False
+  label_smoothing: float = 0.0
+  input_key: str = "image"
+  label_key: str = "label"
+
+  METRIC: ClassVar[Metric] = Metric("accuracy", "max", "%")
+  KEYS: ClassVar[dict[str, keys.Key]] = {
+    "crop_padding": keys.integer(2, "pixels of padding of the random crop"),
+    "flip": keys.switch(True, "mirror half of the training images"),
+    "label_smoothing": keys.number(
+      0.0, "label smoothing of the training loss", below=1
+    ),
+  }
+
+  @classmethod
+  def create(cls, dataset: Any, **settings: Any) -> "ImageClassification":
+    """Makes the task for a data set.
+
+    Args:
+      dataset: The data, as `ws_jax.data.load` returns them.
+      **settings: Values of `KEYS`; augmentation is for images alone.
+
+    Raises:
+      ValueError: the labels are not class numbers.
+    """
+    info = dataset.info
+    if info.num_classes is None:
+      raise ValueError(
+        f"data set {info.name!r}: {info.label_key!r} holds no class numbers,"
+        " so it cannot be classified; choose data.label_key, or a task.name of"
+        " your own"
+      )
+    return cls(
+      mean=dataset.mean,
+      std=dataset.std,
+      input_key=info.input_key,
+      label_key=info.label_key,
+      **settings,
+    )
+
+  def batch(
+    self, arrays: Any, indices: jax.Array, key: jax.Array | None
+  ) -> Batch:
+    """Returns `inputs` [B, ...] float32 and `labels` [B] int32."""
+    inputs = jnp.take(arrays[self.input_key], indices, axis=0)
+    if inputs.dtype == jnp.uint8:
+      if key is not None:
+        crop_key, flip_key = jax.random.split(key)
+        if self.crop_padding:
+          inputs = augment.random_crop(crop_key, inputs, self.crop_padding)
+        if self.flip:
+          inputs = augment.random_flip(flip_key, inputs)
+      inputs = augment.normalize(inputs, self.mean, self.std)
+    return {
+      "inputs": inputs,
+      "labels": jnp.take(arrays[self.label_key], indices, axis=0),
+    }
+
+  def sums(
+    self, outputs: jax.Array, batch: Batch, mask: jax.Array, training: bool
+  ) -> dict[str, jax.Array]:
+    """Sums the cross-entropy (nats) and the correct answers.
+
+    Args:
+      outputs: Logits [B, classes].
+      batch: Batch of `batch`.
+      mask: Weights [B], 1.0 for examples that count.
+      training: Whether the labels are smoothed.
+    """
+    logits, labels = outputs.astype(jnp.float32), batch["labels"]
+    targets = jax.nn.one_hot(labels, logits.shape[-1])
+    if training and self.label_smoothing:
+      targets = optax.smooth_labels(targets, self.label_smoothing)
+    correct = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
+    return {
+      "loss": jnp.sum(mask * optax.softmax_cross_entropy(logits, targets)),
+      "accuracy": jnp.sum(mask * correct),
+      "count": jnp.sum(mask),
+    }

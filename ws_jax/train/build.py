@@ -1,0 +1,322 @@
+"""Sets a run up: from a configuration to a program, its data and its state.
+
+`start` is the one way in: the loop, the estimate of a sweep, the benchmarks and
+the diagnostics all go through it. What can be refused without data is refused
+first, and nothing is compiled or written here.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jax.sharding import Mesh
+
+import ws_jax
+from ws_jax import config as config_lib
+from ws_jax import data, models, tasks
+from ws_jax.base import names
+from ws_jax.data.memory import MemorySource
+from ws_jax.layers import norm
+from ws_jax.train import calling, optim, step
+
+_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+# Keys of a model that belong to its norm, and one that every model may have.
+_NORM_KEYS = (
+  "norm",
+  "num_groups",
+  "channels_per_group",
+  "norm_batch_size",
+  "norm_momentum",
+)
+_COMMON_KEYS = ("name", "ws", "ws_convention", "ws_where", "dtype", *_NORM_KEYS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+  """A run that is ready to be trained.
+
+  Attributes:
+    config: Resolved configuration, locked.
+    dataset: Data in host memory.
+    program: All that shapes the compiled step.
+    source: Gives each step its examples.
+    init_from: Parameters and other collections to start from, or None.
+  """
+
+  config: ml_collections.ConfigDict
+  dataset: data.Dataset
+  program: step.Program
+  source: MemorySource
+  init_from: dict[str, Any] | None = None
+
+  def state(self) -> step.TrainState:
+    """Returns a fresh state, on the devices; this compiles."""
+    arrays, _ = self.source.block(0, 0)
+    hyperparams = optim.hyperparams(self.config.optim)
+    state = step.init_state(self.program, arrays, self.config.seed, hyperparams)
+    if self.init_from is None:
+      return state
+    from ws_jax.train import transfer
+
+    return transfer.start_from(
+      state, self.init_from, tuple(self.config.init_skip)
+    )
+
+
+def start(
+  config: ml_collections.ConfigDict,
+  *,
+  model: Any = None,
+  task: Any = None,
+  dataset: Any = None,
+  optimizer: Any = None,
+) -> Setup:
+  """Sets a run up.
+
+  Args:
+    config: Configuration after all overrides; it is not changed.
+    model: Model in the place of `config.model.name`: a Flax Linen module, an
+      NNX module, or a class of `nnx.Module`.
+    task: Task in the place of `config.task.name`.
+    dataset: Data in the place of `config.data.name`: anything with `train` and
+      `test`.
+    optimizer: Function in the place of `config.optim.name` that returns an
+      optax transformation, as `optax.lion`.
+
+  Raises:
+    ConfigError: the configuration cannot be run; one line.
+  """
+  try:
+    config = with_objects(config, model=model, task=task, optimizer=optimizer)
+    config_lib.check(config)
+    request = _request(config, dataset)
+    info = data.read_info(request)
+    resolved = config_lib.resolve(
+      config, num_examples=info.train_size, num_devices=jax.device_count()
+    )
+    # For their errors; the number of outputs is not known before the task.
+    build_model(resolved, num_outputs=info.num_classes or 1, model=model)
+    parts = build_optimizer(resolved, optimizer)
+    init_from = _read_init(resolved)
+    loaded = data.load(request)
+    program = build_program(resolved, loaded, model, task, parts)
+  except ValueError as error:
+    # The user's mistake, as opposed to a ValueError from inside a running
+    # program.
+    raise config_lib.ConfigError(" ".join(str(error).split())) from error
+  source = MemorySource(
+    loaded,
+    resolved.seed,
+    resolved.data.batch_size,
+    resolved.optim.micro_batch_size,
+    program.mesh,
+  )
+  return Setup(resolved, loaded, program, source, init_from)
+
+
+def with_objects(
+  config: ml_collections.ConfigDict, **given: Any
+) -> ml_collections.ConfigDict:
+  """Returns a copy that names the objects given, for the record of the run."""
+  config = config.copy_and_resolve_references()
+  for section, one in given.items():
+    section = {"optimizer": "optim"}.get(section, section)
+    if one is not None:
+      config_lib.use_object(config, section, one)
+  return config
+
+
+def build_model(
+  config: ml_collections.ConfigDict, num_outputs: int, model: Any = None
+) -> Any:
+  """Makes the model of a configuration, in the form that a step takes.
+
+  Args:
+    config: Configuration, resolved or not.
+    num_outputs: Number of outputs for each example.
+    model: Model in the place of the one that is named.
+
+  Raises:
+    ValueError: a wrong name or number.
+  """
+  if model is not None:
+    return calling.wrap(model)
+  c = config.model
+  settings = {name: _plain(c[name]) for name in c if name not in _COMMON_KEYS}
+  if "norm" in c:
+    settings["norm"] = norm.NormSpec(
+      kind=c.norm,
+      num_groups=None if c.channels_per_group else c.num_groups,
+      channels_per_group=c.channels_per_group,
+      batch_size=c.norm_batch_size,
+      momentum=c.norm_momentum,
+    )
+  if "dtype" in c:
+    settings["dtype"] = names.lookup(_DTYPES, c.dtype, "model.dtype")
+  made = models.create(c.name, num_outputs=num_outputs, **settings)
+  return calling.wrap(made)
+
+
+def build_optimizer(
+  config: ml_collections.ConfigDict, optimizer: Any = None
+) -> optim.Optimizer:
+  """Makes the optimizer of a resolved configuration.
+
+  Raises:
+    ValueError: a wrong name or argument, or a weight decay for an optimizer of
+      the user's own that takes none.
+  """
+  o = config.optim
+  own: dict[str, Any] = {"name": o.name}
+  if optimizer is None and ":" in o.name:
+    optimizer = names.load_object(o.name, "optimizer")
+  if optimizer is not None:
+    own = optim.own(optimizer, o.name, _plain(o.kwargs))
+  schedule = optim.Schedule(
+    o.schedule,
+    total_steps=config.train.steps,
+    warmup_steps=o.warmup_steps,
+    boundaries=tuple(o.boundaries),
+    factor=o.boundary_factor,
+  )
+  made = optim.Optimizer(
+    schedule,
+    nesterov=o.nesterov,
+    decay=o.decay,
+    centralize=o.centralize,
+    clip_norm=o.clip_norm,
+    adaptive_clip=o.adaptive_clip,
+    rest_factor=o.rest_factor,
+    **own,
+  )
+  if "weight_decay" in made.ignores() and o.weight_decay:
+    raise ValueError(
+      f"optimizer {o.name} takes no weight_decay: set optim.weight_decay=0"
+    )
+  return made
+
+
+def build_program(
+  config: ml_collections.ConfigDict,
+  dataset: data.Dataset,
+  model: Any = None,
+  task: Any = None,
+  optimizer: optim.Optimizer | None = None,
+) -> step.Program:
+  """Makes the program of a resolved configuration and its data.
+
+  Args:
+    config: Resolved configuration.
+    dataset: Data, which decide the number of outputs and the normalization.
+    model: Model in the place of the one that is named.
+    task: Task in the place of the one that is named.
+    optimizer: Optimizer in the place of the one that is named.
+
+  Raises:
+    ValueError: a wrong name or number, or WS that finds no kernel.
+  """
+  convention = ws_jax.get_convention(config.model.ws_convention)
+  if task is None:
+    settings = {n: _plain(x) for n, x in config.task.items() if n != "name"}
+    task = tasks.create(config.task.name, dataset, **settings)
+  else:
+    task = tasks.check(task, config.task.name)
+  num_outputs = getattr(task, "num_outputs", None) or dataset.num_classes
+  program = step.Program(
+    task=task,
+    model=build_model(config, num_outputs or 1, model),
+    optimizer=optimizer or build_optimizer(config),
+    mesh=Mesh(np.array(jax.devices()), ("data",)),
+    convention=convention if config.model.ws else None,
+    ws_where=tuple(config.model.ws_where),
+    ema_decay=config.optim.ema_decay,
+    divergence_factor=config.train.divergence_factor,
+  )
+  if model is not None or ":" in f"{config.model.name}{config.task.name}":
+    check_program(program, dataset)
+  return program
+
+
+def check_program(program: step.Program, dataset: data.Dataset) -> None:
+  """Traces a step of a user's own model or task, for errors that help.
+
+  Raises:
+    ValueError: the model or the task raises, WS finds no kernel, a collection
+      changes its shape in a step, or `sums` lacks an entry; one line.
+  """
+  arrays = {
+    name: jax.ShapeDtypeStruct((2, *x.shape[1:]), x.dtype)
+    for name, x in dataset.train.items()
+  }
+
+  def forward(arrays):
+    indices = jnp.zeros((2,), jnp.int32)
+    batch = program.task.batch(arrays, indices, jax.random.key(0))
+    params, state = calling.init(
+      program.model, jax.random.key(0), batch["inputs"]
+    )
+    outputs, new = calling.apply(
+      program.model,
+      step.effective_params(program, params),
+      state,
+      batch["inputs"],
+      train=True,
+      key=jax.random.key(1),
+    )
+    sums = program.task.sums(outputs, batch, jnp.ones((2,)), True)
+    return state, new, sums
+
+  try:
+    state, new, sums = jax.eval_shape(forward, arrays)
+  except ValueError:
+    raise
+  except Exception as error:
+    raise ValueError(
+      f"a first look at model and task failed: {type(error).__name__}: {error}"
+    ) from error
+  shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+  if shapes(state) != shapes(new):
+    raise ValueError(
+      f"the model's collections change in a step: {shapes(state)} become"
+      f" {shapes(new)}; they must keep their shapes and dtypes"
+    )
+  wanted = {"loss", "count", *tasks.metric_names(program.task)}
+  if set(sums) != wanted:
+    raise ValueError(
+      f"sums of task {type(program.task).__name__} has {sorted(sums)}, but must"
+      f" have {sorted(wanted)}"
+    )
+
+
+@functools.singledispatch
+def _plain(value: Any) -> Any:
+  return value
+
+
+@_plain.register
+def _(value: ml_collections.ConfigDict) -> Any:
+  return value.to_dict()
+
+
+def _request(config: ml_collections.ConfigDict, dataset: Any) -> data.Request:
+  c = config.data
+  return data.Request(
+    name=c.name if dataset is None else dataset,
+    dir=c.dir,
+    train_split=c.train_split,
+    eval_split=c.eval_split,
+    input_key=c.input_key,
+    label_key=c.label_key,
+  )
+
+
+def _read_init(config: ml_collections.ConfigDict) -> dict[str, Any] | None:
+  if config.init_from is None:
+    return None
+  from ws_jax.train import transfer
+
+  return transfer.read(config.init_from)

@@ -1,0 +1,264 @@
+"""How a step initializes and calls a model, be it Flax Linen or NNX.
+
+A model is a Linen module, or an `NNXModel`. To the rest of the training both
+are two functions of plain trees: `init` makes the raw parameters and the
+model's other state, `apply` computes outputs and the new state. Randomness is a
+function of the key given: no random state is kept.
+"""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+import ws_jax
+import ws_jax.nnx
+
+PyTree = Any
+
+# Arguments by which models are told whether they are being trained.
+_TRAIN = ("train", "training", "is_training")
+_NOT_TRAIN = ("deterministic", "use_running_average")
+
+
+@dataclasses.dataclass(frozen=True)
+class NNXModel:
+  """An NNX module as a hashable value: it is made when it is needed.
+
+  Attributes:
+    make: Class or function that is called with `rngs=`, and returns a module.
+    arguments: Further arguments of it, as pairs of name and value.
+  """
+
+  make: Callable[..., nnx.Module]
+  arguments: tuple[tuple[str, Any], ...] = ()
+
+  def module(self, rngs: nnx.Rngs) -> nnx.Module:
+    """Makes the module, with parameters of these random streams."""
+    return self.make(rngs=rngs, **dict(self.arguments))
+
+
+def wrap(model: Any) -> Any:
+  """Returns a model in the form that a step takes.
+
+  Args:
+    model: Linen module; NNX module, whose parameters the run then starts from;
+      `functools.partial` of a function that is called with `rngs=`.
+
+  Raises:
+    ValueError: something else.
+  """
+  if isinstance(model, (nn.Module, NNXModel)):
+    return model
+  if isinstance(model, nnx.Module):
+    return NNXModel(_Given(model))
+  if isinstance(model, functools.partial):
+    arguments = sorted(model.keywords.items())
+    return NNXModel(model.func, tuple(arguments))
+  if isinstance(model, type) and issubclass(model, nnx.Module):
+    return NNXModel(model)
+  raise ValueError(
+    f"{model!r} is no model: it must be a flax.linen.Module (an object, not"
+    " its class), or an nnx.Module"
+  )
+
+
+class _Given:
+  """Makes copies of one NNX module; equal to itself alone."""
+
+  def __init__(self, module: nnx.Module):
+    self._module = module
+
+  def __call__(self, rngs: nnx.Rngs) -> nnx.Module:
+    del rngs
+    return nnx.clone(self._module)
+
+
+def init(
+  model: Any, key: jax.Array, inputs: jax.Array
+) -> tuple[PyTree, PyTree]:
+  """Makes the parameters of a model and its other state.
+
+  Args:
+    model: Linen module or `NNXModel`.
+    key: Random key of the initialization.
+    inputs: Inputs of the right shape, `[B, ...]`.
+
+  Returns:
+    The raw parameters and the other collections, as running statistics.
+
+  Raises:
+    ValueError: the model has no parameters.
+  """
+  if isinstance(model, NNXModel):
+    parts = _split(model.module(nnx.Rngs(key)))
+    params, state = _plain(parts[1]), _plain(parts[3])
+  else:
+    # A dropout that nothing switches off asks for a key of its own.
+    rngs = {"params": key, "dropout": jax.random.fold_in(key, 1)}
+    mode = _mode(type(model), train=False)
+    state = dict(model.init(rngs, inputs, **mode))
+    params = state.pop("params", {})
+  if not jax.tree.leaves(params):
+    raise ValueError(f"{type(model).__name__} has no parameters to train")
+  return params, state
+
+
+def apply(
+  model: Any,
+  params: PyTree,
+  state: PyTree,
+  inputs: jax.Array,
+  *,
+  train: bool,
+  key: jax.Array | None = None,
+) -> tuple[Any, PyTree]:
+  """Calls a model.
+
+  Args:
+    model: Linen module or `NNXModel`.
+    params: Parameters as `init` returns them, effective ones where WS is on.
+    state: Other collections.
+    inputs: Inputs `[B, ...]`.
+    train: Whether this is a training step.
+    key: Random key of dropout and the like, for training.
+
+  Returns:
+    The outputs and the new state; in evaluation the state given.
+  """
+  if isinstance(model, NNXModel):
+    return _apply_nnx(model, params, state, inputs, train, key)
+  variables = {"params": params, **state}
+  mode = _mode(type(model), train)
+  if not train:
+    return model.apply(variables, inputs, **mode), state
+  assert key is not None, "training needs a key"
+  outputs, new = model.apply(
+    variables,
+    inputs,
+    mutable=list(state),
+    # Streams of other names draw from "params".
+    rngs={"dropout": key, "params": jax.random.fold_in(key, 1)},
+    **mode,
+  )
+  return outputs, dict(new)
+
+
+def effective_params(
+  model: Any,
+  params: PyTree,
+  convention: ws_jax.Convention | None,
+  globs: tuple[str, ...] = (),
+) -> PyTree:
+  """Returns the parameters to apply the model with: standardized if WS is on.
+
+  Args:
+    model: Linen module or `NNXModel`.
+    params: Raw parameters.
+    convention: Convention of Weight Standardization; None for plain weights.
+    globs: Shell patterns of the paths to standardize; empty for the kernels of
+      convolutions.
+
+  Raises:
+    ValueError: nothing is selected; the message lists the paths.
+  """
+  if convention is None:
+    return params
+  where, axes = selection(model, globs)
+  return ws_jax.weight_standardize(
+    params, where=where, axes=axes, convention=convention
+  )
+
+
+def selection(
+  model: Any, globs: tuple[str, ...] = ()
+) -> tuple[ws_jax.Selector, ws_jax.Axes]:
+  """Returns the parameters that WS standardizes, and their fan-in axes."""
+  where, axes = ws_jax.conv_kernels, ws_jax.fan_in_axes
+  if isinstance(model, NNXModel):
+    where, axes = ws_jax.nnx.selectors(_abstract(model))
+  return ws_jax.matching(*globs) if globs else where, axes
+
+
+@functools.cache
+def _mode(model: type, train: bool) -> dict[str, bool]:
+  """Returns the arguments that tell a class of models whether it trains."""
+  call: Any = model.__call__
+  takes = inspect.signature(call).parameters
+  mode = {name: train for name in _TRAIN if name in takes}
+  return mode | {name: not train for name in _NOT_TRAIN if name in takes}
+
+
+def _apply_nnx(model, params, state, inputs, train, key):
+  graph, like, random, rest = _structure(model, train)
+  module = nnx.merge(
+    graph,
+    _filled(like, params),
+    _fresh(random, jax.random.key(0) if key is None else key),
+    _filled(rest, state),
+  )
+  outputs = module(inputs, **_mode(type(module), train))
+  return outputs, _plain(_split(module)[3]) if train else state
+
+
+def _split(module: nnx.Module) -> tuple[Any, Any, Any, Any]:
+  """Returns structure, parameters, random state and the rest of a module."""
+  graph, params, random, _, rest = nnx.split(
+    module, nnx.Param, nnx.RngState, nnx.Intermediate, ...
+  )
+  return graph, params, random, rest
+
+
+@functools.cache
+def _structure(model: NNXModel, train: bool) -> tuple[Any, Any, Any, Any]:
+  module = nnx.eval_shape(lambda: model.module(nnx.Rngs(0)))
+  module.train() if train else module.eval()
+  return _split(module)
+
+
+@functools.cache
+def _abstract(model: NNXModel) -> nnx.Module:
+  return nnx.eval_shape(lambda: model.module(nnx.Rngs(0)))
+
+
+def _plain(state: Any) -> PyTree:
+  """Returns the values of an `nnx.State` as nested dicts with text keys."""
+
+  def texts(tree):
+    if not isinstance(tree, dict):
+      return tree
+    return {str(name): texts(value) for name, value in tree.items()}
+
+  return texts(nnx.to_pure_dict(state))
+
+
+def _filled(like: Any, tree: PyTree) -> Any:
+  """Returns an `nnx.State` with the structure of `like` and these values."""
+
+  def pick(names, values):
+    if not isinstance(names, dict):
+      return values
+    return {name: pick(one, values[str(name)]) for name, one in names.items()}
+
+  state = jax.tree.map(lambda x: x, like)
+  nnx.replace_by_pure_dict(state, pick(nnx.to_pure_dict(like), tree))
+  return state
+
+
+def _fresh(random: Any, key: jax.Array) -> Any:
+  """Returns the random state of a module, made from one key."""
+  leaves, treedef = jax.tree.flatten(random)
+  fresh = []
+  for i, leaf in enumerate(leaves):
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+      own = jax.random.fold_in(key, i)
+      fresh.append(jax.random.split(own, leaf.shape) if leaf.shape else own)
+    else:
+      fresh.append(jnp.zeros(leaf.shape, leaf.dtype))
+  return jax.tree.unflatten(treedef, fresh)
