@@ -207,6 +207,29 @@ def test_a_name_that_needs_an_extra_says_so(python):
   assert "ws_jax.train.train_and_evaluate needs the extra 'train'" in last
 
 
+def test_training_leaves_tensorflow_alone_where_it_is_installed(tmp_path):
+  # TensorBoard imports it to open a file: ten seconds, and lines of its log.
+  package = tmp_path / "tensorflow"
+  package.mkdir()
+  (package / "__init__.py").write_text("raise SystemExit('was imported')")
+  done = subprocess.run(
+    [
+      *(sys.executable, "-m", "ws_jax.main", f"--workdir={tmp_path}/run"),
+      "--config=configs/fashion_mnist_10k.py:model=resnet8,width=0.25",
+      *("--config.train.steps=2", "--config.data.batch_size=8"),
+      "--config.model.num_groups=2",
+    ],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    timeout=300,
+    env=os.environ
+    | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "XLA_FLAGS": ""},
+  )
+  assert done.returncode == 0, done.stderr
+  assert list((tmp_path / "run").glob("events.out.tfevents.*"))
+
+
 def have_setuptools():
   try:
     version = importlib.metadata.version("setuptools")
