@@ -101,8 +101,8 @@ def test_page_without_a_script_has_the_figures_and_tables(folder):
     assert svg.startswith("<?xml") and svg.rstrip().endswith("</svg>")
   results = summary.analyze(report.read(folder)[0])
   for lines in (
-    tables.cells(results.cells, results.varied),
-    tables.best(results.best, results.varied),
+    tables.cells(results),
+    tables.best(results),
   ):
     for line in lines:
       assert set(line) <= {*found.texts, ""}

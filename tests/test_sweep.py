@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from ws_jax import config
-from ws_jax.sweep import grid, rows, runner
+from ws_jax.sweep import arms, grid, rows, runner
 from ws_jax.train import loop
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -226,7 +226,14 @@ def test_arms_are_named_by_what_is_done_to_the_weights(tmp_path):
   for name, values in names.items():
     config = dict(zip(facts, values, strict=True))
     rows.append(path, rows.make(name, name, {}, config, {"status": "done"}))
-  assert [rows.arm_of(row) for row in rows.read(path)] == list(names)
+  assert [arms.arm_of(row) for row in rows.read(path)] == list(names)
+
+
+def test_overrides_of_an_arm_make_runs_of_that_name():
+  for name, overrides in arms.ARMS.items():
+    flat = config.flatten(config.apply(config.default(), overrides))
+    assert arms.arm_of(flat) == name
+  assert arms.in_order(reversed(arms.ARMS)) == [*arms.ARMS]
 
 
 def test_rows_of_older_files_have_arms_too():
@@ -234,7 +241,7 @@ def test_rows_of_older_files_have_arms_too():
   older = [r for file in files for r in file if "optim.centralize" not in r]
   assert older
   for row in older:
-    assert rows.arm_of(row) == rows.arm(row["model.norm"], row["model.ws"])
+    assert arms.arm_of(row) == arms.arm(row["model.norm"], row["model.ws"])
 
 
 def test_row_tells_the_best_evaluation_and_how_far_it_was_to_go():
@@ -354,7 +361,7 @@ def python(code, *args, **kwargs):
 def test_rows_of_writers_at_the_same_time_are_all_kept(tmp_path):
   code = """
     import pathlib, sys
-    from ws_jax import rows
+    from ws_jax.sweep import rows
     for i in range(40):
       rows.append(pathlib.Path(sys.argv[1]), {"key": f"{sys.argv[2]}-{i}"})
   """
@@ -371,7 +378,8 @@ def test_rows_of_writers_at_the_same_time_are_all_kept(tmp_path):
 # A sweep in a process of its own. Argument 2 says what run 2 does to it.
 _SWEEP = """
   import json, os, pathlib, signal, sys
-  from ws_jax import config, sweep
+  from ws_jax import config
+  from ws_jax.sweep import grid, runner
 
   out, how = pathlib.Path(sys.argv[1]), sys.argv[2]
 

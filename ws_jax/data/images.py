@@ -127,7 +127,7 @@ def _progress(
 
   A terminal shows one line that counts; a file gets a line at the end.
   """
-  terminal, began, shown, done = sys.stderr.isatty(), time.monotonic(), 0.0, 0
+  terminal, began, shown, done = sys.stderr.isatty(), time.monotonic(), -1.0, 0
 
   def tell(count: int) -> None:
     nonlocal done, shown
@@ -141,7 +141,12 @@ def _progress(
         flush=True,
       )
 
-  yield tell
+  try:
+    yield tell
+  except BaseException:
+    if terminal:  # The error gets a line of its own.
+      print(file=sys.stderr)
+    raise
   seconds = time.monotonic() - began
   print(
     f"{chr(13) if terminal else ''}decoded {total:,} images of {folder}, once, "

@@ -179,8 +179,8 @@ def _decode(
   arrays = {}
   for key in keys:
     feature = builder.info.features[key]
-    # Class numbers are 32 bits wide everywhere; TFDS says 64.
-    label = hasattr(feature, "num_classes")
+    # Class numbers have 32 bits everywhere here; those of TFDS have 64.
+    label = key == keys[1] and hasattr(feature, "num_classes")
     dtype = np.int32 if label else _dtype(feature)
     arrays[key] = np.empty((size, *feature.shape), dtype)
   count = 0

@@ -19,7 +19,7 @@ from ws_jax import weights
 from ws_jax.base import disk
 from ws_jax.diagnostics import measurements
 from ws_jax.report import figures
-from ws_jax.sweep import rows
+from ws_jax.sweep import arms, rows
 from ws_jax.train import build
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def measure(
     state = initial.replace(params=params)
     row = {
       "run": workdir.name,
-      "arm": rows.arm(config.model.norm, config.model.ws),
+      "arm": arms.arm(config.model.norm, config.model.ws),
       "learning_rate": config.optim.learning_rate,
       "seed": config.seed,
       "step": step,

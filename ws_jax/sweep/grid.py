@@ -179,7 +179,7 @@ def name_of(overrides: Overrides) -> str:
     >>> name_of({"model.norm": "group", "seed": 1})
     'norm=group,seed=1'
   """
-  short = [_short(key) for key in overrides]
+  short = [short_name(key) for key in overrides]
   terms = []
   for (key, value), label in zip(overrides.items(), short, strict=True):
     text = value if isinstance(value, str) else json.dumps(value)
@@ -191,7 +191,12 @@ def name_of(overrides: Overrides) -> str:
   return f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
-def _short(key: str) -> str:
-  """`model.norm` -> `norm`; but `model.name` -> `model`."""
+def short_name(key: str) -> str:
+  """Returns the part of a dotted key that says what it is about.
+
+  Example:
+    >>> short_name("model.norm"), short_name("model.name")
+    ('norm', 'model')
+  """
   *parents, last = key.split(".")
   return parents[-1] if last == "name" and parents else last

@@ -33,11 +33,11 @@ FACTS = (
 )
 # Of status.json: where it ran.
 _MACHINE = ("device", "cpu_count", "xla_flags", "commit")
-_SHORT = {"batch": "BN", "group": "GN", "layer": "LN", "instance": "IN"}
-# Conventions that are the half of WS; all others are the whole of it.
-_HALVES = {"center": "mean", "scale": "std"}
 # Read back as they stand: a commit such as 12e4567 is not a number.
-_TEXT = {"key", "run", "status", "reason", "device", "xla_flags", "commit"}
+_TEXT = {
+  *("key", "run", "status", "reason", "device", "xla_flags", "commit"),
+  *("metric", "metric_goal", "metric_unit"),
+}
 
 
 def make(
@@ -48,24 +48,27 @@ def make(
   status: Mapping[str, Any],
   history: Sequence[Mapping[str, Any]] = (),
 ) -> Row:
-  """The row of one run.
+  """Returns the row of one run.
 
   Args:
-    key: canonical overrides; the identity of the row.
-    run: the name of its folder.
-    overrides: what it changed in the config, by dotted key.
-    config: the config as it ran, resolved, nested or flat.
-    status: as in `status.json`: `status`, `step`, `reason`, `metrics`,
-      `seconds`, `versions`, `device` and its like; all but the first may lack.
-    history: the lines of its `metrics.jsonl`.
+    key: Canonical overrides, which are the identity of the row.
+    run: Name of the folder of the run.
+    overrides: Values that the run changed in the config, by dotted key.
+    config: Resolved config of the run, nested or flat.
+    status: Content of `status.json`: `status`, `step`, `reason`, `metric`,
+      `metrics`, `seconds`, `versions`, `device` and its like; all but the first
+      are optional.
+    history: Lines of the run's `metrics.jsonl`.
 
   Returns:
     Column name to value. The batch of the optimizer, of one normalization and
     of one gradient are three columns; per-example norms have 1 as the second.
-    `step` is how far it came, `steps` and `epochs` how far it was to go;
-    `best_step` and the `best/` of its metric are of the best evaluation, which
-    is a little better than what an untouched test set would say.
+    `step` is the step that the run reached, `steps` and `epochs` its planned
+    length. `metric`, `metric_goal` and `metric_unit` say what the task is
+    judged by. `best_step` and `best/eval/...` belong to the best evaluation,
+    which is a little better than what an untouched test set would show.
   """
+  metric = status.get("metric") or {}
   flat = config_lib.flatten(config)
   batch = flat.get("data.batch_size")
   micro = flat.get("optim.micro_batch_size") or batch
@@ -88,8 +91,13 @@ def make(
     "steps": flat.get("train.steps"),
     "epochs": flat.get("train.epochs"),
   }
+  row |= {
+    "metric": metric.get("name"),
+    "metric_goal": metric.get("goal"),
+    "metric_unit": metric.get("unit"),
+  }
   row |= status.get("metrics") or {}
-  row |= _best(history)
+  row |= _best(history, metric)
   for group in ("seconds", "versions"):
     values = status.get(group) or {}
     row |= {f"{group}.{name}": value for name, value in values.items()}
@@ -97,52 +105,32 @@ def make(
   return row
 
 
-def _best(history: Sequence[Mapping[str, Any]]) -> Row:
-  """When the test metric was best, and what it was; nothing if never seen."""
-  for name, sign in (("eval/accuracy", 1), ("eval/loss", -1)):
-    seen = [line for line in history if math.isfinite(line.get(name, math.nan))]
+def column_of(metric: str | None) -> str:
+  """Returns the column of the metric of that name; None means accuracy."""
+  return f"eval/{metric or 'accuracy'}"
+
+
+def _best(
+  history: Sequence[Mapping[str, Any]], metric: Mapping[str, Any]
+) -> Row:
+  """Returns step and value of the best evaluation; empty if there was none.
+
+  A run without the metric is judged by its loss.
+  """
+  own = (
+    column_of(metric.get("name")),
+    -1 if metric.get("goal") == "min" else 1,
+  )
+  for name, sign in (own, ("eval/loss", -1)):
+    seen = [line for line in history if _finite(line.get(name))]
     if seen:
       best = max(seen, key=lambda line: sign * line[name])
       return {"best_step": best["step"], f"best/{name}": best[name]}
   return {}
 
 
-def arm(
-  norm: str,
-  ws: bool,
-  convention: str | None = None,
-  centralize: bool | None = False,
-) -> str:
-  """The name of a norm and what is done to the weights, as papers write it.
-
-  Args:
-    norm: as `model.norm`.
-    ws: whether weights are standardized.
-    convention: of WS; `center` and `scale` are its halves, `mean` and `std`.
-    centralize: whether gradients are centralized (GC).
-
-  Example:
-    >>> arm("batch", False), arm("group", True), arm("none", True)
-    ('BN', 'GN+WS', 'WS')
-    >>> arm("group", True, "center"), arm("group", False, centralize=True)
-    ('GN+mean', 'GN+GC')
-  """
-  parts = [] if norm == "none" else [_SHORT.get(norm, norm)]
-  if ws:
-    parts.append(_HALVES.get(convention or "", "WS"))
-  if centralize:
-    parts.append("GC")
-  return "+".join(parts) or "no norm"
-
-
-def arm_of(row: Row) -> str:
-  """The arm of a run; a row of an older file may lack the last two columns."""
-  return arm(
-    row["model.norm"],
-    row["model.ws"],
-    row.get("model.ws_convention"),
-    row.get("optim.centralize"),
-  )
+def _finite(value: Any) -> bool:
+  return value is not None and math.isfinite(value)
 
 
 def seconds(row: Row) -> float:
@@ -152,10 +140,13 @@ def seconds(row: Row) -> float:
 
 
 def verdict(row: Row) -> str:
-  """How a run ended, in one line."""
+  """Returns one line on how a run ended, with its metric in front."""
   took = f"{seconds(row):.0f} s"
   if row["status"] == "done":
-    shown = (f"{k} {row[k]:.4f}" for k in row if k.startswith("eval/"))
+    first = column_of(row.get("metric"))
+    names = [k for k in row if k.startswith("eval/") and row[k] is not None]
+    names.sort(key=lambda name: name != first)
+    shown = (f"{name} {row[name]:.4f}" for name in names)
     return ", ".join(["done", *shown, took])
   step = "" if row["step"] is None else f" at step {row['step']}"
   reason = f": {row['reason']}" if row["reason"] else ""
