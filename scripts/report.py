@@ -12,7 +12,10 @@ finished shows what there is, and says what is missing.
 import pathlib
 import sys
 
-from absl import app, flags, logging
+from ws_jax.base import extras
+
+with extras.program("report", by="scripts/report.py"):
+  from absl import app, flags, logging
 
 from ws_jax import report
 from ws_jax.report import tables

@@ -20,7 +20,10 @@ import sys
 import threading
 from types import ModuleType
 
-from absl import app, flags, logging
+from ws_jax.base import extras
+
+with extras.program("train", by="scripts/sweep.py"):
+  from absl import app, flags, logging
 
 from ws_jax import config
 from ws_jax.base import disk, names, signals

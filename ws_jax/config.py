@@ -247,11 +247,14 @@ def find(name: str) -> pathlib.Path:
   Raises:
     ConfigError: there is none; the message names the nearest.
   """
-  root = pathlib.Path(__file__).resolve().parents[1]
-  for place in (pathlib.Path(name), root / name):
+  package = pathlib.Path(__file__).resolve().parent
+  # The checkout; and the package, where a wheel brings its own copy.
+  roots = (package.parent, package)
+  for place in (pathlib.Path(name), *(root / name for root in roots)):
     if place.is_file():
       return place
-  known = [f"configs/{file.name}" for file in root.glob("configs/*.py")]
+  files = [file for root in roots for file in root.glob("configs/*.py")]
+  known = {f"configs/{file.name}" for file in files}
   raise ConfigError(f"no config file {name!r}: {names.suggest(name, known)}")
 
 

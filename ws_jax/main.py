@@ -7,7 +7,10 @@
 import sys
 from typing import NoReturn
 
-from absl import app, flags, logging
+from ws_jax.base import extras
+
+with extras.program("train", by="ws_jax.main"):
+  from absl import app, flags, logging
 
 from ws_jax import config
 from ws_jax.base import keys

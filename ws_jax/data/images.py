@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ws_jax.base import extras
 from ws_jax.data.request import DataError
 
 _CHANNELS = {"L": 1, "RGB": 3}  # By the mode of an image as Pillow names it.
@@ -60,6 +61,7 @@ def read_shape(path: pathlib.Path) -> tuple[int, int, int]:
   Raises:
     DataError: it is not a PNG or JPEG file, or neither grey nor RGB.
   """
+  extras.need("train", by=f"the image {path}")
   with _opened(path) as image:
     return _shape(image, path)
 

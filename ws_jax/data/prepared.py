@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from ws_jax.base import extras
 from ws_jax.data import cache, splits
 from ws_jax.data.request import (
   Arrays,
@@ -31,6 +32,7 @@ def open_set(folder: pathlib.Path, request: Request) -> Source:
       split or key is not there, examples differ in shape, or they do not fit in
       memory.
   """
+  extras.need("data", by=f"data set {request.name!r}")
   import tensorflow_datasets as tfds
 
   try:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ws_jax.base import disk
+from ws_jax.base import disk, extras
 from ws_jax.report import contents, gallery, groups, page, summary, tables
 from ws_jax.report import metric as metrics
 from ws_jax.sweep import rows as rows_lib
@@ -37,6 +37,7 @@ def write(
   Raises:
     ValueError: There are no rows, or rows with different metrics.
   """
+  extras.need("report", by="ws_jax.report")
   target, title = target or out, _legible(title)
   rows, histories = read(out)
   results = summary.analyze(rows)
