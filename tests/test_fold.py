@@ -165,7 +165,8 @@ def test_a_raw_file_is_folded_by_the_convention_that_is_given(tmp_path):
   assert "x.npz: folded with bcn: (w - mean)" in done.stdout
   got = weights.read_params(tmp_path / "x.npz")["Conv_0/kernel"]
   expected = ws_jax.standardize(tree()["Conv_0"]["kernel"], convention="bcn")
-  np.testing.assert_array_equal(got, expected)
+  # Another process may have compiled other code for it.
+  np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_command_says_in_one_line_what_is_wrong(tmp_path, capsys):
