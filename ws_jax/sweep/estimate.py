@@ -6,7 +6,7 @@ import time
 import jax
 import ml_collections
 
-from ws_jax.train import backend, build
+from ws_jax.train import build
 from ws_jax.train import step as steps
 from ws_jax.train.clock import Clock
 
@@ -55,8 +55,7 @@ def measure(config: ml_collections.ConfigDict) -> Cost:
   """
   setup = build.start(config)
   config, program, source = setup.config, setup.program, setup.source
-  most, dtype = config.train.log_every_steps, config.model.get("dtype")
-  block = backend.steps_of_a_loop(most, dtype or "float32")
+  block = setup.block
   size = min(block or 1, config.train.steps)
   clock = Clock()
 

@@ -57,8 +57,10 @@ def enable_compilation_cache() -> pathlib.Path:
   return folder
 
 
-def steps_of_a_loop(most: int, dtype: str = "float32") -> int | None:
-  """How many training steps one compiled loop should run here.
+def steps_of_a_loop(
+  most: int, dtype: str = "float32", native_convolutions: bool = True
+) -> int | None:
+  """Returns the number of training steps that one compiled loop should run.
 
   XLA's CPU backend runs its own convolutions inside a loop on one thread: 8
   times slower for a small ResNet, and their filter gradients 38 to 64 times.
@@ -67,15 +69,17 @@ def steps_of_a_loop(most: int, dtype: str = "float32") -> int | None:
   them save all of that, and leave the process answering to signals.
 
   Args:
-    most: steps until something else is due.
-    dtype: what the convolutions compute in.
+    most: Number of steps until something else is due.
+    dtype: Dtype of the convolutions.
+    native_convolutions: Whether all convolutions of the model are those of
+      `ws_jax.layers`, which oneDNN computes where it can.
 
   Returns:
     At most `most`; None where each step is to be dispatched.
   """
   if jax.default_backend() != "cpu":
     return most
-  ours = native.enabled("convolution", dtype)
+  ours = native_convolutions and native.enabled("convolution", dtype)
   return min(most, _STEPS_ON_CPU) if ours else None
 
 

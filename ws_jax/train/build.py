@@ -21,7 +21,7 @@ from ws_jax import data, models, tasks
 from ws_jax.base import names
 from ws_jax.data.memory import MemorySource
 from ws_jax.layers import norm
-from ws_jax.train import calling, optim, step, transfer
+from ws_jax.train import backend, calling, optim, step, transfer
 
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 # Keys of a model that belong to its norm, and one that every model may have.
@@ -52,6 +52,15 @@ class Setup:
   program: step.Program
   source: MemorySource
   init_from: dict[str, Any] | None = None
+
+  @property
+  def block(self) -> int | None:
+    """Number of steps that one compiled loop runs; None: each is dispatched."""
+    c = self.config
+    native = models.convolves_natively(c.model.name)
+    return backend.steps_of_a_loop(
+      c.train.log_every_steps, c.model.get("dtype", "float32"), native
+    )
 
   def state(self) -> step.TrainState:
     """Returns a fresh state, on the devices; this compiles."""
