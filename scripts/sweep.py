@@ -145,7 +145,7 @@ def plan_of(path: pathlib.Path, experiment: ModuleType) -> list[grid.Run]:
     raise ValueError(f"experiment {path}: sweep(): {error}") from error
 
 
-def describe(base, runs: list[grid.Run]) -> None:
+def print_plan(base, runs: list[grid.Run]) -> None:
   """Prints the runs by compile; with --dry_run also the time they take."""
   groups = grid.by_structure(runs)
   workers, total = _WORKERS.value, 0.0
@@ -193,7 +193,7 @@ def run_here(todo: list[grid.Run], out: pathlib.Path) -> None:
       timer.daemon = True
       timer.start()
     Fleet(
-      todo, out, worker_command(out), workers=workers, tell=shown.tell
+      todo, out, worker_command(out), workers=workers, notify=shown.update
     ).run()
 
 
@@ -236,7 +236,7 @@ def main(argv: list[str]) -> None:
     if cut := rows.incomplete(out / "runs.csv"):
       say(f"incomplete in runs.csv, and not finished: {' '.join(cut)}")
     if _PLAN.value or _DRY_RUN.value:
-      describe(base, runner.unfinished(runs, out)[: _LIMIT.value])
+      print_plan(base, runner.unfinished(runs, out)[: _LIMIT.value])
       return
     todo = runner.choose(
       base, runs, out, limit=_LIMIT.value, retry_failed=_RETRY_FAILED.value
@@ -261,10 +261,10 @@ def main(argv: list[str]) -> None:
 def report_ends(runs: list[grid.Run], out: pathlib.Path, say) -> int:
   """Says how the runs ended; returns the exit code."""
   keys = {run.key for run in runs}
-  found = [r for r in rows.read(out / "runs.csv") if r["key"] in keys]
-  say(f"{len(found)} rows: {out / 'runs.csv'}")
+  ended = [r for r in rows.read(out / "runs.csv") if r["key"] in keys]
+  say(f"{len(ended)} rows: {out / 'runs.csv'}")
   say(f"table and figure: python scripts/report.py {out}")
-  failed = [row["run"] for row in found if row["status"] == "failed"]
+  failed = [row["run"] for row in ended if row["status"] == "failed"]
   if failed:
     say(f"failed (each has an error.txt; --retry_failed): {' '.join(failed)}")
   return 4 if failed else 0

@@ -1,4 +1,4 @@
-"""A sweep's folder as a sweep leaves it, without training anything."""
+"""Writes a folder as a sweep leaves it, without training anything."""
 
 import itertools
 import json
@@ -9,7 +9,7 @@ import numpy as np
 from ws_jax.sweep import grid, rows
 from ws_jax.sweep.arms import ARMS, arm_of
 
-# Best rate at batch 128, decades that are usable around it, best accuracy.
+# Best rate at batch 128, usable decades around it, and best accuracy.
 _SHAPES = {
   "BN": (0.2, 1.2, 0.925),
   "BN+WS": (0.25, 1.3, 0.928),
@@ -18,7 +18,7 @@ _SHAPES = {
 }
 RATES = tuple(grid.log_grid(0.005, 5, 9))
 _FIRST_LOSS = math.log(10)
-# Of the rows and of the folder: what a page must not take for HTML.
+# A text that a page must not take for HTML.
 NASTY = '<img src=x onerror="alert(1)">&amp;</script>'
 
 

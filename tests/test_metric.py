@@ -1,4 +1,4 @@
-"""Reports of sweeps whose task is judged by another metric than accuracy."""
+"""Holds reports of sweeps that are judged by another metric than accuracy."""
 
 import json
 
@@ -18,7 +18,7 @@ RATES = (0.02, 0.1, 0.5, 5.0)
 
 @pytest.fixture(scope="module")
 def bits(tmp_path_factory):
-  """The folder of a sweep that is judged by bits per byte."""
+  """Returns the folder of a sweep that is judged by bits per byte."""
   out = tmp_path_factory.mktemp("bits")
   synthetic.fill(out, ["BN", "GN", "GN+WS"], RATES, [32, 128], metric=BITS)
   return out
@@ -26,14 +26,14 @@ def bits(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def same(tmp_path_factory):
-  """The folder of the same sweep, judged by accuracy."""
+  """Returns the folder of the same sweep, judged by accuracy."""
   out = tmp_path_factory.mktemp("accuracy")
   synthetic.fill(out, ["BN", "GN", "GN+WS"], RATES, [32, 128], metric=ACCURACY)
   return out
 
 
 def texts(values):
-  """All text of a nest of tuples and lists, as one string."""
+  """Returns all text of nested lists, as one string."""
   return json.dumps(values, ensure_ascii=False, default=str)
 
 

@@ -1,4 +1,4 @@
-"""Tables against NumPy, and figures that are really drawn."""
+"""Holds tables to NumPy, and draws the figures."""
 
 import json
 import pathlib
@@ -37,7 +37,7 @@ def row(arm, rate, seed, accuracy=None, status="done", **more):
 
 
 def sweep():
-  """Three arms, three rates, three seeds, some of which diverge."""
+  """Returns rows of three arms, rates and seeds, some of which diverge."""
   rng = np.random.default_rng(0)
   result = []
   for i, arm in enumerate((GN_WS, BN, GN)):
@@ -118,7 +118,7 @@ def test_what_else_was_varied_is_never_pooled():
   data = [
     row(BN, 0.1, 0, 0.8, **{"data.batch_size": 32}),
     row(BN, 0.1, 0, 0.9, **{"data.batch_size": 64}),
-    # Of the arm, not of the sweep: no column.
+    # A key that belongs to the arm has no column.
     row(GN, 0.1, 0, 0.7, **{"data.batch_size": 32, "model.num_groups": 8}),
   ]
   assert groups.varied_keys(data) == ["data.batch_size"]
@@ -149,7 +149,7 @@ def test_table_reads_as_it_should():
   assert by_cell["BN", "10"][5] == "1"
   assert by_cell["BN", "1"][5] == "no"
   assert "±" in by_cell["BN", "1"][2]
-  # One run: no spread, and words instead of a count of one.
+  # One run has no spread, and a word instead of the count 1.
   one = tables.cells(summary.analyze([row(BN, 3.0, 0, None, "diverged")]))
   assert one[1] == ("BN", "3", "-", "-", "1", "yes", "12")
 
@@ -180,7 +180,7 @@ def pixels(drawing):
 
 
 def xy(line):
-  """Points of a line [n, 2]."""
+  """Returns the points of a line [n, 2]."""
   return np.asarray(line.get_xydata(), float)
 
 
@@ -231,25 +231,25 @@ def test_figure_of_a_sweep_with_no_result_is_still_a_figure(status):
   assert pixels(drawing).std() > 0
 
 
-def test_colors_are_told_apart_by_lightness_within_a_norm():
-  # What is left of a colour in print, or for someone who sees none.
+def test_colors_of_a_norm_differ_in_lightness():
+  # Lightness is what is left of a colour in black and white.
   def lightness(name):
     value = figures.COLORS[name].removeprefix("#")
     rgb = np.array([int(value[i : i + 2], 16) for i in (0, 2, 4)]) / 255
-    # Without the linear foot of sRGB, which is for colours darker than these.
+    # The linear part of sRGB is for colours darker than these.
     return ((rgb + 0.055) / 1.055) ** 2.4 @ [0.2126, 0.7152, 0.0722]
 
   for name in ("BN", "GN", "LN", "IN"):
     assert lightness(name) > 1.35 * lightness(f"{name}+WS")
 
 
-def test_every_arm_is_told_apart_without_colour():
+def test_every_arm_can_be_recognized_without_colour():
   every = figures.looks([*figures.COLORS, "one of tomorrow", "another+WS"])
   shapes = {
     name: (look["marker"], look["markerfacecolor"] == "white")
     for name, look in every.items()
   }
-  # Of one norm, where they share a figure: by shape or filling.
+  # Arms of one norm, which share a figure, differ in shape or filling.
   for norm in ("BN", "GN", "LN", "IN"):
     own = [s for name, s in shapes.items() if name.split("+")[0] == norm]
     assert len(set(own)) == len(own)
@@ -280,7 +280,7 @@ def test_report_of_a_folder_and_its_copy(tmp_path):
   data, histories = report.read(out)
   assert rows.read(copy / "runs.csv") == data
   for r in data:
-    # Not the last, at which the learning rate has decayed to nothing.
+    # It is not the last one, at which the learning rate has decayed to 0.
     logged = histories[r["run"]]["train/relative_step"][1]
     assert r["relative_step"] == np.mean(logged) > logged[-1]
   results = summary.analyze(data)
@@ -288,7 +288,7 @@ def test_report_of_a_folder_and_its_copy(tmp_path):
   assert rows.read(copy / "best.csv") == results.best
   assert rows.read(copy / "differences.csv") == results.differences
   assert (copy / "figure.png").read_bytes()[:4] == b"\x89PNG"
-  # The copy is a report of its own, without the curves: they are not in it.
+  # A report of the copy has no curves, as the copy does not have them.
   files = ("summary.csv", "best.csv", "relative_step.svg")
   before = [(copy / name).read_bytes() for name in files]
   report.write(copy, title="A test")
@@ -297,7 +297,7 @@ def test_report_of_a_folder_and_its_copy(tmp_path):
 
 
 def test_report_is_the_same_where_the_locale_is_not_utf_8(tmp_path):
-  """Under such a locale the tables once ended at their first sign."""
+  """Regression: the tables once ended at their first sign there."""
   out = tmp_path / "größe"
   out.mkdir()
   synthetic.fill(out, ["BN", "GN"], (0.01, 0.1, 5.0), [128], (0, 1))
@@ -342,7 +342,7 @@ def test_curves_are_a_second_panel_of_a_single_setting(tmp_path):
   final = sorted(100 * r["eval/accuracy"] for r in done)
   ends = sorted(xy(line)[-1, 1] for line in drawn)
   np.testing.assert_allclose(ends, final, rtol=1e-12)
-  # A folder without them, as what is committed, has one panel.
+  # A folder without curves, such as a committed one, has one panel.
   (first, _) = gallery.figures_of(results, {})
   assert len(first.draw().axes) == 1
 
@@ -406,7 +406,7 @@ def test_arm_without_a_normalization_batch_is_shown_at_each_of_them():
   for batch in (2, 128):
     for seed in (0, 1):
       data.append(row(BN, 0.1, seed, 0.7 + batch / 1e3, **{key: batch}))
-      # An experiment may vary it for GN too: the same run, made twice.
+      # An experiment may vary it for GN too, which trains one run twice.
       data.append(row(GN, 0.1, seed, 0.8 + seed / 100, **{key: batch}))
   for r in data:
     r["normalization_batch"] = r.get(key) if r["model.norm"] == "batch" else 1
@@ -431,7 +431,7 @@ def test_best_rate_is_stable_and_says_where_it_lies():
   data = [
     *(row(BN, rate, s, acc) for rate, acc in ((0.1, 0.7), (1.0, 0.8))
       for s in (0, 1)),
-    row(BN, 10.0, 0, 0.9),  # Better, but for the seed that it lost.
+    row(BN, 10.0, 0, 0.9),  # The best one, but the other seed diverged.
     row(BN, 10.0, 1, None, "diverged"),
     *(row(GN, rate, 0, acc) for rate, acc in ((0.1, 0.5), (1.0, 0.6))),
     row(GN, 10.0, 0, None, "interrupted"),
@@ -442,7 +442,7 @@ def test_best_rate_is_stable_and_says_where_it_lies():
   assert (bn["learning_rate"], bn["edge"], bn["n"]) == (1.0, "inside", 2)
   assert bn["largest_stable"] == 1.0 and not bn["stable_open"]
   assert bn["accuracy"] == 0.8 and bn["rates"] == 3
-  # Half a decade of ten, as the score falls from 0.8 to 0.7 on the way.
+  # A tenth of a decade: on the way to 0.1 the score falls from 0.8 to 0.7.
   np.testing.assert_allclose(bn["low"], 10**-0.1)
   assert bn["high"] == 1.0 and not bn["open_high"]
   assert (gn["learning_rate"], gn["edge"]) == (1.0, "open")

@@ -1,4 +1,4 @@
-"""The sweep, with a trainer that does nothing but what the test says."""
+"""Checks the sweep with a trainer that does only what the test says."""
 
 import json
 import math
@@ -10,7 +10,6 @@ import subprocess
 import sys
 import textwrap
 
-import numpy as np
 import pytest
 
 from ws_jax import config
@@ -25,10 +24,10 @@ def quiet(*_):
 
 
 class Trainer:
-  """Trains nothing; remembers what it was asked and does as told.
+  """A trainer that trains nothing, and remembers which runs it was given.
 
   Args:
-    ends: run's seed -> the exception that it ends with.
+    ends: Seed of a run -> exception that the run ends with.
   """
 
   def __init__(self, ends=None):
@@ -54,150 +53,12 @@ class Trainer:
 
 def run(out, overrides, train_fn, **kwargs):
   return runner.run_sweep(
-    config.default(), overrides, out, train_fn=train_fn, tell=quiet, **kwargs
+    config.default(), overrides, out, train_fn=train_fn, notify=quiet, **kwargs
   )
 
 
 def seeds(*values):
   return list(grid.product(seed=values))
-
-
-def test_product_takes_whole_arms_and_its_last_axis_is_the_fastest():
-  arms = [{"model.norm": "batch", "model.ws": False}, {"model.norm": "group"}]
-  axes = {"optim.momentum": [0.0, 0.9], "seed": [3]}
-  assert list(grid.product(arms, **axes)) == [
-    {**arm, "optim.momentum": momentum, "seed": 3}
-    for arm in arms
-    for momentum in (0.0, 0.9)
-  ]
-
-
-def test_axes_that_cannot_be_combined_are_refused():
-  with pytest.raises(ValueError, match="'seed' is set by two axes"):
-    list(grid.product([{"seed": 1}], seed=[2]))
-  with pytest.raises(ValueError, match="one length, got"):
-    list(grid.zipped(seed=[1, 2], width=[1]))
-
-
-@pytest.mark.parametrize(
-  ("low", "high", "num"), [(1e-3, 10.0, 9), (0.05, 3.2, 7), (1, 2, 2)]
-)
-def test_log_grid_has_its_ends_and_equal_ratios(low, high, num):
-  rates = grid.log_grid(low, high, num)
-  np.testing.assert_allclose(rates, np.geomspace(low, high, num), rtol=5e-3)
-  assert rates[0] == low and rates[-1] == high and len(rates) == num
-
-
-@pytest.mark.parametrize(
-  "bad", [(0.0, 1.0, 3), (1.0, 0.1, 3), (0.1, 1.0, 1), (1.0, 1.001, 5)]
-)
-def test_log_grid_refuses_what_is_no_grid(bad):
-  with pytest.raises(ValueError, match="log_grid needs|equal to 3 digits"):
-    grid.log_grid(*bad)
-
-
-def test_runs_that_share_a_compile_are_neighbours_and_equal_ones_are_one():
-  # The norm is the fastest axis here, which is the slowest order to run in.
-  points = [
-    {"optim.learning_rate": rate, "seed": seed, "model.norm": norm}
-    for rate in (0.1, 1.0)
-    for seed in (0, 1)
-    for norm in ("batch", "group")
-  ]
-  runs = grid.plan([*points, points[0]])
-  assert [r.overrides["model.norm"] for r in runs] == ["batch"] * 4 + [
-    "group"
-  ] * 4
-  assert len({r.structure for r in runs}) == 2
-  # In the order given within one program.
-  assert [r.overrides["optim.learning_rate"] for r in runs[:4]] == [
-    0.1,
-    0.1,
-    1.0,
-    1.0,
-  ]
-
-
-def test_key_does_not_depend_on_order_or_number_type():
-  (a,) = grid.plan([{"seed": 1, "optim.momentum": 0.9}])
-  (b,) = grid.plan([{"optim.momentum": np.float64(0.9), "seed": np.int64(1)}])
-  assert a.key == b.key == '{"optim.momentum":0.9,"seed":1}'
-
-
-def test_folder_names_read_well_and_are_safe():
-  long = [{"data.dir": "/some/where else"}]
-  runs = grid.plan(
-    [
-      {"model.name": "resnet8", "model.ws": True, "optim.learning_rate": 0.4},
-      {},
-      {"data.name": "mnist", "model.name": "resnet8"},
-      {"train.steps": 5, "eval.steps": 6},
-      *long,
-    ]
-  )
-  assert [r.name for r in runs[:4]] == [
-    "model=resnet8,ws=true,learning_rate=0.4",
-    "base",
-    "data=mnist,model=resnet8",
-    "train.steps=5,eval.steps=6",
-  ]
-  assert runs[4].name.startswith("dir=-some-where-else-")
-  # What was replaced must not make two runs share a folder.
-  other = grid.plan([{"data.dir": "/some/where-else"}])[0]
-  assert other.name != runs[4].name
-
-
-def test_runs_that_would_share_a_folder_are_refused():
-  with pytest.raises(ValueError, match="would share the folder"):
-    grid.plan([{"model.ws": True}, {"model.ws": "true"}])
-
-
-def test_filter_keeps_runs_that_have_all_terms():
-  points = list(
-    grid.product(
-      [{"model.norm": "batch"}, {"model.norm": "group"}],
-      **{"optim.learning_rate": [0.1, 0.4, 1.0]},
-    )
-  )
-  kept = grid.plan(points, "norm=group,learning_rate=0.*")
-  assert [r.name for r in kept] == [
-    "norm=group,learning_rate=0.1",
-    "norm=group,learning_rate=0.4",
-  ]
-  with pytest.raises(ValueError, match="no run has 'norm=grup'; terms are: .*"):
-    grid.plan(points, "norm=grup")
-
-
-@pytest.mark.parametrize(
-  ("given", "message"),
-  [
-    (None, r"such as \{.*\}, not None$"),
-    ({"seed": 1}, "not a dict$"),
-    ("seed", "not a str$"),
-    ([config.default()], r"not of a ConfigDict \(point 1\)"),
-    (
-      [{"seed": 1}, grid.product(seed=[2])],
-      r"a generator \(point 2\); write `y",
-    ),
-    (
-      [{"seed": np.arange(3)}],
-      r"'seed' is a ndarray of shape \(3,\): it must",
-    ),
-    ([{"seed": {1, 2}}], "'seed' is a set: it must"),
-    ([{"optim": {"momentum": 0.9}}], "'optim' is a dict: it must"),
-    ([{3: 1}], "3 is an int, and no dotted key"),
-  ],
-)
-def test_what_is_no_sweep_is_refused_by_what_it_is(given, message):
-  with pytest.raises(ValueError, match=message):
-    grid.plan(given)
-
-
-def test_numpy_scalars_are_numbers_and_sequences_are_kept():
-  point = {"seed": np.int64(3), "optim.boundaries": (np.float32(0.5), 1)}
-  (run,) = grid.plan([point])
-  assert run.overrides == {"seed": 3, "optim.boundaries": (0.5, 1)}
-  assert type(run.overrides["seed"]) is int
 
 
 def test_row_has_the_facts_of_its_run(tmp_path):
@@ -222,7 +83,7 @@ def test_row_has_the_facts_of_its_run(tmp_path):
     "seconds.compile": 1.0,
     "versions.jax": "0.10.2",
     "device": "1 x cpu",
-    "commit": "12e4567",  # not the number 12 with 4567 zeros
+    "commit": "12e4567",  # Not the number 12 with 4567 zeros.
   }
   assert {name: row[name] for name in expected} == expected
 
@@ -236,7 +97,7 @@ def test_normalization_batch_is_that_of_the_statistics():
   assert batch["normalization_batch"] == 8 and batch["micro_batch"] == 32
   batch = make(**{"model.norm": "batch", "model.norm_batch_size": None})
   assert batch["normalization_batch"] == 32
-  # GroupNorm looks at one example at a time, whatever it is given.
+  # GroupNorm normalizes one example at a time, whatever the key says.
   group = make(**{"model.norm": "group", "model.norm_batch_size": 32})
   assert group["normalization_batch"] == 1 and group["optimizer_batch"] == 128
 
@@ -288,7 +149,7 @@ def test_row_tells_the_best_evaluation_and_how_far_it_was_to_go():
   row = make(history)
   assert (row["steps"], row["epochs"]) == (300, 2.5)
   assert (row["best_step"], row["best/eval/accuracy"]) == (200, 0.8)
-  # A task that has no accuracy is judged by its loss, which is best low.
+  # Without an accuracy the lowest loss counts.
   losses = [{k: v for k, v in x.items() if "acc" not in k} for x in history]
   row = make(losses)
   assert (row["best_step"], row["best/eval/loss"]) == (300, 1.0)
@@ -336,7 +197,7 @@ def test_finished_runs_are_not_repeated(tmp_path):
   again = Trainer()
   run(tmp_path, seeds(0, 1, 2, 3), again)
   assert [seed for _, _, seed in again.seen] == [3]
-  # Only when asked, and then the row is replaced, not added.
+  # A failed run is repeated only on request, and its row is replaced.
   got = run(tmp_path, seeds(0, 1, 2, 3), again, retry_failed=True)
   assert [seed for _, _, seed in again.seen] == [3, 1]
   assert [row["status"] for row in got] == ["diverged", "done", "done", "done"]
@@ -396,7 +257,9 @@ def test_folder_of_another_base_config_is_refused(tmp_path):
   run(tmp_path, seeds(0), Trainer())
   other = config.apply(config.default(), {"train.epochs": 9.0})
   with pytest.raises(ValueError, match=r"train\.epochs: 5\.0 -> 9\.0"):
-    runner.run_sweep(other, seeds(0), tmp_path, train_fn=Trainer(), tell=quiet)
+    runner.run_sweep(
+      other, seeds(0), tmp_path, train_fn=Trainer(), notify=quiet
+    )
 
 
 def test_a_row_may_bring_new_columns(tmp_path):
@@ -421,7 +284,7 @@ def test_a_row_may_bring_new_columns(tmp_path):
 def test_row_that_is_cut_short_is_named_and_its_run_is_not_finished(
   tmp_path, kept, named
 ):
-  """Such a row once counted as finished, with blank metrics."""
+  """Regression: such a row counted as finished, with blank metrics."""
   run(tmp_path, seeds(0, 1, 2), Trainer())
   path = tmp_path / "runs.csv"
   head, last = path.read_bytes().rstrip().rsplit(b"\n", 1)
@@ -477,7 +340,7 @@ def test_rows_of_writers_at_the_same_time_are_all_kept(tmp_path):
   assert keys == {f"{name}-{i}" for name in "ab" for i in range(40)}
 
 
-# A sweep in a process of its own. Argument 2 says what run 2 does to it.
+# Runs a sweep in a process of its own. Argument 2 says what run 2 does to it.
 _SWEEP = """
   import json, os, pathlib, signal, sys
   from ws_jax import config
@@ -508,7 +371,7 @@ _SWEEP = """
   [
     ("in the run", -signal.SIGKILL, [0, 1, 2, 2, 3]),
     ("before its row", -signal.SIGKILL, [0, 1, 2, 3]),
-    # As Python ends on a KeyboardInterrupt that nobody catches.
+    # Python ends like this on a KeyboardInterrupt that nobody catches.
     ("term", -signal.SIGINT, [0, 1, 2, 2, 3]),
   ],
 )
@@ -535,7 +398,7 @@ def script(*args, cwd=ROOT):
     cwd=cwd,
     capture_output=True,
     text=True,
-    # Python would else keep its bytecode beside an experiment.
+    # Otherwise Python would write bytecode beside an experiment.
     env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
   )
 
@@ -579,7 +442,7 @@ def test_sweep_stops_when_its_time_is_up(tmp_path):
     "--filter=norm=batch",
   )
   assert done.returncode == 130, done.stderr
-  # A report is to know of those that the filter left out as well.
+  # A report must know of the runs that the filter left out, too.
   planned = json.loads((out / "plan.json").read_text())
   assert len(planned) == 6 and any("group" in key for key in planned)
   assert "stopped (SIGTERM)" in done.stdout

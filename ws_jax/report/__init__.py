@@ -133,7 +133,7 @@ def read_history(
 ) -> gallery.History:
   """Returns what a run logged under the given names; finite values only."""
   lines = record.read_metrics(workdir)
-  found = {}
+  history = {}
   for name in names:
     points = [
       (line["step"], line[name])
@@ -141,8 +141,8 @@ def read_history(
       if line.get(name) is not None and math.isfinite(line[name])
     ]
     if points:
-      found[name] = np.array(points, float).T
-  return found
+      history[name] = np.array(points, float).T
+  return history
 
 
 def _save(
@@ -173,10 +173,10 @@ def _links(
   results: summary.Results, out: pathlib.Path, target: pathlib.Path
 ) -> Mapping[str, str]:
   """Returns links from the page to the folders of runs, by their names."""
-  found = {}
+  links = {}
   for row in results.rows:
     folder = out / row["run"]
     if row["run"] and folder.is_dir():
       path = os.path.relpath(folder, target).replace(os.sep, "/")
-      found[row["run"]] = urllib.parse.quote(os.fsencode(path)) + "/"
-  return found
+      links[row["run"]] = urllib.parse.quote(os.fsencode(path)) + "/"
+  return links

@@ -28,14 +28,14 @@ _FACTS = {
 _SENSITIVITY = (
   "Sensitivity (Wortsman et al. 2023, section 2.2): the mean over the grid of"
   " min(test loss, loss at initialization), less the best; a run that diverged"
-  " counts as the loss at initialization. Smaller is better. It is of the seeds"
-  " that have every rate."
+  " counts as the loss at initialization. Smaller is better. It is over the"
+  " seeds that have a run at every rate."
 )
 _STEPS = (
-  "A learning rate means another thing where weights are standardized. So the"
-  " same over relative steps: ||update|| / ||kernel||, the mean over kernels,"
-  " and over the run, as far as it went. The sensitivity is the mean over the"
-  " logarithm of the step, between the steps that all arms reach."
+  "A learning rate means another thing where weights are standardized. So this"
+  " table has relative steps instead: ||update|| / ||kernel||, the mean over"
+  " kernels and over the run, as far as it went. The sensitivity is the mean"
+  " over the logarithm of the step, between the steps that all arms reach."
 )
 
 
@@ -57,6 +57,7 @@ def logged(metric: Metric) -> dict[str, tuple[str, float]]:
 
 
 def _about_best(metric: Metric) -> list[str]:
+  """Returns notes on the table of the best rates."""
   return [
     "Mean and sample standard deviation over seeds. The best rate has the"
     f" {metric.extreme} mean test {metric.words} among the rates at which no"
@@ -67,6 +68,7 @@ def _about_best(metric: Metric) -> list[str]:
 
 
 def _about_width(metric: Metric) -> list[str]:
+  """Returns notes on the table of the usable ranges."""
   words = metric.words
   learns = (
     f" Learns up to: the last rate, going up from the best, with at least half"
@@ -85,6 +87,7 @@ def _about_width(metric: Metric) -> list[str]:
 
 
 def _about_differences(metric: Metric) -> list[str]:
+  """Returns notes on the table of the differences."""
   better = "above" if metric.goal == "max" else "below"
   return [
     f"Test {metric.words} of each arm at its own best rate, less that of"
@@ -96,28 +99,28 @@ def _about_differences(metric: Metric) -> list[str]:
 
 def tables_of(results: Results) -> dict[str, tables.Lines]:
   """Returns the tables that say something, by the name of their file."""
-  found = {"summary": tables.cells(results), "best": tables.best(results)}
+  result = {"summary": tables.cells(results), "best": tables.best(results)}
   if len(results.rates) > 1:
-    found["width"] = tables.width(results)
+    result["width"] = tables.width(results)
     if any(entry["step_low"] is not None for entry in results.best):
-      found["width_steps"] = tables.width(results, "step_")
+      result["width_steps"] = tables.width(results, "step_")
   if results.differences:
-    found["differences"] = tables.differences(results)
-  return found
+    result["differences"] = tables.differences(results)
+  return result
 
 
 def facts(results: Results) -> list[str]:
   """Returns how many runs there are, and what they have in common."""
   ended = collections.Counter(row["status"] for row in results.rows)
   counts = (f"{ended[end]} {end}" for end in groups.ENDS if ended[end])
-  found = [f"{len(results.rows)} runs: {', '.join(counts)}"]
+  lines = [f"{len(results.rows)} runs: {', '.join(counts)}"]
   done = [row for row in results.rows if row["status"] == "done"]
   for name, key in _FACTS.items():
     values = dict.fromkeys(tables.text(row.get(key)) for row in done)
     values.pop("None", None)
     if 0 < len(values) <= 8:
-      found.append(f"{name}: {', '.join(values)}")
-  return found
+      lines.append(f"{name}: {', '.join(values)}")
+  return lines
 
 
 def warnings(
@@ -135,22 +138,24 @@ def warnings(
     for row in results.rows
     if row["status"] not in ("done", "diverged")
   )
-  found = []
+  lines = []
   for status in ("missing", "interrupted", "failed"):
     arms = {arm: n for (end, arm), n in left.items() if end == status}
     if arms:
       each = ", ".join(f"{arm} {arms[arm]}" for arm in in_order(arms))
-      found.append(f"{sum(arms.values())} runs are {status}: {each}.")
+      lines.append(f"{sum(arms.values())} runs are {status}: {each}.")
   if incomplete:
-    found.append(
+    lines.append(
       f"Incomplete in runs.csv, and left out: {', '.join(incomplete)}. The"
       " command that ran the sweep adds them again."
     )
-  if found:
-    found.insert(0, "This sweep is not finished; all below is of a part of it.")
+  if lines:
+    lines.insert(
+      0, "This sweep is not finished; what follows is about a part of it."
+    )
   if not planned:
-    found.append("There is no plan.json: runs that are missing are not known.")
-  return found
+    lines.append("There is no plan.json: runs that are missing are not known.")
+  return lines
 
 
 def sections(
@@ -182,7 +187,7 @@ def sections(
   table = lambda name, title, notes: (
     [page.Section(title, notes, lines=texts[name])] if name in texts else []
   )
-  found = [
+  shown = [
     *draw(first),
     *table("best", "Best learning rates", _about_best(metric)),
     *table("width", "Width of the range", _about_width(metric)),
@@ -192,9 +197,9 @@ def sections(
       "differences", "Differences between arms", _about_differences(metric)
     ),
   ]
-  every = [row for rows in _grids(results) for row in rows]
+  every = _in_order(results)
   return [
-    *found,
+    *shown,
     page.Section("All cells", lines=texts["summary"], folded=True),
     page.Section(
       "All runs",
@@ -212,10 +217,10 @@ def _title(name: str) -> str:
   return titles.get(kind, "Curves at the best rates")
 
 
-def _grids(results: Results) -> list[list[Row]]:
-  """Returns the runs, cell by cell, in the order of the tables."""
-  grids = results.grids.values()
-  return [members for grid in grids for members in grid.values()]
+def _in_order(results: Results) -> list[Row]:
+  """Returns the runs in the order of the tables."""
+  cells = (cell for grid in results.grids.values() for cell in grid.values())
+  return [row for cell in cells for row in cell]
 
 
 def _values(results: Results, row: Row) -> list[str]:
@@ -260,7 +265,7 @@ def curves(
   """
   shown = logged(results.metric)
   runs: list[dict[str, Any]] = []
-  for row in (row for rows in _grids(results) for row in rows):
+  for row in _in_order(results):
     if history := histories.get(row["run"]):
       runs.append(
         {

@@ -81,20 +81,20 @@ def looks(arms: Iterable[str]) -> dict[str, dict[str, Any]]:
   arms = in_order(arms)
   new = [arm for arm in arms if arm not in COLORS]
   spare = {arm: _SPARE[i % len(_SPARE)] for i, arm in enumerate(new)}
-  found = {}
+  result = {}
   for arm in arms:
     color = COLORS.get(arm) or spare[arm]
     norm, _, variant = arm.partition("+")
     shape = _MARKERS.get(norm, "v")
     if variant not in ("", "WS"):
       shape = _VARIANTS.get(variant, "d")
-    found[arm] = {
+    result[arm] = {
       "color": color,
       "marker": shape,
       "markerfacecolor": color if "WS" in arm.split("+") else "white",
       "markersize": 8 if shape == "*" else 6,
     }
-  return found
+  return result
 
 
 def sheet(
@@ -114,18 +114,18 @@ def sheet(
   from matplotlib.figure import Figure
 
   rows = -(-len(panels) // columns)
-  columns = -(-len(panels) // rows)  # As few holes as can be.
+  columns = -(-len(panels) // rows)  # Fewest empty places.
   drawing = Figure(
     figsize=(size[0] * columns, size[1] * rows + 0.3), layout="constrained"
   )
-  found: dict[str, Any] = {}
+  legend: dict[str, Any] = {}
   for i, panel in enumerate(panels):
     ax = drawing.add_subplot(rows, columns, i + 1)
     panel(ax)
     handles, labels = ax.get_legend_handles_labels()
-    found |= dict(zip(labels, handles, strict=True)) | found
+    legend |= dict(zip(labels, handles, strict=True)) | legend
   # Matplotlib lists plain lines before those with error bars.
-  shown = sorted(found.items(), key=lambda item: item[0] == "diverged")
+  shown = sorted(legend.items(), key=lambda item: item[0] == "diverged")
   if shown:
     drawing.legend(
       [handle for _, handle in shown],
@@ -241,10 +241,10 @@ def _draw_series(
   ax.errorbar(
     points[:, 0], points[:, 1], points[:, 2], **look, capsize=3, label=label
   )
-  lost = [at for at, cell in zip(x, cells, strict=True) if cell["diverged"]]
+  diverged = [at for at, cell in zip(x, cells, strict=True) if cell["diverged"]]
   ax.plot(
-    lost,
-    [height] * len(lost),
+    diverged,
+    [height] * len(diverged),
     "x",
     color=look["color"],
     markersize=8,
@@ -275,7 +275,7 @@ def curves(
     _frame(ax, title, metric.label)
     every = looks(curve.arm for curve in runs)
     dashes = dict(zip(rates, _DASHES, strict=False))
-    # The arms in the order of the legend.
+    # Arms are drawn in the order of the legend.
     for curve in sorted(runs, key=lambda curve: [*every].index(curve.arm)):
       ax.plot(
         curve.steps,
@@ -413,22 +413,22 @@ def _mark(ax: "Axes", at: tuple[int, int], cell: Cell) -> None:
     if cell["behind"] > 0.4:
       color = "white"
   else:
-    # Grey and hatched is no colour of the map, not in print either.
+    # Grey and hatching differ from every colour of the map, in print too.
     corner = (at[1] - 0.5, at[0] - 0.5)
-    lost = bool(cell["diverged"])
+    diverged = bool(cell["diverged"])
     box = Rectangle(
       corner,
       1,
       1,
-      facecolor="#d9d9d9" if lost else "white",
+      facecolor="#d9d9d9" if diverged else "white",
       edgecolor="#8c8c8c",
-      hatch="////" if lost else None,
+      hatch="////" if diverged else None,
       linewidth=0,
     )
     ax.add_patch(box)
   if cell["diverged"]:
-    all_lost = cell["diverged"] == cell["runs"]
-    words.append("×" if all_lost else f"×{cell['diverged']}/{cell['runs']}")
+    some = cell["diverged"] < cell["runs"]
+    words.append("×" + f"{cell['diverged']}/{cell['runs']}" * some)
   if not words:
     words.append("–")
   ax.text(

@@ -102,20 +102,20 @@ def figures_of(
   over_steps = _CURVES.format(words=metric.words, rates=best)
   end = "bottom" if metric.goal == "max" else "top"
   caption = _RATES.format(words=metric.words, end=end)
-  found = [Figure("figure", caption, panels)]
+  result = [Figure("figure", caption, panels)]
   if curves and len(panels) == 1:
     # With a single setting both are read together.
-    found = [Figure("figure", f"{caption} {over_steps}", panels + curves)]
+    result = [Figure("figure", f"{caption} {over_steps}", panels + curves)]
   if steps:
     caption = _STEPS.format(words=metric.words)
-    found.append(Figure("relative_step", caption, steps))
+    result.append(Figure("relative_step", caption, steps))
   for key in results.varied:
     maps = [_heat_map(results, key)] if len(results.rates) > 1 else []
     # A key that never varies while all others stand still has no panels.
-    found += [f for f in (*maps, _against(results, key)) if f.panels]
+    result += [f for f in (*maps, _against(results, key)) if f.panels]
   if curves and len(panels) > 1:
-    found.append(Figure("curves", over_steps, curves))
-  return found
+    result.append(Figure("curves", over_steps, curves))
+  return result
 
 
 def _few(results: Results) -> bool:
@@ -131,15 +131,15 @@ def _curves(
 
   They are of all rates if those are few, or else of the best one of each arm.
   """
-  found, column = [], results.metric.column
+  result, column = [], results.metric.column
   for row in results.at(results.rows, setting):
     history = histories.get(row["run"], {})
     if column in history and (_few(results) or results.is_best(row)):
       steps, values = history[column]
       arm, diverged = arm_of(row), row["status"] == "diverged"
       rate = row[results.rate_key]
-      found.append(figures.Curve(arm, rate, diverged, steps, values))
-  return found
+      result.append(figures.Curve(arm, rate, diverged, steps, values))
+  return result
 
 
 def _heat_map(results: Results, key: str) -> Figure:
@@ -162,7 +162,7 @@ def _colored(results: Results) -> list[Row]:
   A cell is behind the best that any arm reaches in its setting: 1 stands for
   `_FAR` points and more.
   """
-  metric, found = results.metric, []
+  metric, result = results.metric, []
   digits = max(metric.decimals(results.top) - 1, 0)
   for cell in results.cells:
     value, behind, words = cell[metric.name], None, ""
@@ -174,8 +174,8 @@ def _colored(results: Results) -> list[Row]:
       far = _FAR * metric.tolerance(best)
       behind = min(behind / far, 1.0) if far else float(behind > 0)
       words = f"{metric.scale * value:.{digits}f}"
-    found.append(cell | {"behind": behind, "words": words})
-  return found
+    result.append(cell | {"behind": behind, "words": words})
+  return result
 
 
 def _against(results: Results, key: str) -> Figure:

@@ -82,7 +82,7 @@ def grids(rows: Sequence[Row], varied: Sequence[str]) -> Grids:
   """
   key = rate_key(rows)
   arms = in_order({arm_of(row) for row in rows})
-  found: Grids = {}
+  result: Grids = {}
   for row in sorted(
     rows,
     key=lambda row: (
@@ -92,9 +92,9 @@ def grids(rows: Sequence[Row], varied: Sequence[str]) -> Grids:
     ),
   ):
     setting = tuple(value(row, key) for key in varied)
-    grid = found.setdefault((setting, arm_of(row)), {})
+    grid = result.setdefault((setting, arm_of(row)), {})
     grid.setdefault(row.get(key), []).append(row)
-  return found
+  return result
 
 
 def _sortable(x: Any) -> tuple[bool, bool, Any]:
@@ -107,7 +107,7 @@ def compatible(one: Setting, other: Setting) -> bool:
   return all(a == b or a is None or b is None for a, b in pairs)
 
 
-def settings(found: Iterable[Setting]) -> list[Setting]:
+def settings(every: Iterable[Setting]) -> list[Setting]:
   """Returns the settings to show.
 
   A setting that leaves a key open is shown within those that do not.
@@ -116,7 +116,7 @@ def settings(found: Iterable[Setting]) -> list[Setting]:
     >>> settings([(8, None), (8, 2), (8, 4)])
     [(8, 2), (8, 4)]
   """
-  unique = list(dict.fromkeys(found))
+  unique = list(dict.fromkeys(every))
   return [
     one
     for one in unique
@@ -127,11 +127,11 @@ def settings(found: Iterable[Setting]) -> list[Setting]:
   ]
 
 
-def summarize(found: Grids, varied: Sequence[str], metric: Metric) -> list[Row]:
+def summarize(runs: Grids, varied: Sequence[str], metric: Metric) -> list[Row]:
   """Returns one row for each cell: the runs that differ in their seed alone.
 
   Args:
-    found: Runs of each setting and arm, as `grids` returns them.
+    runs: Runs of each setting and arm, as `grids` returns them.
     varied: Keys that make a setting, as `varied_keys` returns them.
     metric: Metric of the sweep.
 
@@ -144,7 +144,7 @@ def summarize(found: Grids, varied: Sequence[str], metric: Metric) -> list[Row]:
     `seconds` (compiling, training and evaluating). `relative_step` is a mean.
   """
   result = []
-  for (setting, arm), grid in found.items():
+  for (setting, arm), grid in runs.items():
     for rate, members in grid.items():
       entry: Row = {"arm": arm, "learning_rate": rate}
       entry |= dict(zip(varied, setting, strict=True)) | {"runs": len(members)}

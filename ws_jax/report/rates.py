@@ -30,14 +30,14 @@ from ws_jax.sweep.rows import Row
 LEARNS = 0.5
 
 
-def best(found: Grids, varied: Sequence[str], metric: Metric) -> list[Row]:
+def best(runs: Grids, varied: Sequence[str], metric: Metric) -> list[Row]:
   """Returns the best rate of each arm in each setting, and the range around it.
 
   The best rate has the best mean of the metric over seeds, among the rates at
   which no seed diverged.
 
   Args:
-    found: Runs of each setting and arm, as `grids` returns them.
+    runs: Runs of each setting and arm, as `grids` returns them.
     varied: Keys that make a setting, as `varied_keys` returns them.
     metric: Metric of the sweep.
 
@@ -63,11 +63,11 @@ def best(found: Grids, varied: Sequence[str], metric: Metric) -> list[Row]:
     arms of the setting cover.
   """
   result = []
-  for (setting, arm), grid in found.items():
+  for (setting, arm), grid in runs.items():
     grid = {rate: members for rate, members in grid.items() if rate is not None}
     entry: Row = {"arm": arm} | dict(zip(varied, setting, strict=True))
     others = [
-      other for (at, _), other in found.items() if compatible(at, setting)
+      other for (at, _), other in runs.items() if compatible(at, setting)
     ]
     scores = _scores(grid, metric)
     entry |= _best_rate(grid, scores, metric) | _stable(grid, scores)
@@ -227,17 +227,17 @@ def pairs(arms: Sequence[str]) -> list[tuple[str, str]]:
     >>> pairs(["BN", "GN", "GN+WS"])
     [('GN', 'BN'), ('GN+WS', 'GN'), ('GN+WS', 'BN')]
   """
-  found = []
+  result = []
   for arm in arms:
     parent = "no norm" if arm == "WS" else arm.rpartition("+")[0]
     for other in dict.fromkeys([parent, "BN"]):
       if other in arms and other != arm:
-        found.append((arm, other))
-  return found
+        result.append((arm, other))
+  return result
 
 
 def differences(
-  found: Grids,
+  runs: Grids,
   varied: Sequence[str],
   metric: Metric,
   at_best: Sequence[Row],
@@ -247,7 +247,7 @@ def differences(
   The seeds are paired.
 
   Args:
-    found: Runs of each setting and arm, as `grids` returns them.
+    runs: Runs of each setting and arm, as `grids` returns them.
     varied: Keys that make a setting, as `varied_keys` returns them.
     metric: Metric of the sweep.
     at_best: Rows that `best` returns for the same runs.
@@ -258,13 +258,13 @@ def differences(
     the 95 % t interval from `low` to `high`; None where that needs two seeds.
   """
   scores: dict[tuple[Setting, str], Mapping[Any, float]] = {}
-  for ((setting, arm), grid), entry in zip(found.items(), at_best, strict=True):
+  for ((setting, arm), grid), entry in zip(runs.items(), at_best, strict=True):
     rate = entry["learning_rate"]
     scores[setting, arm] = (
       {} if rate is None else by_seed(grid[rate], metric.column)
     )
   result = []
-  for setting in settings(at for at, _ in found):
+  for setting in settings(at for at, _ in runs):
     here = {
       arm: by for (at, arm), by in scores.items() if compatible(at, setting)
     }

@@ -41,15 +41,15 @@ class Results(NamedTuple):
   @property
   def rates(self) -> list[float]:
     """Returns all learning rates, in order."""
-    found = {cell["learning_rate"] for cell in self.cells}
-    return sorted(rate for rate in found if rate is not None)
+    rates = {cell["learning_rate"] for cell in self.cells}
+    return sorted(rate for rate in rates if rate is not None)
 
   @property
   def top(self) -> float | None:
     """Returns the best mean of the metric; None if no run is done."""
-    found = [cell[self.metric.name] for cell in self.cells]
+    values = [cell[self.metric.name] for cell in self.cells]
     key = lambda value: self.metric.sign * value
-    return max((x for x in found if x is not None), key=key, default=None)
+    return max((x for x in values if x is not None), key=key, default=None)
 
   def settings(self) -> list[Setting]:
     """Returns the settings that deserve a panel of their own."""
@@ -83,15 +83,15 @@ def analyze(rows: Sequence[Row]) -> Results:
     ValueError: The rows have several metrics.
   """
   metric, varied = metrics.of(rows), groups.varied_keys(rows)
-  found = groups.grids(rows, varied)
-  at_best = best(found, varied, metric)
+  runs = groups.grids(rows, varied)
+  at_best = best(runs, varied, metric)
   return Results(
     rows,
     metric,
     groups.rate_key(rows),
     varied,
-    found,
-    groups.summarize(found, varied, metric),
+    runs,
+    groups.summarize(runs, varied, metric),
     at_best,
-    differences(found, varied, metric, at_best),
+    differences(runs, varied, metric, at_best),
   )

@@ -90,7 +90,7 @@ def cells(results: Results) -> Lines:
     for end in ends:
       some = "yes" if entry[end] == entry["runs"] == 1 else str(entry[end])
       words.append(some if entry[end] else "no")
-    lines.append((*words, _spread(entry, "seconds", 1, 0)))
+    lines.append((*words, _with_std(entry, "seconds", 1, 0)))
   return lines
 
 
@@ -133,7 +133,7 @@ def width(results: Results, axis: str = "") -> Lines:
     decades = get("decades")
     words.append("-" if decades is None else f"{'≥ ' * some}{decades:.2f}")
     words.append(_bound("≥ ", entry["stable_open"], get("largest_stable")))
-    words.append(_spread(entry, f"{axis}sensitivity", 1, 3))
+    words.append(_with_std(entry, f"{axis}sensitivity", 1, 3))
     if axis:
       words += [_text(get("from")), _text(get("to"))]
     if learns:
@@ -214,12 +214,12 @@ def _text(value: Any) -> str:
 
 def _means(entry: Entry, results: Results) -> list[str]:
   return [
-    _spread(entry, column.name, column.scale, column.digits)
+    _with_std(entry, column.name, column.scale, column.digits)
     for column in measured(results)
   ]
 
 
-def _spread(entry: Entry, name: str, scale: float, digits: int) -> str:
+def _with_std(entry: Entry, name: str, scale: float, digits: int) -> str:
   mean, std = entry[name], entry[f"{name}_std"]
   if mean is None:
     return "-"

@@ -195,14 +195,14 @@ def points(given: Any) -> list[dict[str, Any]]:
   )
   if isinstance(given, (str, Mapping)) or not isinstance(given, Iterable):
     raise ValueError(f"{wanted} {kind(given)}")
-  found = []
+  result = []
   for number, point in enumerate(given, start=1):
     if not isinstance(point, Mapping):
       nested = isinstance(point, Iterable) and not isinstance(point, str)
       hint = "; write `yield from` to yield what is in it" if nested else ""
       raise ValueError(f"{wanted} of {kind(point)} (point {number}){hint}")
-    found.append({key: _plain(key, value) for key, value in point.items()})
-  return found
+    result.append({key: _plain(key, value) for key, value in point.items()})
+  return result
 
 
 def _plain(key: Any, value: Any) -> Any:

@@ -182,19 +182,19 @@ def read(path: pathlib.Path) -> list[Row]:
 
 
 def incomplete(path: pathlib.Path) -> list[str]:
-  """Returns names of the rows that are cut short, or their place in the file.
+  """Returns columns of the rows that are cut short, or their place in the file.
 
   A file that `write` has written has none: its rows are of one length, and its
   last line has an end.
   """
-  found = []
+  names = []
   for number, (row, complete) in enumerate(_records(path), start=1):
     if not complete:
       # The name is whole only if something comes after it.
-      names = [*row]
-      whole = "run" in names and names[-1] != "run"
-      found.append(row["run"] if whole else f"row {number}")
-  return found
+      columns = [*row]
+      whole = "run" in columns and columns[-1] != "run"
+      names.append(row["run"] if whole else f"row {number}")
+  return names
 
 
 def _records(path: pathlib.Path) -> Iterator[tuple[dict[str, str], bool]]:
