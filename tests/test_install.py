@@ -240,7 +240,7 @@ def have_setuptools():
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-  """The folder of an install from a wheel that is built of this checkout."""
+  """Builds a wheel of this checkout; returns the folder of an install of it."""
   if not have_setuptools():
     pytest.skip("builds a wheel: pip install 'setuptools>=77'")
   source, wheels, target = (

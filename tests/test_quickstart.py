@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 @pytest.fixture
 def checkout(tmp_path):
-  """A folder with the script, a setup and a Python that only say their name."""
+  """Returns a folder with the scripts, and a Python that only says its name."""
   folder = tmp_path / "a checkout"
   (folder / "scripts").mkdir(parents=True)
   (folder / ".venv" / "bin").mkdir(parents=True)

@@ -73,7 +73,7 @@ def lacking(extra: str) -> str:
 
 @contextlib.contextmanager
 def program(extra: str, by: str) -> Iterator[None]:
-  """Guards the first imports of a program: a missing extra is one line, exit 2.
+  """Guards the imports of a program: without the extra, one line and exit 2.
 
   Args:
     extra: Name of the extra that the program needs.
