@@ -192,7 +192,7 @@ def test_the_monitor_sees_the_step_and_leaves_it_alone(center):
 
 
 def test_effective_learning_rate_predicts_the_turn_of_scaled_filters():
-  """Twice the kernel and four times the rate: the same function, and turn."""
+  """A kernel of twice the size turns alike at four times the rate."""
   kernel = tree()["Conv_0"]["kernel"]
 
   def turn(scale, rate):
