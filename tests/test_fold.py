@@ -143,7 +143,7 @@ def test_a_run_is_folded_as_it_was_trained(tmp_path, capsys, ema):
   raw = tree() if ema is None else ema
   expected = ws_jax.fold(raw, convention="timm")["Conv_0"]["kernel"]
   np.testing.assert_array_equal(got["params/Conv_0/kernel"], expected)
-  # The table of it, and no second time.
+  # It can be described, but not folded again.
   assert command.main(["describe", str(out)]) == 0
   assert "is folded with timm: (w" in capsys.readouterr().out
   assert fold(out, tmp_path / "twice.npz", "--convention=timm") == 2

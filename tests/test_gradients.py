@@ -47,7 +47,7 @@ def test_optax_keeps_the_mean_of_a_flax_filter():
   mean = lambda t: np.abs(t["Conv_0"]["kernel"].mean((0, 1, 2))).max()
   assert mean(theirs) > 1
   assert mean(centralize(grads)) < 1e-6
-  # In the layout it is made for, the two are one.
+  # In the layout that it is made for, both agree.
   turned = {"weight": grads["Conv_0"]["kernel"].transpose(3, 2, 0, 1)}
   theirs, _ = optax.centralize().update(turned, state)
   np.testing.assert_allclose(

@@ -206,7 +206,7 @@ def test_nnx_state():
   np.testing.assert_array_equal(
     model.head.kernel[...], state["head"]["kernel"][...]
   )
-  # The paths are those of the plain dict: what people write selects them.
+  # The paths are those of the plain dict, as people write them.
   where = ws_jax.matching("conv/kernel")
   assert list(kernels.select(state, where)) == ["conv/kernel"]
   assert kernels.by_path(state).keys() == (

@@ -169,7 +169,7 @@ def test_examples_are_split_without_a_trace(examples):
   )
   want = sum(np.float64(back(y)[1]) for y, back in one_by_one)
   assert np.abs(dkernel - want).max() / np.abs(want).max() < 1e-6
-  # In the same order each time, whoever computes a part.
+  # The sum is in the same order each time, whichever thread computes a part.
   for _ in range(5):
     np.testing.assert_array_equal(pull_back(y)[1], dkernel)
 

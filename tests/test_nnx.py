@@ -229,7 +229,7 @@ def test_fold_makes_the_plain_model_equal():
   folded = ws_jax.fold(state, convention="timm")
   nnx.update(plain, folded)
   np.testing.assert_allclose(plain(x), expected, rtol=1e-6)
-  # So it does of a model that is made of WS layers, by the same names.
+  # The same holds for a model that is made of WS layers, by the same names.
   layers = QuietNet(
     nnx.Rngs(0), conv=functools.partial(WSConv, convention="timm")
   )
@@ -247,7 +247,7 @@ def test_gain_scales_the_filters_and_learns():
   np.testing.assert_allclose(conv(x), out * gain[None, None, None], atol=1e-5)
   grads = nnx.grad(square_sum)(conv, x)
   assert float(jnp.abs(grads["gain"][1:]).min()) > 0
-  # The same from outside, by path.
+  # The same gains are given from outside, by path.
   plain = nnx.Conv(3, 4, (3, 3), use_bias=False, rngs=nnx.Rngs(0))
   where = ws_jax.matching("kernel")
   gains = ws_jax.init_gains(nnx.state(plain, nnx.Param), where=where)
@@ -386,7 +386,7 @@ def test_described_axes_of_stacked_layers_are_those_that_are_used():
       self.stem = nnx.Conv(3, 3, 3, rngs=rngs)
       self.conv_layers = create(rngs)
 
-  # Named as a convolution, and with three axes: only the layer says it is none.
+  # By its name and its axes it is a convolution; by its layer it is not.
   where, axes = selectors(Stack(nnx.Rngs(0)))
   raw = params(Stack(nnx.Rngs(0)))
   rows = ws_jax.describe(raw, where=where, axes=axes)

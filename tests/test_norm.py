@@ -91,7 +91,7 @@ def test_gradients_are_those_of_float64(kind):
 @pytest.mark.parametrize("kind", ["batch", "group"])
 def test_a_large_mean_does_not_swamp_a_small_deviation(kind, mean):
   x = draw(4, 16, 16, 6, mean=mean, std=0.01)
-  # The top left is what a first guess at the mean sees most of.
+  # The first guess at the mean is taken from the top left.
   x[:, :2] += 0.05
   sharing = (*SHARING[kind], 1e-12)
   one, zero = np.ones(6, np.float32), np.zeros(6, np.float32)

@@ -157,7 +157,7 @@ def test_other_layouts_and_dtypes():
         raw, axes=stacked, gains=gains, means=means
       )["conv"]["kernel"]
       assert got.dtype == dtype
-      # What is rounded to 16 bits has lost the round-off of float32.
+      # Rounding to 16 bits removes the round-off of float32.
       np.testing.assert_allclose(
         got.astype(jnp.float64), plain["conv"]["kernel"], rtol=0, atol=bound
       )

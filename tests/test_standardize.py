@@ -145,8 +145,8 @@ def test_standardizing_twice_is_standardizing_once(shape, seed, name):
   kernel = normal(shape, seed, np.float32)
   once = standardize(kernel, convention=name)
   twice = standardize(once, convention=name)
-  # What eps takes off the kernel's variance the first time, and the second
-  # time off a variance of 1, or of 1 / fan-in.
+  # eps changes the result by this share: the first time of the kernel's
+  # variance, the second time of a variance of 1, or of 1 / fan-in.
   fan_in = math.prod(shape[:-1]) if convention.fan_in_scale else 1
   variances = kernel.var(tuple(range(kernel.ndim - 1)))
   lost = convention.eps * (1 / variances.min() + fan_in)

@@ -185,7 +185,8 @@ def monitor_effective_learning_rates(
 
   def init(params: PyTree) -> EffectiveLearningRates:
     chosen = select(params, where)
-    # Arrays of their own: a state may be donated, and a buffer only once.
+    # Each is an array of its own, because a state may be donated, and a buffer
+    # can be donated only once.
     zeros = lambda: {path: jnp.zeros(()) for path in chosen}
     rates = {} if learning_rate is None else zeros()
     return EffectiveLearningRates(jnp.zeros((), jnp.int32), zeros(), rates)

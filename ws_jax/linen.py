@@ -190,7 +190,6 @@ def _call_standardized(
 def _is_the_kernel(path: str, leaf: Any) -> bool:
   """Selects the kernel among the parameters of one layer."""
   del leaf
-  # Boxed leaves (`nn.Partitioned`) add a key below the name.
   return path == "kernel"
 
 

@@ -122,7 +122,7 @@ def dense_kernels(path: str, leaf: Any) -> bool:
 
 
 def named_kernels(path: str, leaf: Any) -> bool:
-  """Selects what is named as a kernel, in any layer, attention included.
+  """Selects leaves that are named as kernels, those of attention included.
 
   Example:
     >>> named_kernels("attention/query/kernel", jnp.zeros((8, 2, 4)))

@@ -209,7 +209,7 @@ def _checked(
   axis: int | Sequence[int] | None,
   convention: str | Convention,
 ) -> tuple[jax.Array, tuple[int, ...], Convention]:
-  """Returns the arguments in their usual form, or raises what is wrong."""
+  """Returns the arguments in canonical form, or raises an error."""
   kernel = jnp.asarray(kernel)
   convention = get_convention(convention)
   if not jnp.issubdtype(kernel.dtype, jnp.floating):

@@ -89,7 +89,7 @@ def along_gradient(
   """
   value, grads = _value_and_grad(loss, params, args)
   norm = optax.tree.norm(grads)
-  # A gradient of zero leads nowhere, which is not an error.
+  # A gradient of zero is no error: all steps then end at the point itself.
   downhill = optax.tree.scale(-1 / jnp.maximum(norm, _TINY), grads)
   distances = jnp.asarray(relative_steps) * optax.tree.norm(params)
   losses, changes = [], []

@@ -86,7 +86,7 @@ def _gradients(
   rstd = jax.lax.rsqrt(var + epsilon)
   dy, rows = _rows(dy, examples), _rows(x, examples)
   centred = rows - _spread(mean, rows)
-  # Per channel first: dscale and dbias fall out on the way.
+  # Sum per channel first: dscale and dbias are made of the same sums.
   along_one = _mean(dy)
   along_x = _mean(dy * centred) * _spread(rstd, rows)[:, 0]
   size = rows.size // mean.size  # values that share statistics

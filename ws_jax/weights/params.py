@@ -234,7 +234,7 @@ def _read_orbax(
 
   folder = _newest_step(path.absolute())
   try:
-    load: Any = ocp.load  # its annotations admit no tree
+    load: Any = ocp.load  # its annotations allow no tree
     metadata: Any = ocp.metadata(str(folder)).metadata
     # It is read into host memory, whatever devices it was written from; the
     # optimizer's state is not read at all.

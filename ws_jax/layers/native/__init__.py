@@ -120,7 +120,7 @@ def load(name: str) -> None:
 
 
 def _build(name: str) -> pathlib.Path:
-  """Returns the path of the compiled code, and compiles what is not there."""
+  """Returns the path of the compiled code; compiles it if it is not there."""
   here = pathlib.Path(__file__).parent
   source = here / f"{name}.cc"
   command = ["-std=c++17", "-O3", "-march=native", "-w", "-fPIC", "-shared"]

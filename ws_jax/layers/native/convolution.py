@@ -181,7 +181,7 @@ def _lower(context, first, second, *, result, geometry):
     strides=whole(geometry.strides),
     low=whole(low),
     high=whole(high),
-    dilation=whole(geometry.dilation) - 1,  # as oneDNN counts it
+    dilation=whole(geometry.dilation) - 1,  # oneDNN counts from 0
     groups=np.int64(geometry.groups),
   )
 
