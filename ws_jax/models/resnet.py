@@ -93,7 +93,7 @@ def create_model(
     norm: Normalization, everywhere in the model.
     version: 1 (post-activation) or 2 (pre-activation).
     width: Factor on the number of channels.
-    stem: Name of a stem, a key of `STEMS`; None for that of the published model.
+    stem: Name of a stem, a key of `STEMS`; None for the published one.
     zero_init_last: Whether each block starts as its shortcut; see `ResNet`.
     dtype: Dtype of the activations. Parameters, statistics and logits are
       float32.
@@ -237,7 +237,7 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    """Turns `[B, H, W, C]` into `[B, ceil(H / stride), ceil(W / stride), C']`."""
+    """Turns `[B, H, W, C]` into `[B, H', W', C']`, H' = ceil(H / stride)."""
     return self._post(x, train) if self.version == 1 else self._pre(x, train)
 
   def _convs(self):
