@@ -57,6 +57,8 @@ class Setup:
   def block(self) -> int | None:
     """Number of steps that one compiled loop runs; None: each is dispatched."""
     c = self.config
+    if jax.config.jax_debug_nans or jax.config.jax_debug_infs:
+      return None  # so that the step that shows it is known
     native = models.convolves_natively(c.model.name)
     return backend.steps_of_a_loop(
       c.train.log_every_steps, c.model.get("dtype", "float32"), native
