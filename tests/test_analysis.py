@@ -34,7 +34,7 @@ def test_interval_covers_the_truth_as_often_as_it_says():
   for _ in range(2000):
     got = analysis.estimate(rng.normal(3.0, 2.0, size=3))
     hits += got.low < 3.0 < got.high
-  assert 0.94 < hits / 2000 < 0.96
+  assert 0.93 < hits / 2000 < 0.97  # 4 sigma
 
 
 def test_usable_range_ends_where_a_line_in_the_logarithm_crosses():

@@ -280,3 +280,25 @@ def test_no_file_names_a_place_of_one_machine():
     if path != pathlib.Path(__file__):
       found = re.search(patterns, text)
       assert not found, f"{name_of(path)}: {found[0]!r}"
+
+
+# Words that begin a description, where a sentence about a function begins with
+# what it does.
+NO_VERBS = {
+  *("A", "All", "An", "As", "Every", "Half", "How", "In", "Of", "One", "So"),
+  *("That", "The", "Those", "What", "When", "Where", "Whether", "Which", "Who"),
+}
+
+
+@pytest.mark.parametrize("path", [*MODULES, *PROGRAMS], ids=name_of)
+def test_a_docstring_of_a_function_begins_with_what_it_does(path):
+  for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    if not isinstance(node, ast.FunctionDef) or "property" in str(
+      [ast.unparse(one) for one in node.decorator_list]
+    ):
+      continue
+    text = ast.get_docstring(node) or "Does"
+    first = text.split()[0].rstrip(".,:;")
+    assert first not in NO_VERBS and first.endswith("s"), (
+      f"line {node.lineno}: {text.splitlines()[0]!r} does not begin with a verb"
+    )

@@ -1,4 +1,4 @@
-"""What XLA calls instead of its own code, against float64 and its own."""
+"""The C++ that XLA calls, against float64 and XLA's own code."""
 
 import os
 import pathlib
@@ -80,7 +80,7 @@ def settings(case):
 
 
 def arrays(case, convolution=lax.conv_general_dilated):
-  """A function of x and kernel, both, and a cotangent of its result."""
+  """Returns a function of x and kernel, both, and a cotangent of its result."""
   x, kernel, given, how = settings(case)
   rng = np.random.default_rng(0)
   apply = lambda x, kernel: convolution(x, kernel, *given, **how)
@@ -93,7 +93,7 @@ def arrays(case, convolution=lax.conv_general_dilated):
 
 
 def exact(case, x, kernel, dy):
-  """Result and both gradients as float64 sums over positions and groups."""
+  """Returns the result and both gradients, as float64 sums over positions."""
   _, _, (strides, padding), how = settings(case)
   groups, dilation = how["feature_group_count"], how["rhs_dilation"]
   x, kernel, dy = (np.asarray(a, np.float64) for a in (x, kernel, dy))
@@ -169,7 +169,7 @@ def test_examples_are_split_without_a_trace(examples):
   )
   want = sum(np.float64(back(y)[1]) for y, back in one_by_one)
   assert np.abs(dkernel - want).max() / np.abs(want).max() < 1e-6
-  # In the same order each time, whoever computes a part.
+  # The sum is in the same order each time, whichever thread computes a part.
   for _ in range(5):
     np.testing.assert_array_equal(pull_back(y)[1], dkernel)
 
@@ -280,7 +280,7 @@ def norm_arguments(case, mean=1.0, deviation=2.0):
 
 
 def exact_norm(arguments, cotangents, examples, groups, epsilon=1e-5):
-  """The results and the gradients, by the chain rule in float64."""
+  """Returns the results and the gradients, by the chain rule in float64."""
   x, scale, bias = (np.asarray(a, np.float64) for a in arguments)
   dy, dmean, dvar = (np.asarray(a, np.float64) for a in cotangents)
   sets, channels = len(x) // examples, x.shape[-1]
@@ -427,7 +427,7 @@ def test_what_is_missing_is_said(lacks, says, monkeypatch, tmp_path):
 
 
 def test_a_run_says_what_is_native_calls_it_and_learns_the_same(tmp_path):
-  """Whether it ran is read from its programs: both may round alike."""
+  """The programs and the record tell that it ran: both may round alike."""
   names = ["convolution"] * HAS_AVX512 + ["normalization"]
   for name in names:
     load_or_skip(name)

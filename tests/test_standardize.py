@@ -1,4 +1,4 @@
-"""Every convention against float64 NumPy, the laws of the method, extremes."""
+"""Conventions against float64 NumPy, laws of the method, extreme kernels."""
 
 import functools
 import math
@@ -145,8 +145,8 @@ def test_standardizing_twice_is_standardizing_once(shape, seed, name):
   kernel = normal(shape, seed, np.float32)
   once = standardize(kernel, convention=name)
   twice = standardize(once, convention=name)
-  # What eps takes off the kernel's variance the first time, and the second
-  # time off a variance of 1, or of 1 / fan-in.
+  # eps changes the result by this share: the first time of the kernel's
+  # variance, the second time of a variance of 1, or of 1 / fan-in.
   fan_in = math.prod(shape[:-1]) if convention.fan_in_scale else 1
   variances = kernel.var(tuple(range(kernel.ndim - 1)))
   lost = convention.eps * (1 / variances.min() + fan_in)
@@ -327,7 +327,7 @@ def test_every_mode_and_order_stays_finite_at_the_extremes(name):
 
 @pytest.mark.parametrize("name", ["bit", "nfnet"])
 def test_nothing_of_the_size_of_the_kernels_is_kept(name):
-  """The effective kernels and the gradients, and no third array beside them."""
+  """The effective kernels and the gradients are stored, and no third array."""
   raw = {f"Conv_{i}": {"kernel": jnp.ones((3, 3, 64, 64))} for i in range(4)}
   gains = ws_jax.init_gains(raw) if name == "nfnet" else None
 

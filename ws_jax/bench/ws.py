@@ -47,12 +47,11 @@ def make_kernels(network: str) -> Params:
   images = jnp.zeros((1, 32, 32, 3))
   init = lambda key: model.init(key, images, train=False)["params"]
   tree = jax.eval_shape(init, jax.random.key(0))
-  paths, leaves, _ = kernels.selected_kernels(tree, ws_jax.conv_kernels)
+  chosen = kernels.select(tree, ws_jax.conv_kernels)
   rng = np.random.default_rng(0)
   return {
     path: jnp.asarray(0.05 * rng.standard_normal(leaf.shape, np.float32))
-    for path, leaf in zip(paths, leaves, strict=True)
-    if path is not None
+    for path, leaf in chosen.items()
   }
 
 

@@ -1,8 +1,9 @@
 """Models by name: the families of this package, and the user's own.
 
 A family is a module with `MODELS` (its names), `KEYS` (its part of
-`config.model`), `create`, and `NATIVE` if it convolves by `ws_jax.layers` alone. A name `package.module:callable` is a model of the
-user's own, `ws_jax.models.own`.
+`config.model`), `create`, and `NATIVE` if it convolves by `ws_jax.layers`
+alone. A name `package.module:callable` is a model of the user's own,
+`ws_jax.models.own`.
 """
 
 from typing import Any

@@ -31,7 +31,7 @@ from ws_jax.base import disk, signals
 from ws_jax.sweep import grid
 from ws_jax.sweep import rows as rows_lib
 from ws_jax.sweep.grid import Overrides, Run, plan
-from ws_jax.train import loop, record
+from ws_jax.train import build, loop, record
 
 Row = rows_lib.Row
 Train = Callable[[ml_collections.ConfigDict, str], Mapping[str, Any]]
@@ -125,8 +125,8 @@ def choose(
   """
   configs = check(config, runs)
   # Data that are not there end the sweep too, instead of failing every run.
-  for name, folder in {(c.data.name, c.data.dir) for c in configs}:
-    data.check_dataset(name, folder)
+  for request in {build.request(one) for one in configs}:
+    data.read_info(request)
   (out / ".locks").mkdir(parents=True, exist_ok=True)
   _claim(out, config)
   if retry_failed:
@@ -151,9 +151,13 @@ def check(
     runs: Runs of the sweep.
 
   Raises:
-    ConfigError: An override names no key, or its value does not fit.
+    ConfigError: An override names no key, or its value is of a wrong type or
+      out of range.
   """
-  return [config_of(config, run) for run in runs]
+  configs = [config_of(config, run) for run in runs]
+  for one in configs:
+    config_lib.check(one)
+  return configs
 
 
 def give_up(run: Run, out: pathlib.Path, reason: str) -> Row | None:

@@ -105,15 +105,15 @@ def start(
       config, model=model, task=task, data=dataset, optim=optimizer
     )
     config_lib.check(config)
-    request = _request(config, dataset, trains)
-    info = data.read_info(request)
+    wanted = request(config, dataset, trains)
+    info = data.read_info(wanted)
     resolved = config_lib.resolve(
       config, num_examples=info.train_size, num_devices=jax.device_count()
     )
     # For their errors; the number of outputs is not known before the task.
     build_model(resolved, num_outputs=info.num_classes or 1, model=model)
     parts = build_optimizer(resolved, optimizer)
-    loaded = data.load(request)
+    loaded = data.load(wanted)
     program = build_program(resolved, loaded, model, task, parts)
     init_from = None
     if resolved.init_from is not None:
@@ -142,6 +142,28 @@ def _named(
     if one is not None:
       config_lib.use_object(config, section, one)
   return config
+
+
+def request(
+  config: ml_collections.ConfigDict, dataset: Any = None, trains: bool = True
+) -> data.Request:
+  """Returns which data a configuration asks for.
+
+  Args:
+    config: Configuration, resolved or not.
+    dataset: Data in the place of the ones that are named.
+    trains: Whether a run is trained on them.
+  """
+  c = config.data
+  return data.Request(
+    name=c.name if dataset is None else dataset,
+    dir=c.dir,
+    train_split=c.train_split,
+    eval_split=c.eval_split,
+    input_key=c.input_key,
+    label_key=c.label_key,
+    may_overlap=not trains,
+  )
 
 
 def build_model(
@@ -312,18 +334,3 @@ def _plain(value: Any) -> Any:
 @_plain.register
 def _(value: ml_collections.ConfigDict) -> Any:
   return value.to_dict()
-
-
-def _request(
-  config: ml_collections.ConfigDict, dataset: Any, trains: bool
-) -> data.Request:
-  c = config.data
-  return data.Request(
-    name=c.name if dataset is None else dataset,
-    dir=c.dir,
-    train_split=c.train_split,
-    eval_split=c.eval_split,
-    input_key=c.input_key,
-    label_key=c.label_key,
-    may_overlap=not trains,
-  )
