@@ -72,11 +72,11 @@ def lacking(extra: str) -> str:
 
 
 @contextlib.contextmanager
-def program(extra: str, by: str) -> Iterator[None]:
-  """Guards the imports of a program: without the extra, one line and exit 2.
+def program(*extras: str, by: str) -> Iterator[None]:
+  """Guards the imports of a program: without an extra, one line and exit 2.
 
   Args:
-    extra: Name of the extra that the program needs.
+    *extras: Names of the extras that the program needs.
     by: Name of the program, for the message.
 
   Example:
@@ -84,7 +84,8 @@ def program(extra: str, by: str) -> Iterator[None]:
     ...   from absl import app
   """
   try:
-    need(extra, by)
+    for extra in extras:
+      need(extra, by)
     yield
   except MissingExtra as error:
     print(f"error: {error}", file=sys.stderr)
