@@ -57,7 +57,8 @@ class Setup:
   def block(self) -> int | None:
     """Number of steps that one compiled loop runs; None: each is dispatched."""
     c = self.config
-    if jax.config.jax_debug_nans or jax.config.jax_debug_infs:
+    debugs = ("jax_debug_nans", "jax_debug_infs")
+    if any(getattr(jax.config, name) for name in debugs):
       return None  # so that the step that shows it is known
     native = models.convolves_natively(c.model.name)
     return backend.steps_of_a_loop(

@@ -178,7 +178,7 @@ def _loop(
 
 @contextlib.contextmanager
 def _debugged(step: int) -> Iterator[None]:
-  """Turns what JAX_DEBUG_NANS raises into `Diverged`, with the line it is in."""
+  """Turns what JAX_DEBUG_NANS raises into `Diverged`, and names the line."""
   try:
     yield
   except FloatingPointError as error:
