@@ -50,6 +50,8 @@ MODELS: dict[str, dict[str, Any]] = {
   # B0 that halves images of about 32 pixels three times, and not five.
   "efficientnet_cifar": {"channels": 1.0, "blocks": 1.0, "undivided": 2},
 }
+# All of its convolutions are those of `ws_jax.layers.convolve`.
+NATIVE = True
 # The keys of `config.model` that an EfficientNet has.
 KEYS = {
   "width": keys.number(1.0, "factor on the number of channels", above=0),

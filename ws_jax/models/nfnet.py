@@ -69,6 +69,8 @@ _NFNET = {
 }
 MODELS: dict[str, dict[str, Any]] = _CIFAR | _RESNET | _NFNET
 _STEM_CHANNELS = {"imagenet": 64, "deep": 128}
+# All of its convolutions are those of `ws_jax.layers.convolve`.
+NATIVE = True
 # The keys of `config.model` that such a network has.
 KEYS = {
   "width": keys.number(1.0, "factor on the number of channels", above=0),

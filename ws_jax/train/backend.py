@@ -28,14 +28,16 @@ def configure() -> str:
   """What a program that trains sets up, once, before it does anything.
 
   Returns:
-    A line that says what was set, for the program to announce.
+    Lines that say what was set, for the program to announce.
   """
   said = [keep_freed_memory()]  # before all that starts the backend
   said += [f"compiled programs are kept in {enable_compilation_cache()}"]
   said += [native.enable()]
   if options := options_to_run_fast():
-    said += [f"{name}={value}" for name, value in options.items()]
-  return "; ".join(filter(None, said))
+    said += [
+      f"XLA's newer kernels for all but convolutions: {', '.join(options)}"
+    ]
+  return "\n".join(filter(None, said))
 
 
 def enable_compilation_cache() -> pathlib.Path:
@@ -55,8 +57,10 @@ def enable_compilation_cache() -> pathlib.Path:
   return folder
 
 
-def steps_of_a_loop(most: int, dtype: str = "float32") -> int | None:
-  """How many training steps one compiled loop should run here.
+def steps_of_a_loop(
+  most: int, dtype: str = "float32", native_convolutions: bool = True
+) -> int | None:
+  """Returns the number of training steps that one compiled loop should run.
 
   XLA's CPU backend runs its own convolutions inside a loop on one thread: 8
   times slower for a small ResNet, and their filter gradients 38 to 64 times.
@@ -65,15 +69,17 @@ def steps_of_a_loop(most: int, dtype: str = "float32") -> int | None:
   them save all of that, and leave the process answering to signals.
 
   Args:
-    most: steps until something else is due.
-    dtype: what the convolutions compute in.
+    most: Number of steps until something else is due.
+    dtype: Dtype of the convolutions.
+    native_convolutions: Whether all convolutions of the model are those of
+      `ws_jax.layers`, which oneDNN computes where it can.
 
   Returns:
     At most `most`; None where each step is to be dispatched.
   """
   if jax.default_backend() != "cpu":
     return most
-  ours = native.enabled("convolution", dtype)
+  ours = native_convolutions and native.enabled("convolution", dtype)
   return min(most, _STEPS_ON_CPU) if ours else None
 
 

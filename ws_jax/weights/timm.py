@@ -190,7 +190,7 @@ def _to_theirs(
     return array
   if array.ndim == 4:
     return array.transpose(3, 2, 0, 1)
-  # Two families call their head head.fc; that with a norm before it is resnetv2.
+  # Two families call their head so; that with a norm before it is resnetv2.
   head = name == "head.fc.weight" and "norm.weight" in names.values()
   return (
     array.T[:, :, None, None] if head or _CONV_1X1.search(name) else array.T
