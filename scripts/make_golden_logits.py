@@ -11,6 +11,7 @@ sums.
 """
 
 import argparse
+import importlib
 import json
 import pathlib
 import sys
@@ -79,7 +80,7 @@ def main() -> None:
     results |= {f"{model}/{name}": array for name, array in found.items()}
     print(f"{model}: {len(found)} arrays", file=sys.stderr)
   if given.out.suffix == ".npz":
-    np.savez(given.out, **results)
+    np.savez(given.out, **results)  # type: ignore[bad-argument-type]
     return
   rounded = {
     name: [[float(f"{x:.8g}") for x in row] for row in array]
@@ -121,7 +122,7 @@ def _import_timm():
   import torch
 
   try:
-    import torchvision  # noqa: F401
+    importlib.import_module("torchvision")
   except RuntimeError:
     for module in [m for m in sys.modules if m.startswith("torchvision")]:
       del sys.modules[module]

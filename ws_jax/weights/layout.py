@@ -120,7 +120,7 @@ def take(
         )
         continue
       used.append((theirs, path))
-      _put(variables, path, array.astype(leaf.dtype))
+      put(variables, path, array.astype(leaf.dtype))
   if problems:
     raise ValueError(f"does not fit the model: {listing(problems, '; ')}")
   taken = {theirs for theirs, _ in used}
@@ -182,7 +182,8 @@ def _problem(array: Any) -> str:
   return ""
 
 
-def _put(tree: dict[str, Any], path: str, value: np.ndarray) -> None:
+def put(tree: dict[str, Any], path: str, value: np.ndarray) -> None:
+  """Stores an array in nested dicts, under the keys of its path."""
   *above, name = path.split("/")
   for key in above:
     tree = tree.setdefault(key, {})
