@@ -1,11 +1,13 @@
 """Models by name: the families of this package, and the user's own.
 
-A family is a module with `MODELS` (its names), `KEYS` (its part of
-`config.model`), `create`, and `NATIVE` if it convolves by `ws_jax.layers`
-alone. A name `package.module:callable` is a model of the user's own,
+A family is a module with `MODELS` (its names, and for each the `defaults` that
+differ from those of `KEYS`), `KEYS` (its part of `config.model`), `create`, and
+`NATIVE` if it convolves by `ws_jax.layers` alone. A name
+`package.module:callable` is a model of the user's own,
 `ws_jax.models.own`.
 """
 
+import dataclasses
 from typing import Any
 
 from flax.typing import Dtype
@@ -13,12 +15,12 @@ from flax.typing import Dtype
 from ws_jax.base import names
 from ws_jax.base.keys import Key
 from ws_jax.layers.norm import NormSpec
-from ws_jax.models import own, resnet
+from ws_jax.models import efficientnet, nfnet, own, resnet
 from ws_jax.models.resnet import MODELS, ResNet, create_model
 
 __all__ = ["MODELS", "ResNet", "create", "create_model", "keys"]
 
-FAMILIES = (resnet,)
+FAMILIES = (resnet, efficientnet, nfnet)
 
 
 def keys(name: str) -> dict[str, Key]:
@@ -31,10 +33,19 @@ def keys(name: str) -> dict[str, Key]:
     ValueError: unknown name; the message has the nearest one.
 
   Example:
-    >>> sorted(keys("resnet20"))[:3]
-    ['channels_per_group', 'dtype', 'norm']
+    >>> keys("resnet50")["num_groups"].default
+    8
+    >>> keys("resnet50_gn")["num_groups"].default
+    32
   """
-  return own.keys(name) if ":" in name else _family(name).KEYS
+  if ":" in name:
+    return own.keys(name)
+  family = _family(name)
+  published = family.MODELS[name].get("defaults", {})
+  return {
+    key: dataclasses.replace(one, default=published.get(key, one.default))
+    for key, one in family.KEYS.items()
+  }
 
 
 def create(
