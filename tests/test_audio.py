@@ -296,6 +296,16 @@ def test_sixteen_bits_pass_unchanged(tmp_path):
   np.testing.assert_array_equal(got, values[:, 0])
 
 
+@pytest.mark.parametrize("samples", [400, 900])
+def test_one_file_is_read_as_a_model_takes_it(tmp_path, samples):
+  pytest.importorskip("soundfile")
+  write_wav(tmp_path / "a.wav", tone(300, samples=samples))
+  got = audio_files.read_input(tmp_path / "a.wav", RATE, 600)
+  whole = tone(300, samples=samples)[:, 0]
+  expected = whole[150:750] if samples > 600 else np.pad(whole, (0, 200))
+  np.testing.assert_array_equal(got, expected)
+
+
 @pytest.mark.parametrize("kind", ["flac", "ogg", "opus"])
 def test_other_formats_are_read(tmp_path, kind):
   soundfile = pytest.importorskip("soundfile")

@@ -77,11 +77,14 @@ def test_a_batch_is_normalized_features_and_labels():
     np.testing.assert_allclose(clip[:heard].std(), 1, atol=1e-2)
 
 
-def test_without_lengths_all_of_a_clip_counts():
+def test_without_lengths_zeros_at_the_end_are_padding():
   arrays = made_up()
-  short = {name: arrays[name] for name in ("audio", "label")}
-  batch = task().batch(short, INDICES, None)
-  assert np.asarray(batch["inputs"]).any(2).all()
+  bare = {name: arrays[name] for name in ("audio", "label")}
+  ours, given = task(), task().batch(arrays, INDICES, None)["inputs"]
+  got = ours.batch(bare, INDICES, None)["inputs"]
+  np.testing.assert_array_equal(got, given)
+  silent = bare | {"audio": np.zeros_like(arrays["audio"])}
+  assert not np.asarray(ours.batch(silent, INDICES, None)["inputs"]).any()
 
 
 def test_float_clips_are_those_of_sixteen_bits():
@@ -265,10 +268,14 @@ def test_two_tones_in_a_folder_of_audio_are_learnt(tmp_path):
       "optim.micro_batch_size": 4,
       "task.noise": "pink",
       "train.steps": 12,
-      "train.keep_checkpoints": 0,
     },
   )
   metrics = train.train_and_evaluate(config, tmp_path / "run")
   assert metrics["eval/accuracy"] == 1.0
   status = json.loads((tmp_path / "run/status.json").read_text())
   assert status["status"] == "done"
+  run = train.load_run(tmp_path / "run")
+  clips = data.load(data.Request("tones", dir=str(tmp_path))).test
+  np.testing.assert_array_equal(
+    run.predict(clips["audio"]).argmax(-1), clips["label"]
+  )

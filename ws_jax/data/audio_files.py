@@ -111,6 +111,23 @@ def read_clip(path: pathlib.Path, sample_rate: int) -> np.ndarray:
   return to_int16(resample(mono, rate, sample_rate))
 
 
+def read_input(
+  path: pathlib.Path, sample_rate: int, samples: int
+) -> np.ndarray:
+  """Returns an audio file as a model takes it: padded or cut, int16.
+
+  Args:
+    path: Path of the file.
+    sample_rate: Samples of a second.
+    samples: Number of samples of the model's inputs.
+
+  Raises:
+    DataError: the file cannot be read or holds nothing; the message names it.
+  """
+  clip = fit(read_clip(path, sample_rate), samples)
+  return np.pad(clip, (0, samples - len(clip)))
+
+
 def read_header(path: pathlib.Path) -> tuple[int, int]:
   """Returns the sample rate and the number of samples of a file.
 

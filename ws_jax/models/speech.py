@@ -138,7 +138,7 @@ class Res(nn.Module):
 
   @nn.compact
   def __call__(self, features: jax.Array, *, train: bool) -> jax.Array:
-    """Features `[B, frames, bands]` to logits, float32 `[B, num_outputs]`."""
+    """Maps features `[B, frames, bands]` to logits `[B, num_outputs]`."""
     x = features[..., None].astype(self.dtype)
     x = nn.relu(_conv(self, self.channels, (3, 3), "conv0")(x))
     if self.pool != (1, 1):
@@ -176,7 +176,7 @@ class TCResNet(nn.Module):
 
   @nn.compact
   def __call__(self, features: jax.Array, *, train: bool) -> jax.Array:
-    """Features `[B, frames, bands]` to logits, float32 `[B, num_outputs]`."""
+    """Maps features `[B, frames, bands]` to logits `[B, num_outputs]`."""
     first, *rest = self.channels
     x = features.astype(self.dtype)
     x = self._layer(x, first, 3, 1, "conv0", train)
@@ -226,7 +226,7 @@ class DSCNN(nn.Module):
 
   @nn.compact
   def __call__(self, features: jax.Array, *, train: bool) -> jax.Array:
-    """Features `[B, frames, bands]` to logits, float32 `[B, num_outputs]`."""
+    """Maps features `[B, frames, bands]` to logits `[B, num_outputs]`."""
     channels = self.channels
     x = features[..., None].astype(self.dtype)
     x = _conv(self, channels, (10, 4), "conv0", strides=self.strides[0])(x)

@@ -26,10 +26,10 @@ class KeywordSpotting:
   """Clips of one word each; the model gets log-mel features.
 
   The data have `audio` [N, samples], int16 or float in [-1, 1], and `label`
-  [N]. Where they have `length` [N], it says how much of a clip is no padding,
-  and where they have `sample_rate` [N], it must be that of the features. Frames
-  of padding are 0 in all bands, by which a model knows them; in training so
-  are frames that are masked.
+  [N]. `length` [N] says how much of a clip is no padding; without it, zeros at
+  the end of a clip are padding. `sample_rate` [N], if it is there, must be that
+  of the features. Frames of padding are 0 in all bands, by which a model knows
+  them; in training so are frames that are masked.
 
   Attributes:
     num_outputs: Number of classes.
@@ -139,10 +139,7 @@ class KeywordSpotting:
     take = lambda name: jnp.take(arrays[name], indices, axis=0)
     audio = as_float(take(self.input_key))
     samples = audio.shape[1]
-    if "length" in arrays:
-      length = take("length")
-    else:
-      length = jnp.full(indices.shape, samples, jnp.int32)
+    length = take("length") if "length" in arrays else measure(audio)
     mask = spectrogram.frame_mask(length, samples, self.features)
     if key is None:
       inputs = self._features(audio, mask)
@@ -219,6 +216,17 @@ def as_float(audio: jax.Array) -> jax.Array:
   if jnp.issubdtype(audio.dtype, jnp.integer):
     return audio.astype(jnp.float32) / 32768
   return audio.astype(jnp.float32)
+
+
+def measure(audio: jax.Array) -> jax.Array:
+  """Returns the samples of each clip before the zeros at its end, int32 [B].
+
+  Example:
+    >>> measure(jnp.asarray([[0.0, 0.1, 0.0], [0.0, 0.0, 0.0]])).tolist()
+    [2, 0]
+  """
+  number = jnp.arange(1, audio.shape[1] + 1).reshape(1, -1)
+  return jnp.max(jnp.where(audio != 0, number, 0), axis=1)
 
 
 def make_features(settings: dict[str, Any]) -> LogMel:
