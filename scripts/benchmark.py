@@ -1,14 +1,14 @@
-"""Times what ws_jax does, contenders interleaved in one run.
+"""Times ws_jax and what it competes with, in turn within one run.
 
   python scripts/benchmark.py step --batch_size=1,64 --against=torch,flax
   python scripts/benchmark.py ws --against=torch --markdown=ws.md
   python scripts/benchmark.py step --setting='plain:XLA_FLAGS='
   python scripts/benchmark.py cost --to=experiments/cost
 
-Each round times every contender once, so a drift of the machine meets all of
-them; the median of the ratios within rounds is what to quote. PyTorch, plain
-Flax code and other settings of the environment run in processes of their own,
-with the same threads, and take their turn among the others. PyTorch and timm
+Each round times every contender once, so that a drift of the machine meets all
+of them; quote the median of the ratios within rounds. PyTorch, plain Flax code
+and other settings of the environment run in processes of their own, with the
+same number of threads, and take their turn among the others. PyTorch and timm
 come with `pip install -e '.[bench]'`.
 """
 
@@ -20,9 +20,12 @@ import platform
 import sys
 from collections.abc import Sequence
 
-from absl import app, flags, logging
+from ws_jax.base import extras
 
-from ws_jax.base import names
+with extras.program("train", by="scripts/benchmark.py"):
+  from absl import app, flags, logging
+
+from ws_jax.base import disk, names
 from ws_jax.bench import (
   ARMS,
   BENCHMARKS,
@@ -38,37 +41,56 @@ from ws_jax.train import backend
 _DEFAULT = Options()
 _MODEL = flags.DEFINE_string("model", None, "Name of the model.")
 _BATCH_SIZE = flags.DEFINE_list(
-  "batch_size", [str(size) for size in _DEFAULT.batch_sizes], "Examples a step."
+  "batch_size",
+  [str(size) for size in _DEFAULT.batch_sizes],
+  "Numbers of examples in a step; a table for each.",
 )
 _ARMS = flags.DEFINE_list(
-  "arms", list(_DEFAULT.arms), "Which arms; ratios are to the last of them."
+  "arms", list(_DEFAULT.arms), "Arms to time; ratios are to the last of them."
 )
-_ROUNDS = flags.DEFINE_integer("rounds", None, "How often each is timed.")
-_STEPS = flags.DEFINE_integer("steps", _DEFAULT.steps, "Steps of a whole run.")
-_AGAINST = flags.DEFINE_list("against", [], f"Of {', '.join(LIBRARIES)}.")
+_ROUNDS = flags.DEFINE_integer(
+  "rounds", None, "Number of times each contender is timed."
+)
+_STEPS = flags.DEFINE_integer(
+  "steps", _DEFAULT.steps, "Number of steps of a run, where runs are timed."
+)
+_AGAINST = flags.DEFINE_list(
+  "against", [], f"Libraries to compare with: {', '.join(LIBRARIES)}."
+)
 _SETTING = flags.DEFINE_multi_string(
   "setting",
   [],
-  "NAME:VARIABLE=VALUE;VARIABLE=VALUE: our program in a process with these"
-  " environment variables. Repeatable.",
+  "NAME:VARIABLE=VALUE;VARIABLE=VALUE adds a contender: our program in a"
+  " process with these environment variables. Repeatable.",
 )
-_JSON = flags.DEFINE_string("json", None, "File for every single time, too.")
+_JSON = flags.DEFINE_string(
+  "json", None, "File to write the tables to, with every single time."
+)
 _TO = flags.DEFINE_string(
-  "to", None, "Of cost: folder for runs.csv, summary.md and figure.png."
+  "to",
+  None,
+  "Folder to write runs.csv, summary.md and figure.png to; of cost alone.",
 )
-_MARKDOWN = flags.DEFINE_string("markdown", None, "File for the tables.")
+_MARKDOWN = flags.DEFINE_string(
+  "markdown", None, "File to write the tables to, as Markdown."
+)
 
 
 def options() -> Options:
-  """What the flags say.
+  """Returns the options that the flags give.
 
   Raises:
-    ValueError: an unknown arm or library, or a setting of another form.
+    ValueError: an arm or a library is unknown, a setting has another form, or
+      an extra is not installed.
   """
   for arm in _ARMS.value:
     names.lookup(ARMS, arm, "arm")
   for library in _AGAINST.value:
     names.lookup(LIBRARIES, library, "library")
+    if library != "flax":
+      extras.need("bench", by=f"--against={library}")
+  if _TO.value:
+    extras.need("report", by="the figure of --to")
   return Options(
     model=_MODEL.value,
     batch_sizes=tuple(int(size) for size in _BATCH_SIZE.value),
@@ -81,7 +103,7 @@ def options() -> Options:
 
 
 def setting(text: str) -> tuple[str, dict[str, str]]:
-  """`NAME:VARIABLE=VALUE;...` as a name and a dict."""
+  """Parses `NAME:VARIABLE=VALUE;...` into the name and the variables."""
   name, colon, rest = text.partition(":")
   pairs = [pair.partition("=") for pair in rest.split(";") if pair]
   if not (name and colon) or not all(equals for _, equals, _ in pairs):
@@ -92,14 +114,14 @@ def setting(text: str) -> tuple[str, dict[str, str]]:
 def save(tables: Sequence[Table], text: str, about: dict) -> None:
   """Writes the files that were asked for."""
   if _MARKDOWN.value:
-    pathlib.Path(_MARKDOWN.value).write_text(text)
+    disk.write_text(pathlib.Path(_MARKDOWN.value), text)
   if _JSON.value:
     record = {
       "command": sys.argv[1:],
       "about": about,
       "tables": [vars(table) for table in tables],
     }
-    pathlib.Path(_JSON.value).write_text(json.dumps(record, indent=2))
+    disk.write_json(pathlib.Path(_JSON.value), record)
   if _TO.value:
     cost.write(tables, pathlib.Path(_TO.value), about)
 
@@ -130,7 +152,7 @@ def main(argv: list[str]) -> None:
 
 
 def processor() -> str:
-  """The model of the processor, and on how many of its cores we may run."""
+  """Returns the processor's model and the number of cores we may use."""
   info = pathlib.Path("/proc/cpuinfo")
   lines = info.read_text().splitlines() if info.exists() else []
   models = [x.partition(":")[2] for x in lines if x.startswith("model name")]

@@ -1,12 +1,12 @@
 """Makes the embedded subset of Fashion-MNIST from the official files.
 
     python scripts/make_fashion_mnist_10k.py            # writes the file
-    python scripts/make_fashion_mnist_10k.py --check    # compares, writes not
+    python scripts/make_fashion_mnist_10k.py --check    # only compares
 
-The rule: of each class the first 1,000 training and the first 200 test images,
-in the order of the official files. The source may be the four files of the
-authors or of Debian's package dataset-fashion-mnist: their contents are equal.
-The bytes are the same each time, on each machine with the usual zlib.
+The subset is the first 1,000 training and the first 200 test images of each
+class, in the order of the official files. The source is the four files of the
+authors or those of Debian's package dataset-fashion-mnist, whose contents are
+equal. The bytes written are the same on every machine with the usual zlib.
 """
 
 import gzip
@@ -17,9 +17,14 @@ import sys
 import zipfile
 
 import numpy as np
-from absl import app, flags
+
+from ws_jax.base import extras
+
+with extras.program("train", by="scripts/make_fashion_mnist_10k.py"):
+  from absl import app, flags
 
 from ws_jax import data
+from ws_jax.base import disk
 
 _SOURCE = flags.DEFINE_string(
   "source",
@@ -29,7 +34,9 @@ _SOURCE = flags.DEFINE_string(
 _OUTPUT = flags.DEFINE_string(
   "output", str(data.EMBEDDED_PATH), "The .npz file to write or check."
 )
-_CHECK = flags.DEFINE_bool("check", False, "Compare with the file, write not.")
+_CHECK = flags.DEFINE_bool(
+  "check", False, "Compare with the file, and write nothing."
+)
 
 TRAIN_PER_CLASS = 1000
 TEST_PER_CLASS = 200
@@ -52,7 +59,18 @@ CONTENTS = {
 
 
 def read_idx(source: pathlib.Path, name: str) -> np.ndarray:
-  """Reads one official file, checked: uint8 `[N]` or `[N, 28, 28]`."""
+  """Reads an official file, and checks its content.
+
+  Args:
+    source: Folder of the four files.
+    name: Name of the file, without `.gz`.
+
+  Returns:
+    uint8 labels `[N]` or images `[N, 28, 28]`.
+
+  Raises:
+    ValueError: it is not the official file.
+  """
   content = gzip.decompress((source / f"{name}.gz").read_bytes())
   digest = hashlib.sha256(content).hexdigest()
   if digest != CONTENTS[name]:
@@ -66,13 +84,13 @@ def read_idx(source: pathlib.Path, name: str) -> np.ndarray:
 
 
 def first_of_each_class(labels: np.ndarray, per_class: int) -> np.ndarray:
-  """Positions, ascending, of the first `per_class` of each class."""
+  """Returns the positions of the first `per_class` of each class, ascending."""
   parts = [np.flatnonzero(labels == c)[:per_class] for c in range(NUM_CLASSES)]
   return np.sort(np.concatenate(parts))
 
 
 def make_arrays(source: pathlib.Path) -> dict[str, np.ndarray]:
-  """The arrays of the subset, by their name in the file."""
+  """Returns the arrays of the subset, by their name in the file."""
   arrays = {}
   for split, prefix, per_class in (
     ("train", "train", TRAIN_PER_CLASS),
@@ -87,7 +105,7 @@ def make_arrays(source: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def npz_bytes(arrays: dict[str, np.ndarray]) -> bytes:
-  """A compressed .npz whose bytes depend on the arrays alone."""
+  """Returns a compressed .npz whose bytes depend on the arrays alone."""
   buffer = io.BytesIO()
   with zipfile.ZipFile(buffer, "w") as archive:
     for name, array in arrays.items():
@@ -101,6 +119,7 @@ def npz_bytes(arrays: dict[str, np.ndarray]) -> bytes:
 
 
 def main(argv: list[str]) -> None:
+  """Writes the file, or compares it; exits 1 if that cannot be done."""
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments: {argv[1:]}")
   source, output = pathlib.Path(_SOURCE.value), pathlib.Path(_OUTPUT.value)
@@ -116,7 +135,8 @@ def main(argv: list[str]) -> None:
       sys.exit(f"{output} differs from what the official files give ({digest})")
     print(f"{output} is what the official files give: sha256 {digest}")
     return
-  output.write_bytes(content)
+  with disk.whole(output) as file:
+    file.write(content)
   print(f"wrote {output}: {len(content)} bytes, sha256 {digest}")
 
 

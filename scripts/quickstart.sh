@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Sets up, then trains BN, GN and GN+WS at two learning rates on real images
-# (which the package holds), in under five minutes on two cores, and shows what
-# happened. Safe to run again: what is finished is not repeated.
+# Sets up, trains BN, GN and GN+WS at two learning rates on real images of the
+# package, in under five minutes on two cores, and prints a table of results.
+# Safe to run again: it does not repeat what is finished.
 #
 #   bash scripts/quickstart.sh           # into workdirs/quickstart
 #   bash scripts/quickstart.sh DIR       # into DIR
 set -euo pipefail
 unset CDPATH
 out="${1:-}"
-# Seen from where it was typed, before the folder changes.
+# A relative path starts at the caller's folder.
 case "$out" in "" | /*) ;; *) out="$PWD/$out" ;; esac
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 out="${out:-workdirs/quickstart}"
@@ -23,7 +23,7 @@ say "training 6 small ResNets; Ctrl-C stops, the same command goes on"
 code=0
 "$python" scripts/sweep.py --experiment="$experiment" --out="$out" \
   --retry_failed || code=$?
-# A run that failed is a line in the table; anything else ends this here.
+# 4: some runs failed, and the table says which. Other codes end this script.
 [ "$code" = 0 ] || [ "$code" = 4 ] || exit "$code"
 "$python" scripts/report.py "$out"
 [ "$code" = 0 ] || exit "$code"

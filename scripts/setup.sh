@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Makes .venv in this checkout with ws_jax (editable) and what its tests and
-# reports need. Safe to run again: it does nothing when nothing has changed.
+# Makes .venv in this checkout, with ws_jax (editable) and all that
+# scripts/quickstart.sh and scripts/test.sh need. Safe to run again: it does
+# nothing when nothing has changed.
 #
-#   bash scripts/setup.sh                      # the first good Python found
-#   PYTHON=python3.13 bash scripts/setup.sh    # this one
+#   bash scripts/setup.sh                      # with the first Python that fits
+#   PYTHON=python3.13 bash scripts/setup.sh    # with this one
 set -euo pipefail
 unset CDPATH
-case "${PYTHON:-}" in  # a path is meant from where the caller stands
+case "${PYTHON:-}" in  # a relative path starts at the caller's folder
   /*) ;;
   */*) PYTHON="$PWD/$PYTHON" ;;
 esac
@@ -14,23 +15,23 @@ cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
 readonly extras="dev"
 readonly venv=".venv"
-readonly stamp="$venv/ws_jax-installed"  # hash of all that the install rests on
-readonly marker="$venv/ws_jax-unfinished"  # stands while an install runs
+readonly stamp="$venv/ws_jax-installed"  # hash of what the install depends on
+readonly marker="$venv/ws_jax-unfinished"  # exists while an install runs
 readonly log_prefix="[setup]"
 
 say() { printf '%s %s\n' "$log_prefix" "$*"; }
 die() { printf '%s error: %s\n' "$log_prefix" "$*" >&2; exit 1; }
 
-# The one place for versions is pyproject.toml.
+# Versions are given in pyproject.toml alone.
 wanted=$(sed -n 's/^requires-python = ">=\([0-9.]*\)".*/\1/p' pyproject.toml)
 [ -n "$wanted" ] || die "pyproject.toml has no line: requires-python = \">=X.Y\""
 
-# Settings that would make pip install somewhere else than into the venv, or
-# wait for an answer.
+# These settings would make pip install elsewhere than into the venv, or wait
+# for an answer.
 unset PYTHONHOME PYTHONPATH PIP_TARGET PIP_PREFIX PIP_ROOT
 export PIP_USER=0 PIP_NO_INPUT=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 
-# Is $1 a Python that runs and is new enough?
+# Checks that $1 is a Python that runs and is new enough.
 new_enough() {
   "$1" -c '
 import sys
@@ -39,17 +40,19 @@ raise SystemExit(sys.version_info[:2] < wanted)
 ' "$wanted" </dev/null >/dev/null 2>&1
 }
 
+# Prints the full version of the Python $1, or nothing.
 version_of() {
   "$1" -c 'import sys; print(sys.version)' </dev/null 2>/dev/null || true
 }
 
-# The Python that makes the venv: $PYTHON, or the first that is new enough.
+# Prints the Python that makes the venv: $PYTHON, or the first new enough.
 find_python() {
-  local candidate candidates=(python3 python3.13 python3.12 python3.11 python)
+  local candidate candidates=(python3 python3.14 python3.13 python3.12)
+  candidates+=(python3.11 python)
   [ -z "${PYTHON:-}" ] || candidates=("$PYTHON")
   for candidate in "${candidates[@]}"; do
     if new_enough "$candidate"; then
-      # Of a Python in a venv (maybe the one to be replaced) the one behind it.
+      # If it is of a venv, maybe of the one to be replaced: the one behind it.
       "$candidate" -c 'import sys; print(sys._base_executable)' </dev/null
       return
     fi
@@ -61,8 +64,8 @@ find_python() {
     "PYTHON=/path/to/python3 bash scripts/setup.sh"
 }
 
-# Can what lies in .venv be used? Not if an install into it was cut off, if its
-# Python is gone or too old, or if $PYTHON asks for another version.
+# Checks that .venv can be used. It cannot if an install into it was cut off, if
+# its Python is gone or too old, or if $PYTHON asks for another version.
 usable() {
   [ ! -e "$marker" ] && new_enough "$venv/bin/python" \
     && "$venv/bin/python" -m pip --version >/dev/null 2>&1 || return 1
@@ -70,13 +73,14 @@ usable() {
     || [ "$(version_of "$PYTHON")" = "$(version_of "$venv/bin/python")" ]
 }
 
+# Prints a hash of what the install depends on.
 fingerprint() {
   "$venv/bin/python" -c '
 import hashlib, os, sys
 parts = [sys.version, os.getcwd(), sys.argv[1]]
 parts += [open(name, encoding="utf-8").read() for name in sys.argv[2:]]
 print(hashlib.sha256("\0".join(parts).encode()).hexdigest())
-' "$extras" pyproject.toml
+' "$extras" pyproject.toml setup.py
 }
 
 make_venv() {
@@ -101,18 +105,19 @@ install() {
   [ -t 1 ] || bar=off
   if ! "$venv/bin/python" -m pip install --progress-bar="$bar" \
     --editable ".[$extras]" </dev/null; then
-    # pip undoes an install that fails by itself; only one that was cut off
-    # leaves a venv that cannot be trusted.
+    # pip itself undoes an install that fails; only one that was cut off leaves
+    # a venv that cannot be trusted.
     rm -f "$marker"
     die "pip could not install the dependencies; its message is above."
   fi
   fingerprint >"$stamp"
   rm -f "$marker"
-  # Compiles what is C++ on a CPU; else the first program would.
+  # Compiles the C++ for CPUs now; otherwise the first program would.
   "$venv/bin/python" -c 'from ws_jax.layers import native; native.enable()' </dev/null
   say "done: $venv is ready"
 }
 
+# The story: find a venv that can be used or make one, then install into it.
 trap 'say "interrupted; run it again to go on" >&2; exit 130' INT TERM HUP
 
 if [ -n "${PYTHON:-}" ]; then find_python >/dev/null; fi

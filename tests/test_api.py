@@ -1,4 +1,4 @@
-"""What the package offers is listed, and shown by examples that run."""
+"""The public names of the package are listed, and have examples that run."""
 
 import ast
 import doctest
@@ -54,6 +54,7 @@ def test_the_adapters_offer_what_the_readme_names():
   assert names(ws_jax.nnx) == layers | {
     "WSDense",
     "WSLinear",
+    "selectors",
     "standardized",
   }
 

@@ -108,7 +108,7 @@ def test_where_it_is_not_for():
 
 
 def inside_fusions(convolution):
-  """How many convolutions the program of a step of descent has in a fusion."""
+  """Counts the convolutions inside of fusions, in one step of descent."""
 
   def step(x, kernel, dy):
     call = lambda k: convolution(x, k, (1, 1), ((1, 1), (1, 1)), **NHWC)

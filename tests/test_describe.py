@@ -1,4 +1,4 @@
-"""The table says what `weight_standardize` does, and why not."""
+"""The table of what `weight_standardize` does to each leaf, and why."""
 
 import jax.numpy as jnp
 import numpy as np

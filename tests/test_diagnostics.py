@@ -13,7 +13,7 @@ from ws_jax.layers.normalize import normalize
 
 
 def symmetric(*eigenvalues):
-  """A float64 matrix with these eigenvalues, in no particular directions."""
+  """Returns a float64 matrix with these eigenvalues, in random directions."""
   size = len(eigenvalues)
   turn, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(size, size)))
   return turn @ np.diag(eigenvalues) @ turn.T
@@ -78,7 +78,7 @@ def test_sharpness_is_the_largest_eigenvalue_not_the_largest_magnitude(
 
 
 class Net(nn.Module):
-  """Two convolutions before norms of ours, and a head."""
+  """A model of two convolutions, with a norm of ours each, and a head."""
 
   kind: str = "group"
 
@@ -247,7 +247,7 @@ def test_a_channel_is_dead_when_its_relu_never_opens():
 
 
 def test_bn_keeps_its_distance_at_bias_over_scale_and_gn_does_not():
-  """What a channel norm cannot promise, after Qiao et al. 2019."""
+  """A channel norm cannot promise this distance, after Qiao et al. 2019."""
   images = normal(32, 6, 6, 8) + 4 * normal(8, seed=1).reshape(1, 1, 1, 8)
   margins = {}
   for kind in ("batch", "group"):

@@ -35,7 +35,7 @@ def write_state(workdir, *steps):
 
 
 def write_safetensors(path, tensors, header=None):
-  """A writer by the specification, apart from the reader."""
+  """Writes a file by the specification, apart from the reader."""
   entries, data = {"__metadata__": {"format": "pt"}}, b""
   for name, (dtype, array) in tensors.items():
     raw = array.tobytes()

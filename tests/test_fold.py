@@ -37,7 +37,7 @@ def tree(seed=0):
 
 
 def workdir(path, *, ema=None, **model):
-  """What `train_and_evaluate` leaves of a run, as far as folding reads it."""
+  """Writes what folding reads of a run that `train_and_evaluate` left."""
   stats = {"BatchNorm_0": {"mean": jnp.ones(2), "var": jnp.full(2, 3.0)}}
   state = State(
     jnp.int32(7), tree(), {"batch_stats": stats}, (tree(2), None), ema
@@ -143,7 +143,7 @@ def test_a_run_is_folded_as_it_was_trained(tmp_path, capsys, ema):
   raw = tree() if ema is None else ema
   expected = ws_jax.fold(raw, convention="timm")["Conv_0"]["kernel"]
   np.testing.assert_array_equal(got["params/Conv_0/kernel"], expected)
-  # The table of it, and no second time.
+  # It can be described, but not folded again.
   assert command.main(["describe", str(out)]) == 0
   assert "is folded with timm: (w" in capsys.readouterr().out
   assert fold(out, tmp_path / "twice.npz", "--convention=timm") == 2
@@ -152,7 +152,7 @@ def test_a_run_is_folded_as_it_was_trained(tmp_path, capsys, ema):
 
 
 def test_a_raw_file_is_folded_by_the_convention_that_is_given(tmp_path):
-  """As a program: Python would warn if what it runs was imported before."""
+  """It runs as a program: Python would warn if it was imported before."""
   weights.write_params(tmp_path / "raw.npz", tree())
   done = subprocess.run(
     [sys.executable, "-W", "error::RuntimeWarning", "-m", "ws_jax.weights"]
@@ -165,7 +165,8 @@ def test_a_raw_file_is_folded_by_the_convention_that_is_given(tmp_path):
   assert "x.npz: folded with bcn: (w - mean)" in done.stdout
   got = weights.read_params(tmp_path / "x.npz")["Conv_0/kernel"]
   expected = ws_jax.standardize(tree()["Conv_0"]["kernel"], convention="bcn")
-  np.testing.assert_array_equal(got, expected)
+  # Another process may have compiled other code for it.
+  np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_command_says_in_one_line_what_is_wrong(tmp_path, capsys):

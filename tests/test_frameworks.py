@@ -1,4 +1,4 @@
-"""`weight_standardize` in front of models that know nothing of it.
+"""Models of four libraries that know nothing of `weight_standardize`.
 
 One network in four libraries: a convolution, a depthwise one and a dense head.
 Each holds its kernels under other names and in another layout; all are trained
@@ -20,7 +20,7 @@ X = np.random.default_rng(0).normal(size=(2, 5, 5, 2)).astype(np.float32)
 
 
 def start():
-  """The kernels, in the layout of Flax."""
+  """Returns the kernels to start from, in the layout of Flax."""
   rng = np.random.default_rng(1)
   shapes = {"first": (3, 3, 2, 4), "second": (3, 3, 1, 4), "head": (4, 3)}
   return {
@@ -135,7 +135,7 @@ def train(params, apply, *, standardize):
 
 @pytest.fixture(scope="module")
 def expected():
-  """By hand: no selection by name, no axes by layout."""
+  """Returns the kernels after training, selected and laid out by hand."""
 
   def apply(kernels, x):
     kernels = {

@@ -47,7 +47,7 @@ def test_optax_keeps_the_mean_of_a_flax_filter():
   mean = lambda t: np.abs(t["Conv_0"]["kernel"].mean((0, 1, 2))).max()
   assert mean(theirs) > 1
   assert mean(centralize(grads)) < 1e-6
-  # In the layout it is made for, the two are one.
+  # In the layout that it is made for, both agree.
   turned = {"weight": grads["Conv_0"]["kernel"].transpose(3, 2, 0, 1)}
   theirs, _ = optax.centralize().update(turned, state)
   np.testing.assert_allclose(
@@ -192,7 +192,7 @@ def test_the_monitor_sees_the_step_and_leaves_it_alone(center):
 
 
 def test_effective_learning_rate_predicts_the_turn_of_scaled_filters():
-  """Twice the kernel and four times the rate: the same function, and turn."""
+  """A kernel of twice the size turns alike at four times the rate."""
   kernel = tree()["Conv_0"]["kernel"]
 
   def turn(scale, rate):

@@ -1,4 +1,4 @@
-"""What is selected, and over which axes, in the trees of Flax layers."""
+"""Selected kernels and their fan-in axes, in the trees of Flax layers."""
 
 import flax.linen as nn
 import jax
@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 
 import ws_jax
-from ws_jax.core.kernels import path_string, why_not_conv
+from ws_jax.core import kernels
+from ws_jax.core.kernels import why_not_conv
 
 
 def init(module, *shape):
-  """Parameters of a module, with values far from standardized."""
+  """Returns parameters of a module, with values far from standardized."""
   rng = np.random.default_rng(0)
   make = lambda x: module.init(jax.random.key(0), x)
-  # Shapes are all that is asked of Flax: nothing is compiled.
+  # Flax is only asked for shapes: nothing is compiled.
   shapes = jax.eval_shape(make, jax.ShapeDtypeStruct(shape, jnp.float32))
   return jax.tree.map(
     lambda p: jnp.asarray(rng.normal(0.5, 0.1, p.shape), p.dtype),
@@ -23,13 +24,11 @@ def init(module, *shape):
 
 
 def chosen(params):
-  leaves = jax.tree.leaves_with_path(params)
-  paths = [(path_string(path), leaf) for path, leaf in leaves]
-  return [path for path, leaf in paths if ws_jax.conv_kernels(path, leaf)]
+  return list(kernels.select(params, ws_jax.conv_kernels))
 
 
 def assert_standardized(params, expected, **options):
-  """The kernels named have mean 0 and std 1 over exactly the axes named."""
+  """Checks that these kernels have mean 0 and std 1 over exactly these axes."""
   effective = ws_jax.weight_standardize(params, **options)
   for name, axes in expected.items():
     kernel = np.asarray(jax.tree.leaves(effective[name]["kernel"])[0])
@@ -184,7 +183,7 @@ def test_boxed_leaves_keep_their_box():
     ),
   )
   params = {"Conv_0": init(boxed, 1, 5, 5, 2)}
-  assert chosen(params) == ["Conv_0/kernel/value"]
+  assert chosen(params) == ["Conv_0/kernel"]
   effective = ws_jax.weight_standardize(params)
   assert effective["Conv_0"]["kernel"].names == (None, None, None, "model")
   assert_standardized(params, {"Conv_0": (0, 1, 2)})
@@ -207,6 +206,14 @@ def test_nnx_state():
   np.testing.assert_array_equal(
     model.head.kernel[...], state["head"]["kernel"][...]
   )
+  # The paths are those of the plain dict, as people write them.
+  where = ws_jax.matching("conv/kernel")
+  assert list(kernels.select(state, where)) == ["conv/kernel"]
+  assert kernels.by_path(state).keys() == (
+    kernels.by_path(nnx.to_pure_dict(state)).keys()
+  )
+  (row,) = (row for row in ws_jax.describe(state) if row.selected)
+  assert row.path == "conv/kernel"
 
 
 def test_layouts_of_other_libraries_by_name():
@@ -252,3 +259,36 @@ def test_axes_that_a_kernel_lacks_are_an_error_with_its_path():
   params = {"Conv_0": {"kernel": jnp.ones((3, 3, 2, 4))}}
   with pytest.raises(ValueError, match="^Conv_0/kernel: no axis 7"):
     ws_jax.weight_standardize(params, axes=ws_jax.all_but(7))
+
+
+def test_selected_leaves_are_replaced_and_the_others_are_the_same_objects():
+  tree = {"b": [jnp.ones(2), {"value": jnp.ones(3)}], "a": jnp.zeros(4)}
+  assert list(kernels.by_path(tree)) == ["a", "b/0", "b/1/value"]
+  chosen = kernels.select(tree, ws_jax.matching("b/*"))
+  assert list(chosen) == ["b/0", "b/1/value"]
+  got = kernels.replace(tree, {path: -leaf for path, leaf in chosen.items()})
+  assert jax.tree.structure(got) == jax.tree.structure(tree)
+  assert got["a"] is tree["a"]
+  np.testing.assert_array_equal(got["b"][1]["value"], -jnp.ones(3))
+  with pytest.raises(ValueError, match="unknown path 'b/2': did you mean 'b/"):
+    kernels.replace(tree, {"b/2": jnp.ones(2)})
+
+
+def test_two_leaves_of_one_path_are_refused():
+  tree = {"a/kernel": jnp.ones(2), "a": {"kernel": jnp.ones(3)}}
+  for call in (ws_jax.weight_standardize, ws_jax.describe):
+    with pytest.raises(ValueError, match="two leaves have the path 'a/kernel'"):
+      call(tree)
+
+
+def test_an_error_keeps_its_type_and_gets_the_path():
+  class Odd(ValueError):
+    def __init__(self, one, other):
+      super().__init__(f"{one} and {other}")
+
+  with pytest.raises(Odd, match="^a/b: x and y$"):
+    with kernels.errors_name("a/b"):
+      raise Odd("x", "y")
+  with pytest.raises(KeyError, match="^'c'$"):
+    with kernels.errors_name("a/b"):
+      raise KeyError("c")

@@ -167,6 +167,26 @@ def test_gain_scales_the_filters_and_learns():
   assert float(jnp.abs(grads["gain"][1:]).min()) > 0
 
 
+@pytest.mark.parametrize("wrap", [False, True])
+def test_a_boxed_kernel_is_standardized_with_its_gain(wrap):
+  """The key of the box was part of the path, so that no gain belonged to it."""
+  x = images(2, 5, 5, 3)
+  init_fn = nn.with_partitioning(
+    nn.initializers.lecun_normal(), (None, None, None, "model")
+  )
+  if wrap:
+    conv = WeightStandardization(nn.Conv(4, (3, 3), kernel_init=init_fn))
+  else:
+    conv = WSConv(
+      4, (3, 3), kernel_init=init_fn, convention="nfnet", use_gain=True
+    )
+  boxed = init(conv, x)
+  assert isinstance(boxed["params"]["kernel"], nn.Partitioned)
+  np.testing.assert_allclose(
+    apply(conv, boxed, x), apply(conv, nn.unbox(boxed), x), atol=1e-6
+  )
+
+
 def test_layers_inside_a_model_under_jit_scan_and_remat():
   class Block(nn.Module):
     @nn.compact

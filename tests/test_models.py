@@ -235,7 +235,8 @@ def test_remat_changes_memory_and_nothing_else():
 def test_blocks_that_start_as_their_shortcut(version):
   model = tiny(version=version, zero_init_last=True, norm=NormSpec("batch"))
   images = draw(2, 8, 8, 3)
-  variables, logits = run(model, images)
+  variables, _ = run(model, images)
+  _, logits = run(model, images, variables)  # not the program that initializes
 
   def loss(params):
     out, _ = model.apply(

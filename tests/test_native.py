@@ -1,4 +1,4 @@
-"""What XLA calls instead of its own code, against float64 and its own."""
+"""The C++ that XLA calls, against float64 and XLA's own code."""
 
 import os
 import pathlib
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from ws_jax.base import disk
 from ws_jax.layers import convolve, native
 from ws_jax.layers.normalize import normalize
 from ws_jax.train import record
@@ -45,11 +46,15 @@ CASES = {
 }
 
 
-def enable(name, monkeypatch):
+def load_or_skip(name):
   try:
     native.load(name)
   except RuntimeError as reason:
     pytest.skip(f"there is none here: {reason}")
+
+
+def enable(name, monkeypatch):
+  load_or_skip(name)
   monkeypatch.setattr(native, "_enabled", {name})
 
 
@@ -75,7 +80,7 @@ def settings(case):
 
 
 def arrays(case, convolution=lax.conv_general_dilated):
-  """A function of x and kernel, both, and a cotangent of its result."""
+  """Returns a function of x and kernel, both, and a cotangent of its result."""
   x, kernel, given, how = settings(case)
   rng = np.random.default_rng(0)
   apply = lambda x, kernel: convolution(x, kernel, *given, **how)
@@ -88,7 +93,7 @@ def arrays(case, convolution=lax.conv_general_dilated):
 
 
 def exact(case, x, kernel, dy):
-  """Result and both gradients as float64 sums over positions and groups."""
+  """Returns the result and both gradients, as float64 sums over positions."""
   _, _, (strides, padding), how = settings(case)
   groups, dilation = how["feature_group_count"], how["rhs_dilation"]
   x, kernel, dy = (np.asarray(a, np.float64) for a in (x, kernel, dy))
@@ -164,7 +169,7 @@ def test_examples_are_split_without_a_trace(examples):
   )
   want = sum(np.float64(back(y)[1]) for y, back in one_by_one)
   assert np.abs(dkernel - want).max() / np.abs(want).max() < 1e-6
-  # In the same order each time, whoever computes a part.
+  # The sum is in the same order each time, whichever thread computes a part.
   for _ in range(5):
     np.testing.assert_array_equal(pull_back(y)[1], dkernel)
 
@@ -275,7 +280,7 @@ def norm_arguments(case, mean=1.0, deviation=2.0):
 
 
 def exact_norm(arguments, cotangents, examples, groups, epsilon=1e-5):
-  """The results and the gradients, by the chain rule in float64."""
+  """Returns the results and the gradients, by the chain rule in float64."""
   x, scale, bias = (np.asarray(a, np.float64) for a in arguments)
   dy, dmean, dvar = (np.asarray(a, np.float64) for a in cotangents)
   sets, channels = len(x) // examples, x.shape[-1]
@@ -403,6 +408,9 @@ def test_it_is_for_one_device(monkeypatch):
   ],
 )
 def test_what_is_missing_is_said(lacks, says, monkeypatch, tmp_path):
+  if lacks == "a working compiler":
+    load_or_skip("convolution")  # without oneDNN it is that which is missing
+  monkeypatch.setenv(native.SWITCH, "1")
   monkeypatch.setattr(jax, "device_count", lambda: 1)
   monkeypatch.setattr(native, "load", native._build)  # XLA knows them already
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -418,32 +426,44 @@ def test_what_is_missing_is_said(lacks, says, monkeypatch, tmp_path):
   assert not list(tmp_path.rglob("convolution*.so"))
 
 
-@pytest.mark.skipif(not HAS_AVX512, reason="a processor without AVX-512")
-def test_a_run_says_it_and_learns_the_same(tmp_path):
-  def losses(switch):
-    folder = tmp_path / switch
-    run = subprocess.run(
+def test_a_run_says_what_is_native_calls_it_and_learns_the_same(tmp_path):
+  """The programs and the record tell that it ran: both may round alike."""
+  names = ["convolution"] * HAS_AVX512 + ["normalization"]
+  for name in names:
+    load_or_skip(name)
+
+  def run(switch):
+    folder, programs = tmp_path / switch, tmp_path / f"programs-{switch}"
+    env = {native.SWITCH: switch, "JAX_DUMP_IR_TO": str(programs)}
+    done = subprocess.run(
       [
         sys.executable, "-m", "ws_jax.main",
-        "--config=configs/fashion_mnist_10k.py", "--config.train.steps=3",
-        "--config.train.log_every_steps=1", "--config.data.batch_size=7",
+        "--config=configs/fashion_mnist_10k.py:model=resnet8,width=0.25,"
+        "num_groups=2,batch_size=7,train.steps=3,log_every_steps=1",
         f"--workdir={folder}",
       ],
       cwd=ROOT,
-      env=os.environ | {native.SWITCH: switch, "XLA_FLAGS": ""},
+      env=os.environ | {"XLA_FLAGS": ""} | env,
       capture_output=True,
       text=True,
     )  # fmt: skip
-    assert run.returncode == 0, run.stderr
-    said = "convolution by oneDNN" in run.stdout + run.stderr
-    assert said == (switch == "1")
+    assert done.returncode == 0, done.stderr
     rows = record.read_metrics(folder)
-    return [row["train/loss"] for row in rows if "train/loss" in row]
+    losses = [row["train/loss"] for row in rows if "train/loss" in row]
+    assert len(losses) == 3
+    compiled = "".join(path.read_text() for path in programs.iterdir())
+    recorded = disk.read_json(folder / "status.json")["native"]
+    return losses, compiled, recorded, done.stdout + done.stderr
 
-  ours, xla = losses("1"), losses("0")
-  assert len(ours) == 3
-  np.testing.assert_allclose(ours, xla, rtol=1e-4)
-  assert ours != xla  # or nothing was switched
+  losses, compiled, recorded, said = run("1")
+  plain_losses, plain, plain_recorded, plain_said = run("0")
+  assert recorded == names and plain_recorded == []
+  for name in names:
+    assert f"{name} by " in said and f"{name} by " not in plain_said
+    for handler in native._HANDLERS[name]:
+      assert handler in compiled and handler not in plain
+  assert "stablehlo.convolution" in plain
+  np.testing.assert_allclose(losses, plain_losses, rtol=1e-4)
 
 
 def test_code_is_compiled_once(tmp_path, monkeypatch):

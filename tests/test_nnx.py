@@ -13,11 +13,13 @@ from flax import nnx
 
 import ws_jax
 import ws_jax.linen
+from ws_jax.core import kernels
 from ws_jax.nnx import (
   WeightStandardization,
   WSConv,
   WSConvTranspose,
   WSLinear,
+  selectors,
   standardized,
 )
 
@@ -27,7 +29,7 @@ def images(*shape):
 
 
 def params(module: nnx.Module) -> dict[str, Any]:
-  """A plain nested dict of arrays."""
+  """Returns the parameters as a plain nested dict of arrays."""
   return nnx.to_pure_dict(nnx.state(module, nnx.Param))
 
 
@@ -41,7 +43,7 @@ def square_sum(model, x):
 
 
 class Net(nnx.Module):
-  """Names and shapes are those of LinenNet."""
+  """The NNX twin of LinenNet, with the same names and shapes."""
 
   def __init__(self, rngs, conv=nnx.Conv):
     self.Conv_0 = conv(2, 4, (3, 3), use_bias=False, rngs=rngs)
@@ -227,7 +229,7 @@ def test_fold_makes_the_plain_model_equal():
   folded = ws_jax.fold(state, convention="timm")
   nnx.update(plain, folded)
   np.testing.assert_allclose(plain(x), expected, rtol=1e-6)
-  # So it does of a model that is made of WS layers, by the same names.
+  # The same holds for a model that is made of WS layers, by the same names.
   layers = QuietNet(
     nnx.Rngs(0), conv=functools.partial(WSConv, convention="timm")
   )
@@ -245,9 +247,9 @@ def test_gain_scales_the_filters_and_learns():
   np.testing.assert_allclose(conv(x), out * gain[None, None, None], atol=1e-5)
   grads = nnx.grad(square_sum)(conv, x)
   assert float(jnp.abs(grads["gain"][1:]).min()) > 0
-  # The same from outside, by path.
+  # The same gains are given from outside, by path.
   plain = nnx.Conv(3, 4, (3, 3), use_bias=False, rngs=nnx.Rngs(0))
-  where = ws_jax.matching("kernel*")
+  where = ws_jax.matching("kernel")
   gains = ws_jax.init_gains(nnx.state(plain, nnx.Param), where=where)
   gains = dict.fromkeys(gains, gain)
   other = standardized(plain, convention="nfnet", gains=gains)
@@ -324,6 +326,89 @@ def test_kernels_are_known_by_their_layers_not_by_name():
   assert up.shape == (3, 6, 4)
   raw["up"]["kernel"] = ws_jax.standardize(up, axis=(0, 2))
   assert_trees_close(effective, raw, atol=1e-6)
+
+
+class Blocks(nnx.Module):
+  """A model with a layer of each kind, some with a kernel of many axes."""
+
+  def __init__(self, rngs):
+    self.stem = nnx.Conv(2, 4, 3, rngs=rngs)
+    self.up = nnx.ConvTranspose(4, 6, 3, transpose_kernel=True, rngs=rngs)
+    self.layers = nnx.List([nnx.Conv(6, 6, (3, 3), rngs=rngs)])
+    self.own = WSConv(6, 4, 3, convention="nfnet", rngs=rngs)
+    self.join = nnx.LinearGeneral((2, 2), (2, 2), axis=(-2, -1), rngs=rngs)
+    self.query = nnx.LinearGeneral(4, (2, 2), rngs=rngs)
+    self.head = nnx.Linear(4, 4, rngs=rngs)
+
+
+CONVOLUTIONS = ["layers/0/kernel", "stem/kernel", "up/kernel"]
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+@pytest.mark.parametrize("pure", [False, True])
+def test_selectors_are_those_of_the_layers_for_state_and_dict(abstract, pure):
+  make = lambda: Blocks(nnx.Rngs(0))
+  where, axes = selectors(nnx.eval_shape(make) if abstract else make())
+  block = make()
+  raw = nnx.state(block, nnx.Param)
+  raw = nnx.to_pure_dict(raw) if pure else raw
+  chosen = kernels.select(raw, where)
+  assert sorted(chosen) == CONVOLUTIONS
+  got = {path: axes(path, leaf) for path, leaf in chosen.items()}
+  assert got == {
+    "layers/0/kernel": (0, 1, 2),
+    "stem/kernel": (0, 1),
+    "up/kernel": (0, 2),
+  }
+  effective = ws_jax.weight_standardize(raw, where=where, axes=axes)
+  expected = kernels.by_path(nnx.state(standardized(block), nnx.Param))
+  for path, leaf in kernels.by_path(effective).items():
+    np.testing.assert_array_equal(leaf, expected[path])
+
+
+def test_selectors_of_one_layer_take_its_kernel():
+  for layer in (
+    nnx.Linear(4, 2, rngs=nnx.Rngs(0)),
+    nnx.Conv(4, 2, 3, rngs=nnx.Rngs(0)),
+  ):
+    where, _ = selectors(layer)
+    assert list(kernels.select(params(layer), where)) == ["kernel"]
+
+
+def test_described_axes_of_stacked_layers_are_those_that_are_used():
+  @nnx.split_rngs(splits=5)
+  @nnx.vmap
+  def create(rngs):
+    return nnx.Linear(3, 2, rngs=rngs)
+
+  class Stack(nnx.Module):
+    def __init__(self, rngs):
+      self.stem = nnx.Conv(3, 3, 3, rngs=rngs)
+      self.conv_layers = create(rngs)
+
+  # By its name and its axes it is a convolution; by its layer it is not.
+  where, axes = selectors(Stack(nnx.Rngs(0)))
+  raw = params(Stack(nnx.Rngs(0)))
+  rows = ws_jax.describe(raw, where=where, axes=axes)
+  assert [row.path for row in rows if row.selected] == ["stem/kernel"]
+  rows = ws_jax.describe(raw, where=ws_jax.matching("*/kernel"), axes=axes)
+  got = {row.path: row.axes for row in rows if row.selected}
+  assert got == {"conv_layers/kernel": (1,), "stem/kernel": (0, 1)}
+
+
+def test_kernels_are_selected_by_the_paths_that_people_write():
+  block = Blocks(nnx.Rngs(0))
+  where = ws_jax.matching("stem/kernel", "layers/*")
+  got = params(
+    standardized(block, where=lambda p, x: where(p, x) and x.ndim > 1)
+  )
+  raw = params(block)
+  changed = [
+    path
+    for path, leaf in kernels.by_path(raw).items()
+    if not np.array_equal(leaf, kernels.by_path(got)[path])
+  ]
+  assert changed == ["layers/0/kernel", "stem/kernel"]
 
 
 def test_shared_layers_stay_shared():

@@ -31,7 +31,7 @@ def draw(*shape, seed=0, mean=0.0, std=1.0):
 
 
 def reference(x, scale, bias, examples, groups, epsilon=EPSILON):
-  """`normalize` in float64, with the variance as its definition has it."""
+  """Normalizes in float64, with the variance by its definition."""
   shape = (x.shape[0] // examples, -1, groups, x.shape[-1] // groups)
   values = np.asarray(x, np.float64).reshape(shape)
   mean = values.mean((1, 3), keepdims=True)
@@ -41,7 +41,7 @@ def reference(x, scale, bias, examples, groups, epsilon=EPSILON):
 
 
 def slope(function, point, direction, step=1e-5):
-  """Central difference of a float64 function along a direction."""
+  """Returns the central difference of a float64 function in a direction."""
   up = function(point + step * direction)
   return (up - function(point - step * direction)) / (2 * step)
 
@@ -91,7 +91,7 @@ def test_gradients_are_those_of_float64(kind):
 @pytest.mark.parametrize("kind", ["batch", "group"])
 def test_a_large_mean_does_not_swamp_a_small_deviation(kind, mean):
   x = draw(4, 16, 16, 6, mean=mean, std=0.01)
-  # The top left is what a first guess at the mean sees most of.
+  # The first guess at the mean is taken from the top left.
   x[:, :2] += 0.05
   sharing = (*SHARING[kind], 1e-12)
   one, zero = np.ones(6, np.float32), np.zeros(6, np.float32)

@@ -1,4 +1,4 @@
-"""The page of a report: as text, and in a browser that a test drives."""
+"""Checks the page of a report as text, and in a browser that a test drives."""
 
 import base64
 import contextlib
@@ -21,7 +21,7 @@ RATES = (0.02, 0.2, 5.0)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-  """A sweep of two arms, one of whose runs is missing, and its report."""
+  """Returns the folder of a report on two arms, with a run that is missing."""
   out = tmp_path_factory.mktemp("a sweep") / "50% & more"
   out.mkdir()
   synthetic.fill(out, ["GN", "GN+WS"], RATES, [128, 512], (0, 1), [3])
@@ -30,7 +30,7 @@ def folder(tmp_path_factory):
 
 
 class Elements(html.parser.HTMLParser):
-  """Start tags with their attributes, texts, and whether the tags match."""
+  """The start tags of a page with their attributes, and its texts."""
 
   def __init__(self, text):
     super().__init__()
@@ -64,7 +64,7 @@ def test_page_needs_nothing_but_itself(folder):
     if name in ("src", "srcset", "href", "data", "action", "poster")
   ]
   outside = [x for x in links if not x.startswith(("data:image/svg+xml", "#"))]
-  # The folders of the runs are all that it leads to, and they are there.
+  # It links to the folders of the runs alone, and they are there.
   assert len(outside) == 23
   for link in outside:
     assert (folder / urllib.parse.unquote(link)).is_dir()
@@ -101,8 +101,8 @@ def test_page_without_a_script_has_the_figures_and_tables(folder):
     assert svg.startswith("<?xml") and svg.rstrip().endswith("</svg>")
   results = summary.analyze(report.read(folder)[0])
   for lines in (
-    tables.cells(results.cells, results.varied),
-    tables.best(results.best, results.varied),
+    tables.cells(results),
+    tables.best(results),
   ):
     for line in lines:
       assert set(line) <= {*found.texts, ""}
@@ -114,10 +114,12 @@ def test_partial_sweep_says_what_is_missing(folder):
   assert any("not finished" in text for text in texts)
   results = summary.analyze(report.read(folder)[0])
   assert "no plan.json" in contents.warnings(results, planned=False)[-1]
+  (_, *_, said) = contents.warnings(results, True, ["seed=1"])
+  assert said.startswith("Incomplete in runs.csv, and left out: seed=1.")
 
 
 class Browser:
-  """Chromium, driven through its driver, in the words of W3C WebDriver."""
+  """Chromium, driven by the commands of W3C WebDriver."""
 
   def __init__(self, port, profile):
     self._root = f"http://127.0.0.1:{port}/session"
@@ -137,7 +139,7 @@ class Browser:
   def _ask(self, method, path, body=None):
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(self._root + path, data, method=method)
-    # No proxy: it is this machine that is asked.
+    # No proxy, as the driver runs on this machine.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(request, timeout=180) as answer:
       return json.load(answer)["value"]
@@ -149,7 +151,7 @@ class Browser:
     return self._ask("POST", "/execute/sync", {"script": script, "args": args})
 
   def command(self, name, **parameters):
-    """One of the DevTools protocol."""
+    """Sends a command of the DevTools protocol."""
     body = {"cmd": name, "params": parameters}
     return self._ask("POST", "/goog/cdp/execute", body)
 
@@ -170,7 +172,7 @@ class Browser:
     self._ask("POST", "/actions", {"actions": [mouse]})
 
   def messages(self):
-    """What the console has said since it was last asked."""
+    """Returns the messages of the console since the last call."""
     return self._ask("POST", "/se/log", {"type": "browser"})
 
   def pdf(self):
@@ -211,8 +213,8 @@ def opened(browser, folder):
   browser.size(1280, 900)
   browser.open(folder / "report.html")
   yield browser
-  # Also what the policy of the page refused, had it asked for anything; but
-  # not what Chromium has to say of its own listing of a folder.
+  # A request that the page's policy refuses is a message too. Messages about
+  # Chromium's own listing of a folder do not count.
   said = [message["message"] for message in browser.messages()]
   assert [text for text in said if "report.html" in text] == []
 
@@ -227,7 +229,7 @@ CHOOSE = """
 
 
 def test_curves_are_filtered_by_arm_and_by_all_that_was_varied(opened):
-  # At first, of each arm and batch, the seeds at its best rate.
+  # The first view has the seeds at the best rate of each arm and batch.
   assert opened.run(LINES) == 8 - 1
   opened.run(CHOOSE, "learning rate", "all")
   assert opened.run(LINES) == 23
@@ -291,7 +293,7 @@ def test_page_fits_a_phone(opened):
     " ...[...document.images].map((image) => image.clientWidth)]"
   )
   assert widths[0] <= 390
-  # The narrow drawing: one panel a row, and so text that can be read.
+  # The narrow drawing has one panel in a row, so its text can be read.
   assert min(widths[1:]) > 300
   shapes = opened.run(
     "return [...document.images].map((i) => i.naturalHeight > i.naturalWidth)"

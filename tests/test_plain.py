@@ -16,7 +16,7 @@ SCALES = [1e-12, 1e-6, 1e-2, 1.0, 1e3, 1e6]
 
 
 def badly_scaled(path, leaf, rng):
-  """Filters of every size, with means from none to far above the spread."""
+  """Returns filters of every size, with means up to far above the spread."""
   if "kernel" not in jax.tree_util.keystr(path) or leaf.ndim < 4:
     return leaf
   outputs = leaf.shape[-1]
@@ -81,7 +81,7 @@ def test_resnet_computes_the_same():
 
 
 def test_trained_resnet_computes_the_same():
-  """BatchNorm and no WS, some steps on real images; then the scaled model."""
+  """It has BatchNorm and no WS, and some steps of training on real images."""
   settings = {
     "model.name": "resnet8",
     "model.width": 0.25,
@@ -155,7 +155,7 @@ def test_other_layouts_and_dtypes():
         raw, axes=stacked, gains=gains, means=means
       )["conv"]["kernel"]
       assert got.dtype == dtype
-      # What is rounded to 16 bits has lost the round-off of float32.
+      # Rounding to 16 bits removes the round-off of float32.
       np.testing.assert_allclose(
         got.astype(jnp.float64), plain["conv"]["kernel"], rtol=0, atol=bound
       )

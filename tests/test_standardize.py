@@ -1,4 +1,4 @@
-"""Every convention against float64 NumPy, the laws of the method, extremes."""
+"""Conventions against float64 NumPy, laws of the method, extreme kernels."""
 
 import functools
 import math
@@ -145,8 +145,8 @@ def test_standardizing_twice_is_standardizing_once(shape, seed, name):
   kernel = normal(shape, seed, np.float32)
   once = standardize(kernel, convention=name)
   twice = standardize(once, convention=name)
-  # What eps takes off the kernel's variance the first time, and the second
-  # time off a variance of 1, or of 1 / fan-in.
+  # eps changes the result by this share: the first time of the kernel's
+  # variance, the second time of a variance of 1, or of 1 / fan-in.
   fan_in = math.prod(shape[:-1]) if convention.fan_in_scale else 1
   variances = kernel.var(tuple(range(kernel.ndim - 1)))
   lost = convention.eps * (1 / variances.min() + fan_in)
@@ -327,7 +327,7 @@ def test_every_mode_and_order_stays_finite_at_the_extremes(name):
 
 @pytest.mark.parametrize("name", ["bit", "nfnet"])
 def test_nothing_of_the_size_of_the_kernels_is_kept(name):
-  """The effective kernels and the gradients, and no third array beside them."""
+  """The effective kernels and the gradients are stored, and no third array."""
   raw = {f"Conv_{i}": {"kernel": jnp.ones((3, 3, 64, 64))} for i in range(4)}
   gains = ws_jax.init_gains(raw) if name == "nfnet" else None
 
@@ -401,7 +401,7 @@ def test_axis_and_gain_follow_the_layout():
   gain = np.arange(1, 6, dtype=np.float32)
   expected = standardize(kernel, gain=gain)
   plain = np.asarray(standardize(kernel))
-  np.testing.assert_allclose(expected, plain * gain, rtol=1e-6)
+  np.testing.assert_allclose(expected, plain * gain, rtol=1e-5, atol=1e-6)
   for axis in [(2, 3, 1), (-3, -2, -1)]:
     got = standardize(kernel.transpose(3, 2, 0, 1), axis=axis, gain=gain)
     np.testing.assert_allclose(
@@ -411,7 +411,10 @@ def test_axis_and_gain_follow_the_layout():
     lambda g: standardize(kernel, gain=g, convention="nfnet")[0, 0, 0].sum()
   )(jnp.ones(5))
   np.testing.assert_allclose(
-    slope, standardize(kernel, convention="nfnet")[0, 0, 0], rtol=1e-6
+    slope,
+    standardize(kernel, convention="nfnet")[0, 0, 0],
+    rtol=1e-5,
+    atol=1e-7,
   )
 
 
@@ -538,11 +541,17 @@ def test_gains_belong_to_the_selected_kernels():
   assert sorted(gains) == ["Conv_0/kernel", "Conv_1/kernel"]
   plain = weight_standardize(raw, convention="nfnet")
   same = weight_standardize(raw, convention="nfnet", gains=gains)
-  jax.tree.map(np.testing.assert_array_equal, plain, same)
+  # A gain of one is another program, which may sum in another order.
+  for name, rtol in (("Conv_0", 1e-5), ("Conv_1", 2**-7)):
+    pair = (np.float32(tree[name]["kernel"]) for tree in (plain, same))
+    np.testing.assert_allclose(*pair, rtol=rtol, atol=1e-6)
   doubled = gains | {"Conv_0/kernel": 2 * gains["Conv_0/kernel"]}
   got = weight_standardize(raw, convention="nfnet", gains=doubled)
   np.testing.assert_allclose(
-    got["Conv_0"]["kernel"], 2 * plain["Conv_0"]["kernel"], rtol=1e-6
+    got["Conv_0"]["kernel"],
+    2 * plain["Conv_0"]["kernel"],
+    rtol=1e-5,
+    atol=1e-6,
   )
   with pytest.raises(ValueError, match="did you mean 'Conv_0/kernel'"):
     weight_standardize(raw, gains=gains | {"Conv_0/kernl": jnp.ones(5)})

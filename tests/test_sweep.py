@@ -1,4 +1,4 @@
-"""The sweep, with a trainer that does nothing but what the test says."""
+"""Checks the sweep with a trainer that does only what the test says."""
 
 import json
 import math
@@ -10,11 +10,10 @@ import subprocess
 import sys
 import textwrap
 
-import numpy as np
 import pytest
 
 from ws_jax import config
-from ws_jax.sweep import grid, rows, runner
+from ws_jax.sweep import arms, grid, rows, runner
 from ws_jax.train import loop
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -25,10 +24,10 @@ def quiet(*_):
 
 
 class Trainer:
-  """Trains nothing; remembers what it was asked and does as told.
+  """A trainer that trains nothing, and remembers which runs it was given.
 
   Args:
-    ends: run's seed -> the exception that it ends with.
+    ends: Seed of a run -> exception that the run ends with.
   """
 
   def __init__(self, ends=None):
@@ -54,118 +53,12 @@ class Trainer:
 
 def run(out, overrides, train_fn, **kwargs):
   return runner.run_sweep(
-    config.default(), overrides, out, train_fn=train_fn, tell=quiet, **kwargs
+    config.default(), overrides, out, train_fn=train_fn, notify=quiet, **kwargs
   )
 
 
 def seeds(*values):
   return list(grid.product(seed=values))
-
-
-def test_product_takes_whole_arms_and_its_last_axis_is_the_fastest():
-  arms = [{"model.norm": "batch", "model.ws": False}, {"model.norm": "group"}]
-  axes = {"optim.momentum": [0.0, 0.9], "seed": [3]}
-  assert list(grid.product(arms, **axes)) == [
-    {**arm, "optim.momentum": momentum, "seed": 3}
-    for arm in arms
-    for momentum in (0.0, 0.9)
-  ]
-
-
-def test_axes_that_cannot_be_combined_are_refused():
-  with pytest.raises(ValueError, match="'seed' is set by two axes"):
-    list(grid.product([{"seed": 1}], seed=[2]))
-  with pytest.raises(ValueError, match="one length, got"):
-    list(grid.zipped(seed=[1, 2], width=[1]))
-
-
-@pytest.mark.parametrize(
-  ("low", "high", "num"), [(1e-3, 10.0, 9), (0.05, 3.2, 7), (1, 2, 2)]
-)
-def test_log_grid_has_its_ends_and_equal_ratios(low, high, num):
-  rates = grid.log_grid(low, high, num)
-  np.testing.assert_allclose(rates, np.geomspace(low, high, num), rtol=5e-3)
-  assert rates[0] == low and rates[-1] == high and len(rates) == num
-
-
-@pytest.mark.parametrize(
-  "bad", [(0.0, 1.0, 3), (1.0, 0.1, 3), (0.1, 1.0, 1), (1.0, 1.001, 5)]
-)
-def test_log_grid_refuses_what_is_no_grid(bad):
-  with pytest.raises(ValueError, match="log_grid needs|equal to 3 digits"):
-    grid.log_grid(*bad)
-
-
-def test_runs_that_share_a_compile_are_neighbours_and_equal_ones_are_one():
-  # The norm is the fastest axis here, which is the slowest order to run in.
-  points = [
-    {"optim.learning_rate": rate, "seed": seed, "model.norm": norm}
-    for rate in (0.1, 1.0)
-    for seed in (0, 1)
-    for norm in ("batch", "group")
-  ]
-  runs = grid.plan([*points, points[0]])
-  assert [r.overrides["model.norm"] for r in runs] == ["batch"] * 4 + [
-    "group"
-  ] * 4
-  assert len({r.structure for r in runs}) == 2
-  # In the order given within one program.
-  assert [r.overrides["optim.learning_rate"] for r in runs[:4]] == [
-    0.1,
-    0.1,
-    1.0,
-    1.0,
-  ]
-
-
-def test_key_does_not_depend_on_order_or_number_type():
-  (a,) = grid.plan([{"seed": 1, "optim.momentum": 0.9}])
-  (b,) = grid.plan([{"optim.momentum": np.float64(0.9), "seed": np.int64(1)}])
-  assert a.key == b.key == '{"optim.momentum":0.9,"seed":1}'
-
-
-def test_folder_names_read_well_and_are_safe():
-  long = [{"data.dir": "/some/where else"}]
-  runs = grid.plan(
-    [
-      {"model.name": "resnet8", "model.ws": True, "optim.learning_rate": 0.4},
-      {},
-      {"data.name": "mnist", "model.name": "resnet8"},
-      {"train.steps": 5, "eval.steps": 6},
-      *long,
-    ]
-  )
-  assert [r.name for r in runs[:4]] == [
-    "model=resnet8,ws=true,learning_rate=0.4",
-    "base",
-    "data=mnist,model=resnet8",
-    "train.steps=5,eval.steps=6",
-  ]
-  assert runs[4].name.startswith("dir=-some-where-else-")
-  # What was replaced must not make two runs share a folder.
-  other = grid.plan([{"data.dir": "/some/where-else"}])[0]
-  assert other.name != runs[4].name
-
-
-def test_runs_that_would_share_a_folder_are_refused():
-  with pytest.raises(ValueError, match="would share the folder"):
-    grid.plan([{"model.ws": True}, {"model.ws": "true"}])
-
-
-def test_filter_keeps_runs_that_have_all_terms():
-  points = list(
-    grid.product(
-      [{"model.norm": "batch"}, {"model.norm": "group"}],
-      **{"optim.learning_rate": [0.1, 0.4, 1.0]},
-    )
-  )
-  kept = grid.plan(points, "norm=group,learning_rate=0.*")
-  assert [r.name for r in kept] == [
-    "norm=group,learning_rate=0.1",
-    "norm=group,learning_rate=0.4",
-  ]
-  with pytest.raises(ValueError, match="no run has 'norm=grup'; terms are: .*"):
-    grid.plan(points, "norm=grup")
 
 
 def test_row_has_the_facts_of_its_run(tmp_path):
@@ -190,7 +83,7 @@ def test_row_has_the_facts_of_its_run(tmp_path):
     "seconds.compile": 1.0,
     "versions.jax": "0.10.2",
     "device": "1 x cpu",
-    "commit": "12e4567",  # not the number 12 with 4567 zeros
+    "commit": "12e4567",  # Not the number 12 with 4567 zeros.
   }
   assert {name: row[name] for name in expected} == expected
 
@@ -204,7 +97,7 @@ def test_normalization_batch_is_that_of_the_statistics():
   assert batch["normalization_batch"] == 8 and batch["micro_batch"] == 32
   batch = make(**{"model.norm": "batch", "model.norm_batch_size": None})
   assert batch["normalization_batch"] == 32
-  # GroupNorm looks at one example at a time, whatever it is given.
+  # GroupNorm normalizes one example at a time, whatever the key says.
   group = make(**{"model.norm": "group", "model.norm_batch_size": 32})
   assert group["normalization_batch"] == 1 and group["optimizer_batch"] == 128
 
@@ -226,7 +119,17 @@ def test_arms_are_named_by_what_is_done_to_the_weights(tmp_path):
   for name, values in names.items():
     config = dict(zip(facts, values, strict=True))
     rows.append(path, rows.make(name, name, {}, config, {"status": "done"}))
-  assert [rows.arm_of(row) for row in rows.read(path)] == list(names)
+  assert [arms.arm_of(row) for row in rows.read(path)] == list(names)
+
+
+def test_overrides_of_an_arm_make_runs_of_that_name():
+  for name, overrides in arms.ARMS.items():
+    base = config.default()
+    if name == "plain":  # a model that brings its own norm
+      config.apply(base, {"model.name": "tests.my_lab:Net"})
+    flat = config.flatten(config.apply(base, overrides))
+    assert arms.arm_of(flat) == name
+  assert arms.in_order(reversed(arms.ARMS)) == [*arms.ARMS]
 
 
 def test_rows_of_older_files_have_arms_too():
@@ -234,7 +137,7 @@ def test_rows_of_older_files_have_arms_too():
   older = [r for file in files for r in file if "optim.centralize" not in r]
   assert older
   for row in older:
-    assert rows.arm_of(row) == rows.arm(row["model.norm"], row["model.ws"])
+    assert arms.arm_of(row) == arms.arm(row["model.norm"], row["model.ws"])
 
 
 def test_row_tells_the_best_evaluation_and_how_far_it_was_to_go():
@@ -249,7 +152,7 @@ def test_row_tells_the_best_evaluation_and_how_far_it_was_to_go():
   row = make(history)
   assert (row["steps"], row["epochs"]) == (300, 2.5)
   assert (row["best_step"], row["best/eval/accuracy"]) == (200, 0.8)
-  # A task that has no accuracy is judged by its loss, which is best low.
+  # Without an accuracy the lowest loss counts.
   losses = [{k: v for k, v in x.items() if "acc" not in k} for x in history]
   row = make(losses)
   assert (row["best_step"], row["best/eval/loss"]) == (300, 1.0)
@@ -268,13 +171,36 @@ def test_every_end_is_a_row_and_the_sweep_goes_on(tmp_path):
   assert "Traceback" in error and "memory" in error
 
 
+def test_sweep_goes_on_where_a_reason_cannot_be_printed(tmp_path):
+  code = """
+    import pathlib, sys
+    from ws_jax import config
+    from ws_jax.sweep import runner
+
+    def train_fn(c, workdir):
+      raise ValueError("\\u2264 3 \\xb5s")  # ASCII, as it is an argument
+
+    points, out = [{"seed": 0}, {"seed": 1}], pathlib.Path(sys.argv[1])
+    runner.run_sweep(config.default(), points, out, train_fn=train_fn)
+  """
+  env = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+  process = python(code, tmp_path, stdout=subprocess.PIPE, env=os.environ | env)
+  said, _ = process.communicate(timeout=300)
+  assert process.returncode == 0
+  assert said.count(r"failed, 0 s: ValueError: \u2264 3 \xb5s") == 2
+  reasons = {row["reason"] for row in rows.read(tmp_path / "runs.csv")}
+  assert reasons == {"ValueError: ≤ 3 µs"}
+  text = (tmp_path / "seed=0" / "error.txt").read_text(encoding="utf-8")
+  assert "ValueError: ≤ 3 µs" in text
+
+
 def test_finished_runs_are_not_repeated(tmp_path):
   ends = {0: loop.Diverged(1, "inf"), 1: RuntimeError("broken")}
   run(tmp_path, seeds(0, 1, 2), Trainer(ends))
   again = Trainer()
   run(tmp_path, seeds(0, 1, 2, 3), again)
   assert [seed for _, _, seed in again.seen] == [3]
-  # Only when asked, and then the row is replaced, not added.
+  # A failed run is repeated only on request, and its row is replaced.
   got = run(tmp_path, seeds(0, 1, 2, 3), again, retry_failed=True)
   assert [seed for _, _, seed in again.seen] == [3, 1]
   assert [row["status"] for row in got] == ["diverged", "done", "done", "done"]
@@ -315,6 +241,13 @@ def test_misspelt_override_ends_it_before_the_first_run(tmp_path):
   assert not trainer.seen
 
 
+def test_value_of_a_wrong_type_ends_it_before_the_first_run(tmp_path):
+  trainer = Trainer()
+  with pytest.raises(ValueError, match="train.epochs"):
+    run(tmp_path, [{"seed": 1}, {"train.epochs": "ten"}], trainer)
+  assert not trainer.seen and not list(tmp_path.iterdir())
+
+
 def test_missing_data_end_it_before_the_first_run(tmp_path):
   trainer = Trainer()
   points = [{"data.name": "cifar10", "data.dir": str(tmp_path / "none")}]
@@ -327,7 +260,9 @@ def test_folder_of_another_base_config_is_refused(tmp_path):
   run(tmp_path, seeds(0), Trainer())
   other = config.apply(config.default(), {"train.epochs": 9.0})
   with pytest.raises(ValueError, match=r"train\.epochs: 5\.0 -> 9\.0"):
-    runner.run_sweep(other, seeds(0), tmp_path, train_fn=Trainer(), tell=quiet)
+    runner.run_sweep(
+      other, seeds(0), tmp_path, train_fn=Trainer(), notify=quiet
+    )
 
 
 def test_a_row_may_bring_new_columns(tmp_path):
@@ -342,6 +277,46 @@ def test_a_row_may_bring_new_columns(tmp_path):
   assert left <= {"runs.csv", ".runs.csv.lock"}
 
 
+@pytest.mark.parametrize(
+  ("kept", "named"),
+  [
+    *((b'"{""se', "row 3"), (b'"{""seed"":2}",se', "row 3")),
+    *((b'"{""seed"":2}",seed=2,d', "seed=2"), (0.6, "seed=2"), (1, "seed=2")),
+  ],
+)
+def test_row_that_is_cut_short_is_named_and_its_run_is_not_finished(
+  tmp_path, kept, named
+):
+  """Regression: such a row counted as finished, with blank metrics."""
+  run(tmp_path, seeds(0, 1, 2), Trainer())
+  path = tmp_path / "runs.csv"
+  head, last = path.read_bytes().rstrip().rsplit(b"\n", 1)
+  if isinstance(kept, bytes):
+    assert last.startswith(kept)
+    last = kept
+  else:
+    last = last[: round(kept * len(last))]
+  path.write_bytes(head + b"\n" + last)
+  assert rows.incomplete(path) == [named]
+  assert [row["seed"] for row in rows.read(path)] == [0, 1]
+  again = Trainer()
+  got = run(tmp_path, seeds(0, 1, 2), again)
+  # Its folder says that it is done: it gets a row and is not trained again.
+  assert [row["status"] for row in got] == ["done"] * 3
+  assert not again.seen and rows.incomplete(path) == []
+
+
+def test_row_that_is_cut_within_a_letter_can_be_read(tmp_path):
+  path = tmp_path / "runs.csv"
+  rows.append(path, {"key": "{}", "run": "base", "reason": "≤ 3"})
+  content = path.read_bytes()
+  path.write_bytes(content[: content.index("≤".encode()) + 1])
+  assert rows.read(path) == [] and rows.incomplete(path) == ["base"]
+  path.write_bytes("key,reason\n1,Größe\n".encode("latin-1"))
+  with pytest.raises(ValueError, match=r"runs\.csv is not UTF-8"):
+    rows.read(path)
+
+
 def python(code, *args, **kwargs):
   return subprocess.Popen(
     [sys.executable, "-c", textwrap.dedent(code), *map(str, args)],
@@ -354,7 +329,7 @@ def python(code, *args, **kwargs):
 def test_rows_of_writers_at_the_same_time_are_all_kept(tmp_path):
   code = """
     import pathlib, sys
-    from ws_jax import rows
+    from ws_jax.sweep import rows
     for i in range(40):
       rows.append(pathlib.Path(sys.argv[1]), {"key": f"{sys.argv[2]}-{i}"})
   """
@@ -368,10 +343,11 @@ def test_rows_of_writers_at_the_same_time_are_all_kept(tmp_path):
   assert keys == {f"{name}-{i}" for name in "ab" for i in range(40)}
 
 
-# A sweep in a process of its own. Argument 2 says what run 2 does to it.
+# Runs a sweep in a process of its own. Argument 2 says what run 2 does to it.
 _SWEEP = """
   import json, os, pathlib, signal, sys
-  from ws_jax import config, sweep
+  from ws_jax import config
+  from ws_jax.sweep import grid, runner
 
   out, how = pathlib.Path(sys.argv[1]), sys.argv[2]
 
@@ -398,7 +374,7 @@ _SWEEP = """
   [
     ("in the run", -signal.SIGKILL, [0, 1, 2, 2, 3]),
     ("before its row", -signal.SIGKILL, [0, 1, 2, 3]),
-    # As Python ends on a KeyboardInterrupt that nobody catches.
+    # Python ends like this on a KeyboardInterrupt that nobody catches.
     ("term", -signal.SIGINT, [0, 1, 2, 2, 3]),
   ],
 )
@@ -425,7 +401,7 @@ def script(*args, cwd=ROOT):
     cwd=cwd,
     capture_output=True,
     text=True,
-    # Python would else keep its bytecode beside an experiment.
+    # Otherwise Python would write bytecode beside an experiment.
     env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
   )
 
@@ -469,7 +445,7 @@ def test_sweep_stops_when_its_time_is_up(tmp_path):
     "--filter=norm=batch",
   )
   assert done.returncode == 130, done.stderr
-  # A report is to know of those that the filter left out as well.
+  # A report must know of the runs that the filter left out, too.
   planned = json.loads((out / "plan.json").read_text())
   assert len(planned) == 6 and any("group" in key for key in planned)
   assert "stopped (SIGTERM)" in done.stdout
@@ -484,13 +460,38 @@ def test_mistakes_on_the_command_line_are_one_clear_line():
 
 
 @pytest.mark.parametrize(
-  "path", sorted((ROOT / "experiments").glob("*.py")), ids=lambda p: p.stem
+  ("base", "sweep", "message"),
+  [
+    ("'configs/cifar10.py'", "lambda: None", "not None"),
+    ("3", "lambda: []", "CONFIG is an int, and must be the path"),
+    ("'configs/cifar10.py'", "[]", "sweep is a list, and must be a function"),
+    (
+      "'configs/cifar10.py'",
+      "lambda: [{'train.epochs': 'ten'}]",
+      "train.epochs",
+    ),
+    (
+      "'configs/cifar10.py'",
+      "lambda: [{'optim.learning_rate': '0.1'}]",
+      "takes a number",
+    ),
+    (
+      "'configs/cifar10.py'",
+      "lambda: [{'seed': 1}, {'seed': -1}]",
+      "seed=-1 must be",
+    ),
+    (
+      "'configs/cifar10.py'",
+      "lambda: [{'trin.epochs': 1.0}]",
+      "did you mean 'train.epochs'?",
+    ),
+  ],
 )
-def test_experiments_only_override_what_their_config_has(path):
-  scope = {}
-  exec(compile(path.read_text(), path, "exec"), scope)
-  assert "Question:" in scope["__doc__"]
-  runs = grid.plan(scope["sweep"]())
-  assert runs
-  for run in runs:
-    config.apply(config.load(scope["CONFIG"]), run.overrides)
+def test_plan_refuses_an_experiment_that_is_wrong(
+  tmp_path, base, sweep, message
+):
+  (tmp_path / "wrong.py").write_text(f"CONFIG = {base}\nsweep = {sweep}\n")
+  done = script(f"--experiment={tmp_path / 'wrong.py'}", "--plan")
+  assert done.returncode == 2, done.stderr
+  assert done.stdout.startswith("error: ") and message in done.stdout
+  assert done.stdout.count("\n") == 1 and "Traceback" not in done.stderr

@@ -1,4 +1,4 @@
-"""Workers at one sweep: real processes, with a trainer that only takes time."""
+"""Checks workers in real processes, with a trainer that only takes time."""
 
 import collections
 import json
@@ -18,12 +18,14 @@ from ws_jax.train import record
 
 ROOT = pathlib.Path(__file__).parents[1]
 
-# Argument 1: the folder. 2: `work` to be a worker, else how many to start.
+# Argument 1 is the folder; 2 is `work` for a worker, or the number of workers.
 # A run writes a line when it begins and one when it ends, with its seed, its
-# group, its process, and the cores that this one has.
+# norm, its process, and the cores of that process.
 PROGRAM = """
 import contextlib, json, os, pathlib, signal, sys, time
-from ws_jax import config, launch, sweep, writers
+from ws_jax import config
+from ws_jax.base import disk
+from ws_jax.sweep import grid, runner, workers
 
 out, what = pathlib.Path(sys.argv[1]), sys.argv[2]
 
@@ -54,7 +56,7 @@ base = config.default()
 try:
   if what == "work":
     workers.work(base, out, train_fn=train_fn)
-    time.sleep(0.3)  # as an interpreter takes to end
+    time.sleep(0.3)  # About the time that an interpreter takes to end.
     (out / f"ended-{os.getpid()}").touch()
   else:
     workers.Fleet(
@@ -62,7 +64,7 @@ try:
       out,
       [sys.executable, __file__, str(out), "work"],
       workers=int(what),
-      tell=lambda _, run, row: print(row and "ends" or "begins", flush=True),
+      notify=lambda _, run, row: print(row and "ends" or "begins", flush=True),
     ).run()
 except KeyboardInterrupt:
   sys.exit(workers.STOPPED)
@@ -73,7 +75,7 @@ NORMS = [{"model.norm": "batch"}, {"model.norm": "group"}]
 
 @pytest.fixture
 def folder(tmp_path):
-  """Where to sweep; points and program are there."""
+  """Returns a folder to sweep in, which holds the program."""
   (tmp_path / "program.py").write_text(PROGRAM)
   return tmp_path
 
@@ -85,7 +87,7 @@ def start(folder, points, workers=2):
 
 
 def popen(command, folder):
-  """Starts a sweep; what it says goes to the end of a file in `folder`."""
+  """Starts a sweep, and appends what it prints to a file in `folder`."""
   with (folder / "said").open("a") as said:
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.Popen(command, env=env, stdout=said)
@@ -117,7 +119,7 @@ def ends(folder):
 
 
 def test_workers_share_groups_and_outlive_each_other(folder):
-  """One run kills its process once, one always: both are its own fault."""
+  """Checks a run that kills its process once, and one that always does."""
   (folder / "kills-1-once").touch()
   (folder / "kills-4").touch()
   points = [
@@ -132,9 +134,9 @@ def test_workers_share_groups_and_outlive_each_other(folder):
   assert "died 2 times, signal 9" in got[4]["reason"]
   began = collections.Counter(seed for seed, *_ in notes(folder, "began"))
   assert began == {0: 1, 1: 2, 2: 1, 3: 1, 4: 2, 5: 1}
-  # Those that were left ended by themselves: no one told them to stop.
+  # The last workers ended by themselves: nobody asked them to stop.
   assert len(list(folder.glob("ended-*"))) == 2
-  # The two who came first did not begin with the same program.
+  # The first two workers did not begin with the same program.
   firsts = {norm for seed, norm, *_ in notes(folder, "began") if seed in (0, 3)}
   assert firsts == {"batch", "group"}
   cores = {tuple(cores) for *_, cores in notes(folder, "began")}
@@ -147,14 +149,14 @@ def test_workers_share_groups_and_outlive_each_other(folder):
 def test_workers_that_cannot_begin_end_the_sweep(tmp_path):
   broken = [sys.executable, "-c", "raise SystemExit('no such module')"]
   runs = runner.choose(config.default(), grid.plan([{"seed": 1}]), tmp_path)
-  fleet = workers.Fleet(runs, tmp_path, broken, workers=1, tell=print)
+  fleet = workers.Fleet(runs, tmp_path, broken, workers=1, notify=print)
   with pytest.raises(ChildProcessError, match=r"exit code 1.*worker-0\.log"):
     fleet.run()
   assert "no such module" in workers.log_of(tmp_path, 0).read_text()
 
 
 def test_stopped_sweep_hands_its_run_to_another(folder):
-  """Two sweeps on one folder; one is told to stop, one is killed."""
+  """Checks two sweeps on one folder: one is asked to stop, one is killed."""
   (folder / "stays-0").touch()
   (folder / "stays-1").touch()
   points = list(grid.product(seed=range(4)))
@@ -162,7 +164,7 @@ def test_stopped_sweep_hands_its_run_to_another(folder):
   until(lambda: len(notes(folder, "began")) == 1)
   second = start(folder, points, workers=1)
   until(lambda: len(notes(folder, "began")) == 2)
-  # The one whose run nobody else can have meanwhile.
+  # Nobody takes the first run over meanwhile: the second sweep has its own.
   ((seed, _, worker, _), (other, _, orphan, _)) = notes(folder, "began")
   assert {seed, other} == {0, 1}
   os.kill(first.pid, signal.SIGTERM)
@@ -182,17 +184,17 @@ def test_stopped_sweep_hands_its_run_to_another(folder):
 
 
 def kill_again_and_again(folder, begin, times, seconds, look=lambda: None):
-  """Kill -9 to a sweep and its workers, at random moments of its life.
+  """Kills a sweep and its workers with SIGKILL, at random moments.
 
   Args:
-    folder: where it says when a run begins.
-    begin: starts the sweep.
-    times: how often; every fourth time it may hit while the sweep starts.
-    seconds: it may live, at most, before it is killed.
-    look: called while nothing runs.
+    folder: Folder of the file to which it prints when a run begins.
+    begin: Function that starts the sweep.
+    times: Number of kills; every fourth may come while the sweep starts.
+    seconds: Longest time to wait before a kill.
+    look: Function that is called while nothing runs.
 
   Returns:
-    The exit code of the last one, which is let live.
+    The exit code of the last sweep, which is not killed.
   """
   rng = random.Random(0)
   (folder / "said").touch()
@@ -204,7 +206,7 @@ def kill_again_and_again(folder, begin, times, seconds, look=lambda: None):
       time.sleep(0.05)
     time.sleep(rng.uniform(0, seconds))
     workers = children(process.pid)
-    process.kill()  # nothing, if it has ended by itself
+    process.kill()  # This does nothing if it has ended by itself.
     for pid in workers:
       os.kill(pid, signal.SIGKILL)
     process.wait()
@@ -228,7 +230,7 @@ def test_killed_at_any_moment_nothing_is_lost_or_repeated(folder):
   assert not notes(folder, "repeated")
 
 
-# Real runs, as small as they get.
+# Real runs, as small as possible.
 EXPERIMENT = """
 from ws_jax.sweep import product
 
@@ -266,11 +268,11 @@ def test_forty_runs_killed_twenty_times_are_those_of_an_undisturbed_sweep(
     nonlocal kills
     kills += 1
     for name, row in finished().items():
-      # Repeated, it would have another row: no two runs take the same seconds.
+      # No two runs take the same seconds, so a repeated one has another row.
       assert seen.setdefault(name, row) == row
     print(f"kill {kills}: {len(seen)} of 40 runs are finished", flush=True)
 
-  # Once all is compiled, what it takes to begin and to do one run of each.
+  # Seconds to start and to do one run of each program, once all is compiled.
   assert begin("killed", "--filter=seed=0").wait(timeout=600) == 0
   began = time.monotonic()
   assert begin("killed", "--filter=seed=1").wait(timeout=600) == 0
@@ -311,7 +313,7 @@ def why_no_slurm():
 def test_preempted_task_of_slurm_saves_queues_again_and_goes_on(
   folder, monkeypatch
 ):
-  """Against a real controller and node: a job array over two programs."""
+  """Submits a job array of two programs to a real controller and node."""
   monkeypatch.setenv("PYTHONPATH", str(ROOT))
   (folder / "stays-0").touch()
   points = list(grid.product(NORMS, seed=range(2)))
@@ -329,8 +331,8 @@ def test_preempted_task_of_slurm_saves_queues_again_and_goes_on(
     (row,) = rows.read(folder / "runs.csv")
     assert (row["status"], row["model.norm"]) == ("interrupted", "batch")
     (folder / "stays-0").unlink()
-    # Slurm lets it begin again in two minutes, or when it is told to; in the
-    # second in which it was queued it would refuse to.
+    # Slurm would start it again in two minutes. It can be told to do so now,
+    # but not within the second in which the task was queued.
     waiting = ("squeue", "--noheader", "--states=PENDING", f"--jobs={jobs[0]}")
     until(lambda: ask(*waiting))
     time.sleep(3)

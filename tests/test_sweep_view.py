@@ -1,4 +1,4 @@
-"""What a sweep shows, on a terminal of a known size and without one."""
+"""Checks the display of a sweep, with and without a terminal."""
 
 import io
 import re
@@ -11,7 +11,7 @@ from ws_jax.sweep import grid, view, workers
 
 @pytest.fixture
 def clock(monkeypatch):
-  """A clock that stands still until it is set: `clock[0] = seconds`."""
+  """Returns a clock that stands still until it is set: `clock[0] = seconds`."""
   now = [100.0]
   monkeypatch.setattr(view.time, "monotonic", lambda: now[0])
   return now
@@ -27,26 +27,26 @@ def row(status):
 
 
 def play(shown, clock):
-  """Two runs of one program end, after 10 and 30 s; one of the other runs."""
+  """Ends two runs of one program, after 10 and 30 s, and begins another."""
   runs = plan()
-  shown.tell(0, runs[0], None)
+  shown.update(0, runs[0], None)
   clock[0] += 10
-  shown.tell(0, runs[0], row("done"))
-  shown.tell(0, runs[1], None)
-  shown.tell(1, runs[2], None)
+  shown.update(0, runs[0], row("done"))
+  shown.update(0, runs[1], None)
+  shown.update(1, runs[2], None)
   clock[0] += 30
-  shown.tell(0, runs[1], row("diverged"))
+  shown.update(0, runs[1], row("diverged"))
 
 
 def test_time_left_is_that_of_the_runs_of_each_program(tmp_path, clock, capsys):
   shown = view.View(plan(), tmp_path, 2)
   assert shown.seconds_left() is None
   play(shown, clock)
-  # Nothing is known of the second program but what the first one takes, 20 s:
-  # the run under way has had its time, the other is still to come.
+  # The second program is taken to need 20 s a run, as the first one does. Its
+  # run under way has had that time; the other one is still to come.
   assert shown.seconds_left() == (0 + 20) / 2
   clock[0] += 15  # 45 s after it began
-  shown.tell(1, plan()[2], row("done"))
+  shown.update(1, plan()[2], row("done"))
   assert shown.seconds_left() == 45 / 2
 
 

@@ -237,7 +237,7 @@ def test_mixed_precision_keeps_parameters_in_float32(tmp_path):
 
 def test_a_loop_on_the_device_is_the_same_run(finished, tmp_path, monkeypatch):
   """As accelerators run it: blocks of steps that end where something is due."""
-  monkeypatch.setattr(backend, "steps_of_a_loop", lambda most, dtype: most)
+  monkeypatch.setattr(backend, "steps_of_a_loop", lambda most, *_: most)
   loop.train_and_evaluate(tiny(), tmp_path)
   looped = record.read_metrics(tmp_path)
   dispatched = record.read_metrics(finished)

@@ -6,19 +6,20 @@
       params = ws_jax.weight_standardize(raw)  # the effective parameters
       return objective(model.apply({"params": params}, batch))
 
-The raw parameters are the only state. `ws_jax.linen` and `ws_jax.nnx` have the
+The raw parameters are the only state. `ws_jax.linen` and `ws_jax.nnx` offer the
 same as modules.
 
-- The function: `standardize` of one array, `weight_standardize` of a tree.
-- Which definition: `CONVENTIONS`, `Convention`, `get_convention`, `BIT`.
-- Which leaves, a `Selector`: `conv_kernels`, `dense_kernels`, `named_kernels`,
-  `matching`, `matching_regex`, `all_but_last`.
-- Over which axes, an `Axes`: `fan_in_axes`, `all_but`, `axes_by_path`.
-- Look at a tree: `describe`. Deploy it: `fold`. Start from one trained without
-  WS: `from_plain`. Gains of the scaled conventions: `init_gains`.
-- Around optax: `centralize_gradients`, `kernel_decay_mask`, and
-  `monitor_effective_learning_rates`, of which `effective_learning_rates` reads
-  the `EffectiveLearningRates`.
+- The function: `standardize` for one array, `weight_standardize` for a tree.
+- Definitions: `CONVENTIONS`, `Convention`, `get_convention`, `BIT`.
+- Selectors of leaves (`Selector`): `conv_kernels`, `dense_kernels`,
+  `named_kernels`, `matching`, `matching_regex`, `all_but_last`.
+- Rules for the fan-in axes (`Axes`): `fan_in_axes`, `all_but`, `axes_by_path`.
+- Tools: `describe` shows what is done to each leaf, `fold` makes plain weights
+  for deployment, `from_plain` starts from a model trained without WS, and
+  `init_gains` makes the gains of the scaled conventions.
+- For optax: `centralize_gradients`, `kernel_decay_mask`, and
+  `monitor_effective_learning_rates`, whose `EffectiveLearningRates` are read by
+  `effective_learning_rates`.
 """
 
 from typing import TYPE_CHECKING

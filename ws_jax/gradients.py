@@ -1,4 +1,8 @@
-"""For any optax optimizer: centralized gradients, what decays, a monitor."""
+"""Additions to any optax optimizer: centralized gradients, a mask, a monitor.
+
+`centralize_gradients` goes first in a chain, `monitor_effective_learning_rates`
+last; `kernel_decay_mask` says which parameters decay.
+"""
 
 import math
 from typing import Any, NamedTuple
@@ -10,12 +14,14 @@ import optax
 from ws_jax.core.kernels import (
   Axes,
   Selector,
+  by_path,
   conv_kernels,
   dense_kernels,
   fan_in_axes,
   named_kernels,
   path_string,
-  selected_kernels,
+  replace,
+  select,
 )
 
 PyTree = Any
@@ -36,29 +42,31 @@ def all_kernels(path: str, leaf: Any) -> bool:
 def centralize_gradients(
   *, where: Selector = all_kernels, axes: Axes = fan_in_axes
 ) -> optax.GradientTransformation:
-  """Takes from the gradient of every filter its mean over the fan-in.
+  """Returns a transformation that centres the gradient of every filter.
 
-  Gradient Centralization, Yong et al. 2020 (arXiv:2004.01461), eq. 1. It goes
-  before momentum and before weight decay. A filter keeps the mean it starts
-  with, where Weight Standardization ignores the mean: behind
-  `weight_standardize` the gradient is centred already and this does nothing.
+  It subtracts the mean over the fan-in: Gradient Centralization, Yong et al.
+  2020 (arXiv:2004.01461), eq. 1. It goes before momentum and before weight
+  decay. A filter keeps the mean it starts with, whereas Weight Standardization
+  ignores the mean: behind `weight_standardize` the gradient is centred already,
+  and this does nothing.
 
   `optax.centralize` averages over all axes but the first, which is the fan-in
   of PyTorch's `[out, in, H, W]`, but not of Flax's `[H, W, in, out]`.
 
   Args:
-    where: which leaves; those of convolutions and dense layers, as in the
-      paper. `conv_kernels` for convolutions alone.
-    axes: the fan-in axes of a selected leaf.
+    where: Selector of the leaves to centre. The default takes those of
+      convolutions and dense layers, as the paper does; `conv_kernels` takes
+      those of convolutions alone.
+    axes: Rule for the fan-in axes of a selected leaf.
 
   Returns:
     A transformation without state. The mean is taken in float32 (float64 for
     float64 gradients), dtypes are kept.
 
   Raises:
-    ValueError: by `init` and `update`: nothing was selected (the message lists
-      the paths), or a fan-in of 1, whose gradient would vanish (names the
-      path).
+    ValueError: By `init` and `update`: nothing was selected (the message lists
+      the paths), or a leaf has a fan-in of 1, so that its gradient would vanish
+      (the message names its path).
 
   Example:
     >>> params = {"Conv_0": {"kernel": jnp.ones((3, 3, 4, 2))}}
@@ -66,12 +74,12 @@ def centralize_gradients(
     >>> state = optimizer.init(params)
     >>> grads = jax.tree.map(lambda x: x + 5.0, params)
     >>> updates, state = optimizer.update(grads, state, params)
-    >>> float(jnp.abs(updates["Conv_0"]["kernel"]).max())
-    0.0
+    >>> bool(jnp.abs(updates["Conv_0"]["kernel"]).max() < 1e-6)
+    True
   """
 
   def init(params: PyTree) -> optax.EmptyState:
-    jax.eval_shape(centralize, params)  # for its errors, before training
+    jax.eval_shape(centralize, params)  # raises its errors before training
     return optax.EmptyState()
 
   def update(updates, state, params=None):
@@ -79,17 +87,17 @@ def centralize_gradients(
     return centralize(updates), state
 
   def centralize(grads: PyTree) -> PyTree:
-    paths, leaves, treedef = selected_kernels(grads, where)
-    centred = [
-      leaf if path is None else _centralize(path, leaf, axes(path, leaf))
-      for path, leaf in zip(paths, leaves, strict=True)
-    ]
-    return jax.tree.unflatten(treedef, centred)
+    centred = {
+      path: _centralize(path, grad, axes(path, grad))
+      for path, grad in select(grads, where).items()
+    }
+    return replace(grads, centred)
 
   return optax.GradientTransformation(init, update)
 
 
 def _centralize(path: str, grad: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+  """Returns the gradient of a kernel less the mean of each filter."""
   if math.prod(grad.shape[i] for i in axes) < 2:
     raise ValueError(
       f"{path}: fan-in 1 (shape {list(grad.shape)}, axes {list(axes)}): its "
@@ -101,12 +109,14 @@ def _centralize(path: str, grad: jax.Array, axes: tuple[int, ...]) -> jax.Array:
 
 
 class EffectiveLearningRates(NamedTuple):
-  """What `monitor_effective_learning_rates` saw in the last step.
+  """Numbers that `monitor_effective_learning_rates` measured in the last step.
 
   Attributes:
-    count: steps seen, int32 scalar.
-    relative_step: `{path: float32 scalar}`.
-    effective_learning_rate: likewise; empty if no learning rate was given.
+    count: Number of steps measured so far, int32 scalar.
+    relative_step: Size of the step of each kernel over the size of the kernel,
+      `{path: float32 scalar}`.
+    effective_learning_rate: Learning rate over the squared size of a filter,
+      `{path: float32 scalar}`; empty if no learning rate was given.
 
   Example:
     >>> params = {"conv": {"kernel": jnp.ones((3, 3, 4, 2))}}
@@ -126,37 +136,38 @@ def monitor_effective_learning_rates(
   axes: Axes = fan_in_axes,
   center: bool = True,
 ) -> optax.GradientTransformation:
-  """Observes how far each kernel moves, in units of its own size.
+  """Returns a transformation that measures updates, and changes none.
 
-  It changes no update. Placed last in a chain it sees the step that is taken.
-  Where a kernel's scale does not matter, as behind `weight_standardize`, only
-  its direction learns, and two numbers say how fast:
+  Placed last in a chain it sees the step that is taken. Where a kernel's scale
+  does not matter, as behind `weight_standardize`, only its direction learns,
+  and two numbers say how fast:
 
       relative_step            ||update|| / ||kernel||
       effective_learning_rate  learning_rate / ||filter||**2
 
-  The first is about the angle by which the direction turns. It needs no
+  The first is nearly the angle by which the direction turns. It needs no
   learning rate, and holds for every optimizer; with weight decay it settles
   near sqrt(2 * learning_rate * weight_decay) for plain SGD. The second is the
   rate at which gradient descent on filters of length one would make the same
   step (van Laarhoven 2017, arXiv:1706.05350, sec. 2; Hoffer et al. 2018,
   arXiv:1803.01814, sec. 3); the square is the mean over the kernel's filters.
-  Updates hold the product of rate and direction, so that the rate has to be
-  given.
+  It needs the rate itself, since an update is the product of rate and
+  direction.
 
   Args:
-    learning_rate: a number or a schedule, as the optimizer has it.
-    where: which leaves are observed.
-    axes: the fan-in axes of a kernel.
-    center: measure filters without their mean, which matters as little as their
-      scale where they are standardized. False for a model without.
+    learning_rate: Number or schedule that the optimizer uses, or None.
+    where: Selector of the leaves to measure.
+    axes: Rule for the fan-in axes of a kernel.
+    center: Whether filters are measured without their mean, which matters as
+      little as their scale if they are standardized. Use False for a model
+      without WS.
 
   Returns:
     A transformation whose state `effective_learning_rates` reads.
 
   Raises:
-    ValueError: by `init`: nothing was selected (the message lists the paths);
-      by `update`: no parameters were given to it.
+    ValueError: By `init`: nothing was selected (the message lists the paths).
+      By `update`: no parameters were given to it.
 
   Example:
     >>> params = {"Conv_0": {"kernel": jnp.arange(72.0).reshape(3, 3, 4, 2)}}
@@ -173,9 +184,10 @@ def monitor_effective_learning_rates(
   """
 
   def init(params: PyTree) -> EffectiveLearningRates:
-    paths, _, _ = selected_kernels(params, where)
-    # Arrays of their own: a state may be donated, and a buffer only once.
-    zeros = lambda: {path: jnp.zeros(()) for path in paths if path is not None}
+    chosen = select(params, where)
+    # Each is an array of its own, because a state may be donated, and a buffer
+    # can be donated only once.
+    zeros = lambda: {path: jnp.zeros(()) for path in chosen}
     rates = {} if learning_rate is None else zeros()
     return EffectiveLearningRates(jnp.zeros((), jnp.int32), zeros(), rates)
 
@@ -187,17 +199,12 @@ def monitor_effective_learning_rates(
     rate = learning_rate
     if callable(rate):
       rate = rate(state.count)
-    steps, rates = {}, {}
-    paths, leaves, _ = selected_kernels(params, where)
-    for path, leaf, step in zip(
-      paths, leaves, jax.tree.leaves(updates), strict=True
-    ):
-      if path is None:
-        continue
-      fan_in = axes(path, leaf)
-      filters = leaf.size // math.prod(leaf.shape[i] for i in fan_in)
-      square = _square(leaf, fan_in, center)
-      steps[path] = jnp.sqrt(_square(step, fan_in, center) / square)
+    steps, rates, moved = {}, {}, by_path(updates)
+    for path, kernel in select(params, where).items():
+      fan_in = axes(path, kernel)
+      filters = kernel.size // math.prod(kernel.shape[i] for i in fan_in)
+      square = _square(kernel, fan_in, center)
+      steps[path] = jnp.sqrt(_square(moved[path], fan_in, center) / square)
       if rate is not None:
         rates[path] = jnp.asarray(rate * filters / square, jnp.float32)
     count = jnp.asarray(optax.safe_increment(state.count))
@@ -207,13 +214,13 @@ def monitor_effective_learning_rates(
 
 
 def effective_learning_rates(opt_state: PyTree) -> EffectiveLearningRates:
-  """Finds what the monitor saw in the state of a whole optimizer.
+  """Returns the numbers of the monitor in the state of a whole optimizer.
 
   Args:
-    opt_state: of a chain, of any depth.
+    opt_state: State of the optimizer, for example of a chain of any depth.
 
   Raises:
-    ValueError: there is no monitor in it, or more than one.
+    ValueError: The optimizer has no monitor, or more than one.
 
   Example:
     >>> optimizer = optax.chain(
@@ -234,7 +241,7 @@ def effective_learning_rates(opt_state: PyTree) -> EffectiveLearningRates:
 
 
 def _square(x: jax.Array, axes: tuple[int, ...], center: bool) -> jax.Array:
-  """The sum of squares, float32, of a kernel's filters."""
+  """Returns the sum of squares of a kernel's filters, in float32."""
   wide = x.astype(jnp.float32)
   if center:
     wide -= wide.mean(axes, keepdims=True)
@@ -247,17 +254,18 @@ def kernel_decay_mask(
   where: Selector = named_kernels,
   leave_out: tuple[str, ...] = ("gains", "means"),
 ) -> PyTree:
-  """Says which leaves decay: kernels, and never gains or kept means.
+  """Returns which leaves decay: kernels, and never gains or kept means.
 
-  A gain that decays shrinks what its filter computes; a raw kernel that decays
-  does not, it only turns faster. Pass it as it is to optax:
+  Decay of a gain shrinks what its filter computes. Decay of a raw kernel does
+  not: the kernel only turns faster. Pass the function itself to optax:
   `optax.adamw(1e-3, mask=ws_jax.kernel_decay_mask)`.
 
   Args:
-    params: a tree of parameters, or one that also holds the gains and the means
-      of `init_gains` and `from_plain`.
-    where: which leaves decay; those of convolutions, dense layers, attention.
-    leave_out: keys under which nothing decays.
+    params: Tree of parameters, which may also hold the gains and the means of
+      `init_gains` and `from_plain`.
+    where: Selector of the leaves that decay. The default takes the kernels of
+      convolutions, dense layers and attention.
+    leave_out: Keys under which nothing decays.
 
   Returns:
     A tree of bools of the same structure.

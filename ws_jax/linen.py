@@ -4,7 +4,7 @@ For those who write their own modules. The stored parameters are the raw ones,
 under the names that the plain modules give them, and the standardized kernels
 exist in the forward pass only; a module that is being initialized is the plain
 one. To standardize a whole model as it is, `ws_jax.weight_standardize` in front
-of `apply` is simpler, and in a step with several forward passes runs once.
+of `apply` is simpler, and runs once in a step with several forward passes.
 """
 
 from collections.abc import Callable
@@ -28,21 +28,21 @@ _LAYERS = (nn.Conv, nn.ConvLocal, nn.ConvTranspose, nn.Dense)
 
 
 class WeightStandardization(nn.Module):
-  """Wraps a module so that it computes with standardized kernels.
+  """A module that computes with standardized kernels.
 
   Its parameters are those of the wrapped module, at the same paths: what was
   trained without the wrapper loads into it, and the other way round.
 
   Attributes:
-    module: a layer or a whole model.
-    where: `(path, leaf) -> bool`, which parameters are kernels. None stands for
-      the kernel if `module` is one layer, else for `conv_kernels`.
-    axes: `(path, leaf) -> tuple`, fan-in axes. None stands for the layer's own
-      if `module` is one layer, else for `fan_in_axes`.
-    convention: a name of `ws_jax.CONVENTIONS` or a `Convention`.
+    module: Layer or whole model to wrap.
+    where: Selector `(path, leaf) -> bool` of the kernels. None for the kernel
+      if `module` is one layer, else for `conv_kernels`.
+    axes: Rule `(path, leaf) -> tuple` for the fan-in axes. None for the layer's
+      own if `module` is one layer, else for `fan_in_axes`.
+    convention: Name of `ws_jax.CONVENTIONS`, or a `Convention`.
 
   Raises:
-    ValueError: as `ws_jax.weight_standardize`.
+    ValueError: As `ws_jax.weight_standardize`.
 
   Example:
     >>> import jax.numpy as jnp
@@ -79,9 +79,10 @@ class WSConv(nn.Conv):
   """`nn.Conv` with a standardized kernel; same arguments, same parameters.
 
   Attributes:
-    convention: a name of `ws_jax.CONVENTIONS` or a `Convention`.
-    use_gain: adds a parameter "gain" `[features]`, ones at first, that scales
-      the filters; for the scaled conventions ("nfnet", "timm_scaled").
+    convention: Name of `ws_jax.CONVENTIONS`, or a `Convention`.
+    use_gain: Whether there is a parameter "gain" `[features]`, ones at first,
+      that scales the filters; for the scaled conventions ("nfnet",
+      "timm_scaled").
 
   Example:
     >>> import jax.numpy as jnp
@@ -104,8 +105,8 @@ class WSConvTranspose(nn.ConvTranspose):
   """`nn.ConvTranspose` with a standardized kernel, of either layout.
 
   Attributes:
-    convention: as in `WSConv`.
-    use_gain: as in `WSConv`.
+    convention: Convention to follow; see `WSConv`.
+    use_gain: Whether the layer has a gain; see `WSConv`.
 
   Example:
     >>> import jax.numpy as jnp
@@ -128,8 +129,8 @@ class WSDense(nn.Dense):
   """`nn.Dense` with a standardized kernel.
 
   Attributes:
-    convention: as in `WSConv`.
-    use_gain: as in `WSConv`.
+    convention: Convention to follow; see `WSConv`.
+    use_gain: Whether the layer has a gain; see `WSConv`.
 
   Example:
     >>> import jax.numpy as jnp
@@ -149,7 +150,7 @@ class WSDense(nn.Dense):
 
 
 def _layer(layer: Any, plain: type[nn.Module], inputs: jax.Array) -> jax.Array:
-  """The call of a WS layer: that of its plain class, other kernel."""
+  """Calls the plain class of a WS layer with the standardized kernel."""
   gains = None
   if layer.use_gain:
     shape = (layer.features,)
@@ -168,8 +169,15 @@ def _layer(layer: Any, plain: type[nn.Module], inputs: jax.Array) -> jax.Array:
 def _call_standardized(
   call: Callable, module: nn.Module, **settings: Any
 ) -> Any:
-  # What runs during `init` decides what is stored: with the kernel exchanged
-  # there as well, the standardized one would become the raw parameter.
+  """Calls a function of a module that sees standardized kernels.
+
+  Args:
+    call: Function of the module.
+    module: Module whose parameters are the raw ones.
+    **settings: Arguments of `weight_standardize`.
+  """
+  # `init` stores what it computes with: if the kernel were replaced there too,
+  # the standardized one would become the raw parameter.
   if module.is_initializing():
     return call(module)
 
@@ -180,12 +188,13 @@ def _call_standardized(
 
 
 def _is_the_kernel(path: str, leaf: Any) -> bool:
+  """Selects the kernel among the parameters of one layer."""
   del leaf
-  # Boxed leaves (`nn.Partitioned`) add a key below the name.
-  return path.split("/")[0] == "kernel"
+  return path == "kernel"
 
 
 def _layer_axes(layer: nn.Module) -> Axes:
+  """Returns the axis rule of one layer."""
   if isinstance(layer, nn.ConvTranspose) and layer.transpose_kernel:
     return all_but(-2)
   if isinstance(layer, nn.ConvLocal):

@@ -6,8 +6,9 @@ module in which the kernels, and nothing else, are replaced. Whatever is not a
 parameter (batch statistics, random number streams) is shared with the copy, so
 that what a forward pass writes there stays.
 
-The names are those of `ws_jax.linen`; NNX calls a dense layer `Linear`, so that
-`WSDense` is `WSLinear` as well.
+Paths are written as `nnx.to_pure_dict` nests the parameters: "conv1/kernel",
+"layers/0/kernel". Names are those of `ws_jax.linen`; NNX calls a dense layer
+`Linear`, so `WSDense` is also `WSLinear`.
 """
 
 from collections.abc import Mapping
@@ -31,7 +32,9 @@ from ws_jax import (
 
 M = TypeVar("M", bound=nnx.Module)
 
-_LAYERS = (nnx.Conv, nnx.ConvTranspose, nnx.Linear)
+_CONVOLUTIONS = (nnx.Conv, nnx.ConvTranspose)
+_LAYERS = (*_CONVOLUTIONS, nnx.Linear)  # layers whose fan-in axes are known
+_NO_CONVOLUTIONS = (nnx.Linear, nnx.LinearGeneral, nnx.Einsum)
 
 
 def standardized(
@@ -50,23 +53,21 @@ def standardized(
   outside of training, the copy is the plain module to deploy.
 
   Args:
-    module: a layer or a whole model.
-    where: `(path, leaf) -> bool`, which parameters are kernels. None stands for
-      the kernel if `module` is one layer, else for those of `nnx.Conv` and
-      `nnx.ConvTranspose`, and what `conv_kernels` takes besides; layers that
-      standardize themselves (`WSConv`) are left alone.
-    axes: `(path, leaf) -> tuple`, fan-in axes. None stands for those of the
-      layer that holds the kernel (of one of a stack, if it was made by
-      `nnx.vmap`), and for `fan_in_axes` in layers of other kinds.
-    convention: a name of `ws_jax.CONVENTIONS` or a `Convention`.
-    gains: optional `{path: [out] array}`, as in `ws_jax.weight_standardize`.
+    module: Layer or whole model.
+    where: Selector `(path, leaf) -> bool` of the kernels. None for that of
+      `selectors`.
+    axes: Rule `(path, leaf) -> tuple` for the fan-in axes. None for that of
+      `selectors`.
+    convention: Name of `ws_jax.CONVENTIONS`, or a `Convention`.
+    gains: Gains `{path: [out] array}` as in `ws_jax.weight_standardize`, or
+      None.
 
   Returns:
     A module of the same type. Its parameters are new; all of its other state is
     that of `module` itself.
 
   Raises:
-    ValueError: as `ws_jax.weight_standardize`.
+    ValueError: As `ws_jax.weight_standardize`.
 
   Example:
     >>> conv = nnx.Conv(3, 16, (3, 3), rngs=nnx.Rngs(0))
@@ -80,16 +81,12 @@ def standardized(
     >>> float(conv.kernel.std()) < 0.3
     True
   """
-  layers = {
-    "/".join(map(str, (*path, "kernel"))): layer
-    for path, layer in nnx.iter_modules(module)
-    if isinstance(layer, _LAYERS)
-  }
+  own_where, own_axes = selectors(module)
   graphdef, params, rest = nnx.split(module, nnx.Param, ...)
   effective = weight_standardize(
     params,
-    where=where or _kernels_of(module, layers),
-    axes=axes or _axes_of(layers),
+    where=where or own_where,
+    axes=axes or own_axes,
     convention=convention,
     gains=gains,
   )
@@ -97,29 +94,76 @@ def standardized(
 
 
 def selectors(module: nnx.Module) -> tuple[Selector, Axes]:
-  layers = {
-    "/".join(map(str, (*path, "kernel"))): layer
-    for path, layer in nnx.iter_modules(module)
-    if isinstance(layer, _LAYERS)
-  }
-  return _kernels_of(module, layers), _axes_of(layers)
+  """Returns the default selector and axis rule of a module.
+
+  NNX knows which layer holds a kernel, so both go by the layer where
+  `conv_kernels` and `fan_in_axes` can only go by names. They are for the
+  functions of `ws_jax` that take a tree (`weight_standardize`, `describe`,
+  `fold`), and work on the `nnx.State` of the parameters and on its pure dict
+  alike. They hold no reference to the module.
+
+  Args:
+    module: Layer or whole model; an abstract one of `nnx.eval_shape` will do.
+
+  Returns:
+    The selector, which takes the kernel if `module` is one layer, and else
+    those of `nnx.Conv` and `nnx.ConvTranspose`; layers that standardize
+    themselves (`WSConv`) are left out. And the axis rule, which returns the
+    fan-in axes of the layer, or of one layer of a stack that `nnx.vmap` made.
+    Parameters of layers that are not NNX's own are left to `conv_kernels` and
+    `fan_in_axes`.
+
+  Example:
+    >>> rngs = nnx.Rngs(0)
+    >>> head = nnx.Linear(8, 2, rngs=rngs)
+    >>> model = nnx.Sequential(nnx.Conv(3, 8, 3, rngs=rngs), head)
+    >>> where, axes = selectors(model)
+    >>> raw = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    >>> effective = weight_standardize(raw, where=where, axes=axes)
+    >>> float(effective["layers"][0]["kernel"].std()) > 0.99
+    True
+    >>> effective["layers"][1]["kernel"] is raw["layers"][1]["kernel"]
+    True
+  """
+  alone = isinstance(module, _LAYERS) and not isinstance(module, _Standardized)
+  taken, rules = {}, {}
+  for keys, layer in nnx.iter_modules(module):
+    path = "/".join(map(str, (*keys, "kernel")))
+    if isinstance(layer, _LAYERS):
+      rules[path] = _layer_axes(layer)
+    if isinstance(layer, _Standardized):
+      taken[path] = False
+    elif isinstance(layer, _CONVOLUTIONS):
+      taken[path] = True
+    elif isinstance(layer, _NO_CONVOLUTIONS):
+      taken[path] = alone
+
+  def where(path: str, leaf: Any) -> bool:
+    if alone:
+      return path == "kernel"
+    return taken[path] if path in taken else conv_kernels(path, leaf)
+
+  def axes(path: str, leaf: Any) -> tuple[int, ...]:
+    return rules.get(path, fan_in_axes)(path, leaf)
+
+  return where, axes
 
 
 class WeightStandardization(nnx.Module):
-  """Wraps a module so that it computes with standardized kernels.
+  """A module that computes with standardized kernels.
 
   The parameters are those of `module`, one level down in the state. Other
   methods than `__call__`, and what the forward pass does to attributes that are
   not `nnx.Variable`s, need `standardized` itself.
 
   Attributes:
-    module: the module given; its parameters stay raw.
-    where: as in `standardized`.
-    axes: as in `standardized`.
-    convention: as in `standardized`.
+    module: Module given; its parameters stay raw.
+    where: Selector of the kernels; see `standardized`.
+    axes: Rule for the fan-in axes; see `standardized`.
+    convention: Convention to follow; see `standardized`.
 
   Raises:
-    ValueError: unknown convention; when called, as `standardized`.
+    ValueError: The convention is unknown. When called: as `standardized`.
 
   Example:
     >>> conv = nnx.Conv(3, 16, (3, 3), rngs=nnx.Rngs(0))
@@ -152,16 +196,60 @@ class WeightStandardization(nnx.Module):
     return module(*args, **kwargs)
 
 
-class WSConv(nnx.Conv):
+class _Standardized:
+  """A mixin, in front of a layer of NNX, that standardizes its kernel.
+
+  Attributes:
+    convention: Convention to follow.
+    use_gain: Whether the layer has a gain.
+    gain: Factor per filter `[out_features]`, ones at first, or None.
+  """
+
+  def __init__(
+    self,
+    *args: Any,
+    convention: str | Convention = BIT,
+    use_gain: bool = False,
+    **kwargs: Any,
+  ):
+    super().__init__(*args, **kwargs)
+    layer: Any = self
+    layer.convention = get_convention(convention)
+    layer.use_gain = use_gain
+    # A constant asks for no random key: the kernel of a seed is that of the
+    # plain layer.
+    gain = jnp.ones((layer.out_features,), layer.param_dtype)
+    layer.gain = nnx.Param(gain) if use_gain else nnx.data(None)
+
+  def __call__(self, *args: Any, **kwargs: Any) -> jax.Array:
+    """Applies the plain layer, with the standardized kernel."""
+    layer: Any = self
+    kernel = weight_standardize(
+      {"kernel": layer.kernel[...]},
+      where=lambda path, leaf: True,
+      axes=_layer_axes(layer),
+      convention=layer.convention,
+      gains={"kernel": layer.gain[...]} if layer.use_gain else None,
+    )["kernel"]
+    effective = nnx.map(
+      lambda path, leaf: leaf.replace(kernel) if path == ("kernel",) else leaf,
+      layer,
+    )
+    plain: Any = super(_Standardized, effective)
+    return plain.__call__(*args, **kwargs)
+
+
+class WSConv(_Standardized, nnx.Conv):
   """`nnx.Conv` with a standardized kernel; same arguments, same parameters.
 
   Attributes:
-    convention: a name of `ws_jax.CONVENTIONS` or a `Convention`.
-    use_gain: adds a parameter "gain" `[out_features]`, ones at first, that
-      scales the filters; for the scaled conventions ("nfnet", "timm_scaled").
+    convention: Name of `ws_jax.CONVENTIONS`, or a `Convention`.
+    use_gain: Whether there is a parameter "gain" `[out_features]`, ones at
+      first, that scales the filters; for the scaled conventions ("nfnet",
+      "timm_scaled").
 
   Raises:
-    ValueError: unknown convention; when called, a fan-in that is too small.
+    ValueError: The convention is unknown. When called: the fan-in is too small.
 
   Example:
     >>> settings = {"convention": "nfnet", "use_gain": True}
@@ -172,27 +260,13 @@ class WSConv(nnx.Conv):
     ['bias', 'gain', 'kernel']
   """
 
-  def __init__(
-    self,
-    *args: Any,
-    convention: str | Convention = BIT,
-    use_gain: bool = False,
-    **kwargs: Any,
-  ):
-    super().__init__(*args, **kwargs)
-    _add_settings(self, convention, use_gain)
 
-  def __call__(self, *args: Any, **kwargs: Any) -> jax.Array:
-    """Applies the convolution to `[batch, ..., in]`."""
-    return nnx.Conv.__call__(_effective(self), *args, **kwargs)
-
-
-class WSConvTranspose(nnx.ConvTranspose):
+class WSConvTranspose(_Standardized, nnx.ConvTranspose):
   """`nnx.ConvTranspose` with a standardized kernel, of either layout.
 
   Attributes:
-    convention: as in `WSConv`.
-    use_gain: as in `WSConv`.
+    convention: Convention to follow; see `WSConv`.
+    use_gain: Whether the layer has a gain; see `WSConv`.
 
   Example:
     >>> up = WSConvTranspose(3, 4, (2, 2), strides=(2, 2), rngs=nnx.Rngs(0))
@@ -200,27 +274,13 @@ class WSConvTranspose(nnx.ConvTranspose):
     (1, 16, 16, 4)
   """
 
-  def __init__(
-    self,
-    *args: Any,
-    convention: str | Convention = BIT,
-    use_gain: bool = False,
-    **kwargs: Any,
-  ):
-    super().__init__(*args, **kwargs)
-    _add_settings(self, convention, use_gain)
 
-  def __call__(self, *args: Any, **kwargs: Any) -> jax.Array:
-    """Applies the transposed convolution to `[batch, ..., in]`."""
-    return nnx.ConvTranspose.__call__(_effective(self), *args, **kwargs)
-
-
-class WSLinear(nnx.Linear):
+class WSLinear(_Standardized, nnx.Linear):
   """`nnx.Linear` with a standardized kernel: `WSDense` of `ws_jax.linen`.
 
   Attributes:
-    convention: as in `WSConv`.
-    use_gain: as in `WSConv`.
+    convention: Convention to follow; see `WSConv`.
+    use_gain: Whether the layer has a gain; see `WSConv`.
 
   Example:
     >>> linear = WSLinear(8, 4, convention="timm", rngs=nnx.Rngs(0))
@@ -228,85 +288,18 @@ class WSLinear(nnx.Linear):
     (2, 4)
   """
 
-  def __init__(
-    self,
-    *args: Any,
-    convention: str | Convention = BIT,
-    use_gain: bool = False,
-    **kwargs: Any,
-  ):
-    super().__init__(*args, **kwargs)
-    _add_settings(self, convention, use_gain)
-
-  def __call__(self, *args: Any, **kwargs: Any) -> jax.Array:
-    """Applies the layer to `[..., in]`."""
-    return nnx.Linear.__call__(_effective(self), *args, **kwargs)
-
 
 # The name that `ws_jax.linen` has for it.
 WSDense = WSLinear
 
-_WS_LAYERS = (WSConv, WSConvTranspose, WSLinear)
-
-
-def _add_settings(
-  layer: Any, convention: str | Convention, use_gain: bool
-) -> None:
-  layer.convention = get_convention(convention)
-  layer.use_gain = use_gain
-  # A constant asks for no random key: the kernel of a seed is that of the plain
-  # layer.
-  gain = jnp.ones((layer.out_features,), layer.param_dtype)
-  layer.gain = nnx.Param(gain) if use_gain else nnx.data(None)
-
-
-def _effective(layer: Any) -> Any:
-  """A copy of a WS layer that holds the standardized kernel."""
-  kernel = weight_standardize(
-    {"kernel": layer.kernel[...]},
-    where=lambda path, leaf: True,
-    axes=_layer_axes(layer),
-    convention=layer.convention,
-    gains={"kernel": layer.gain[...]} if layer.use_gain else None,
-  )["kernel"]
-  return nnx.map(
-    lambda path, leaf: leaf.replace(kernel) if path == ("kernel",) else leaf,
-    layer,
-  )
-
-
-def _kernels_of(module: nnx.Module, layers: dict[str, Any]) -> Selector:
-  if isinstance(module, _LAYERS) and not isinstance(module, _WS_LAYERS):
-    return lambda path, leaf: _name(path) == "kernel"
-
-  def where(path: str, leaf: Any) -> bool:
-    layer = layers.get(_name(path))
-    if isinstance(layer, _WS_LAYERS):
-      return False
-    is_conv = isinstance(layer, (nnx.Conv, nnx.ConvTranspose))
-    return is_conv or conv_kernels(path, leaf)
-
-  return where
-
-
-def _axes_of(layers: dict[str, Any]) -> Axes:
-  def axes(path: str, leaf: Any) -> tuple[int, ...]:
-    layer = layers.get(_name(path))
-    return (_layer_axes(layer) if layer else fan_in_axes)(path, leaf)
-
-  return axes
-
 
 def _layer_axes(layer: Any) -> Axes:
+  """Returns the axis rule of a layer, or of a stack of such layers."""
+  rank = 2 + len(getattr(layer, "kernel_size", ()))
+  out = -2 if getattr(layer, "transpose_kernel", False) else -1
+
   def axes(path: str, leaf: Any) -> tuple[int, ...]:
-    rank = 2 + len(getattr(layer, "kernel_size", ()))
     stacked = range(leaf.ndim - rank)
-    out = -2 if getattr(layer, "transpose_kernel", False) else -1
     return all_but(*stacked, out)(path, leaf)
 
   return axes
-
-
-def _name(path: str) -> str:
-  """The path of a leaf of an `nnx.State`, as the modules see it."""
-  return path.removesuffix("/value")

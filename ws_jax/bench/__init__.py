@@ -1,14 +1,17 @@
 """Benchmarks: `python scripts/benchmark.py NAME`, one module for each name.
 
-Each has `run(options)`, which returns tables. A contender is a name and a
-function without arguments that does its work once and returns the seconds it
-took; `timing` takes contenders in turn, wherever they run: in this process, or
-behind a pipe in one with other settings or another library (`worker`).
+Each module has `run(options)`, which returns tables. Start reading at `step`,
+the simplest. A contender is a function without arguments that does its work
+once and returns the seconds it took. `timing` calls the contenders in turn.
+Some run in this process; those with other settings or another library run in a
+process of their own, behind a pipe (`worker`).
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from ws_jax.sweep import arms
 
 BENCHMARKS = {
   "step": "a training step of each arm, against PyTorch and plain Flax",
@@ -24,18 +27,13 @@ BENCHMARKS = {
   "memory": "the most memory that a step needs, donation and remat",
 }
 
-ARMS: dict[str, dict[str, Any]] = {
-  "BN": {"model.norm": "batch", "model.ws": False},
-  "BN+WS": {"model.norm": "batch", "model.ws": True},
-  "GN": {"model.norm": "group", "model.ws": False},
-  "GN+WS": {"model.norm": "group", "model.ws": True},
-}
+ARMS = {name: arms.ARMS[name] for name in ("BN", "BN+WS", "GN", "GN+WS")}
 
 LIBRARIES = {
   "flax": "plain Flax code with default settings",
   "torch": "timm's layers in PyTorch, channels last",
-  "torch_malloc": "the same, freed memory kept as we have it kept",
-  "torch_compile": "the same, forward and loss compiled",
+  "torch_malloc": "torch, with freed memory kept as ours is",
+  "torch_compile": "torch, with forward and loss compiled",
 }
 
 DEFAULT_MODEL = "resnet20"
@@ -45,17 +43,18 @@ Row = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """What the command line may change; a benchmark reads what it has use for.
+  """The settings of the command line; each benchmark reads those it can use.
 
   Attributes:
-    model: a name of `ws_jax.models`; None: what the benchmark is for.
-    batch_sizes: examples in a step.
-    arms: names of `ARMS`.
-    rounds: how often each contender is timed; None: what the benchmark takes.
-    steps: how many steps a run has, where there are whole runs.
-    against: names of `LIBRARIES`.
-    settings: name to environment variables, of our own program in a process
-      with these, as one more contender.
+    model: Name of a model in `ws_jax.models`; None for the benchmark's own.
+    batch_sizes: Numbers of examples in a step; one table for each.
+    arms: Names in `ARMS`.
+    rounds: Number of times each contender is timed; None for the benchmark's
+      own.
+    steps: Number of steps of a run, in benchmarks that do whole runs.
+    against: Names in `LIBRARIES`.
+    settings: Environment variables by name. Each name is one more contender:
+      our program in a process with these variables.
   """
 
   model: str | None = None
@@ -71,12 +70,12 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """What a benchmark found: a title and rows by column.
+  """The result of a benchmark: a title and rows.
 
   Attributes:
-    title: what was measured, with its unit.
-    rows: one dict each; the key `seconds`, every single time, is for the file
-      and not for the eye.
+    title: Description of what was measured, with its unit.
+    rows: One dict for each row, by column. The key `seconds` holds every single
+      time; it is written to files and not printed.
   """
 
   title: str

@@ -12,7 +12,7 @@ from ws_jax.bench.worker import Worker
 
 
 def run(options: Options) -> list[Table]:
-  """One table for each batch size; `cold` is with an empty cache."""
+  """Returns a table for each batch size; `cold` starts with an empty cache."""
   return [_table(options, batch_size) for batch_size in options.batch_sizes]
 
 
@@ -53,6 +53,6 @@ def first_step(recipe: Recipe) -> float:
 
 
 def _with_cache(recipe: Recipe, folder: pathlib.Path) -> Recipe:
-  # Of JAX's programs alone: what setting up compiled is there.
+  # This cache holds JAX's programs alone. Our C++ has another, filled by setup.
   where = {"JAX_COMPILATION_CACHE_DIR": str(folder)}
   return recipe._replace(env=recipe.env | where)

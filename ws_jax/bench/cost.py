@@ -1,4 +1,4 @@
-"""`cost`: time and memory of each arm's step against the batch size."""
+"""`cost`: time and memory of each arm's step, over the batch size."""
 
 import dataclasses
 import functools
@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ws_jax.base import disk
 from ws_jax.bench import (
   ARMS,
   DEFAULT_MODEL,
@@ -27,7 +28,10 @@ BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
 def run(options: Options) -> list[Table]:
-  """One table: an arm at a batch size is a row, its ratios are to BN."""
+  """Returns one table with a row for each arm and batch size.
+
+  Ratios are to the last arm, as in `step`.
+  """
   if options.batch_sizes == Options().batch_sizes:
     options = dataclasses.replace(options, batch_sizes=BATCH_SIZES)
   rows: list[Row] = []
@@ -39,14 +43,14 @@ def run(options: Options) -> list[Table]:
 def write(
   tables: Sequence[Table], folder: pathlib.Path, about: Mapping[str, Any]
 ) -> None:
-  """Writes `runs.csv`, with every single time, `summary.md` and the figure.
+  """Writes `runs.csv`, with every single time, `summary.md` and `figure.png`.
 
-  A row begins with its overrides, as those of a sweep have them.
+  A row begins with the overrides of its arm, as the rows of a sweep do.
 
   Args:
-    tables: as `run` returns them.
-    folder: where to; made if need be.
-    about: the machine and the versions.
+    tables: Tables that `run` returned.
+    folder: Folder to write to; it is made if it is not there.
+    about: Description of the machine and the versions.
   """
   (table,) = tables
   folder.mkdir(parents=True, exist_ok=True)
@@ -58,17 +62,17 @@ def write(
     for row in table.rows
   ]
   rows_lib.write(folder / "runs.csv", runs)
-  (folder / "summary.md").write_text(
-    f"{timing.markdown(table)}\n{json.dumps(about)}\n"
+  disk.write_text(
+    folder / "summary.md", f"{timing.markdown(table)}\n{json.dumps(about)}\n"
   )
   figure(table.rows).savefig(folder / "figure.png", dpi=160)
 
 
 def figure(rows: Sequence[Row]) -> "Figure":
-  """Examples a second, time relative to BN and memory, over the batch size.
+  """Draws examples per second, relative time and memory over the batch size.
 
   Args:
-    rows: of the table that `run` returns.
+    rows: Rows of the table that `run` returned.
   """
   reference = next(key for key in rows[0] if key.startswith("time / "))
   panels = [

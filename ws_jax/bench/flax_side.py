@@ -1,8 +1,8 @@
-"""The same networks as plain Flax code would have them.
+"""The same networks in plain Flax code, as one writes it without ws_jax.
 
-What one writes without this package: every layer standardizes its own kernel,
-`nn.GroupNorm` and `nn.BatchNorm`, default settings, a Python loop. Runs in a
-worker, because ours may have other settings of XLA.
+Every layer standardizes its own kernel, the norms are `nn.GroupNorm` and
+`nn.BatchNorm`, the settings are the defaults, and the loop is in Python. It
+runs in a worker, because our process sets XLA up differently.
 """
 
 import time
@@ -24,7 +24,7 @@ class WSConv(nn.Conv):
   """A convolution that standardizes its kernel when it fetches it."""
 
   def param(self, name: str, *args: Any, **kwargs: Any) -> Any:
-    """As `nn.Module.param`; the kernel comes out standardized."""
+    """Returns the parameter; the kernel is standardized."""
     value = super().param(name, *args, **kwargs)
     if name == "kernel":
       value = naive(value)
@@ -32,14 +32,14 @@ class WSConv(nn.Conv):
 
 
 def naive(kernel: jax.Array) -> jax.Array:
-  """Weight Standardization by `jnp.mean` and `jnp.var`, eps as in `BIT`."""
+  """Standardizes by `jnp.mean` and `jnp.var`, with the epsilon of `BIT`."""
   mean = jnp.mean(kernel, axis=(0, 1, 2), keepdims=True)
   var = jnp.var(kernel, axis=(0, 1, 2), keepdims=True)
   return (kernel - mean) / jnp.sqrt(var + 1e-10)
 
 
 class Block(nn.Module):
-  """As `ws_jax.models.resnet.Block`, version 1."""
+  """The residual block of `ws_jax.models.resnet`, version 1."""
 
   make_conv: Any
   make_norm: Any
@@ -47,7 +47,7 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """`[B, H, W, C]` to the same of the block's channels."""
+    """Maps `[B, H, W, C]` to `[B, H, W, C']`, strided where a layer is."""
     y, stride = x, 1
     for i, (channels, size, step) in enumerate(self.convs, 1):
       y = self.make_conv(channels, size, step, f"conv{i}")(y)
@@ -61,14 +61,14 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-  """As `ws_jax.models.ResNet` with the stem for small images."""
+  """The network of `ws_jax.models.ResNet` with the stem for small images."""
 
   model: str
   arm: str
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = True) -> jax.Array:
-    """Images `[B, H, W, C]` to logits of ten classes."""
+    """Maps images `[B, H, W, C]` to logits `[B, 10]`."""
     settings, arm = models.MODELS[self.model], ARMS[self.arm]
 
     def make_conv(channels, size, stride, name):
@@ -111,7 +111,7 @@ class State(train_state.TrainState):
 
 @jax.jit
 def train_step(state, images, labels):
-  """One step, as Flax's examples write it; returns the state and the loss."""
+  """Does one step as Flax's examples do; returns the state and the loss."""
 
   def loss_fn(params):
     logits, updates = state.apply_fn(
@@ -130,7 +130,7 @@ def train_step(state, images, labels):
 
 @jax.jit
 def predict(state, images):
-  """Logits with the running statistics."""
+  """Returns logits, computed with the running statistics."""
   variables = {"params": state.params, "batch_stats": state.batch_stats}
   return state.apply_fn(variables, images, train=False)
 
@@ -142,7 +142,7 @@ def make_state(
   learning_rate: optax.ScalarOrSchedule,
   params: Any = None,
 ) -> State:
-  """A fresh state; with `params`, these are where it starts."""
+  """Returns a new state that starts from `params`, or from random ones."""
   network = ResNet(model, arm)
   variables = network.init(jax.random.key(0), images[:1])
   kernels = lambda params: jax.tree.map(lambda x: x.ndim > 1, params)
@@ -161,15 +161,15 @@ class Step:
   """A training step on a batch that is ready: forward, backward, update.
 
   Args:
-    model: a name of `ws_jax.models`.
-    arm: a name of `ARMS`.
-    weights: the file that `ours.Step` wrote.
-    learning_rate: of SGD with Nesterov momentum 0.9 and weight decay 5e-4 on
-      kernels.
-    checked_steps: so many steps are done at once, and their losses kept.
+    model: Name of a model in `ws_jax.models`.
+    arm: Name of an arm in `ARMS`.
+    weights: Path of the file that `ours.Step` wrote.
+    learning_rate: Learning rate of SGD, which has Nesterov momentum 0.9 and
+      weight decay 5e-4 on kernels.
+    checked_steps: Number of steps done when it is made; their losses are kept.
 
   Attributes:
-    losses: of the first steps.
+    losses: Losses of these first steps.
   """
 
   def __init__(
@@ -191,7 +191,7 @@ class Step:
     self.losses = [self._step() for _ in range(checked_steps)]
 
   def __call__(self) -> float:
-    """Steps, waits, and returns the seconds."""
+    """Does a step, waits for it, and returns the seconds."""
     began = time.perf_counter()
     self._step()
     return time.perf_counter() - began
@@ -206,12 +206,13 @@ class Run:
   """A run from its start to its test accuracy.
 
   Args:
-    model: a name of `ws_jax.models`.
-    arm: a name of `ARMS`.
-    data: a file with the images, normalized, and labels of both splits.
-    steps: how many.
-    batch_size: examples in a step, drawn at random.
-    learning_rate: the peak of a cosine; otherwise as in `Step`.
+    model: Name of a model in `ws_jax.models`.
+    arm: Name of an arm in `ARMS`.
+    data: Path of a file with the normalized images and the labels of both
+      splits.
+    steps: Number of steps.
+    batch_size: Number of examples in a step, drawn at random.
+    learning_rate: Peak of the cosine schedule; the optimizer is that of `Step`.
   """
 
   def __init__(
@@ -231,7 +232,7 @@ class Run:
     self.state = make_state(model, arm, images, schedule)
 
   def __call__(self) -> float:
-    """Trains; returns the test accuracy."""
+    """Trains, and returns the test accuracy."""
     rng = np.random.default_rng(0)
     images, labels = self.arrays["train_image"], self.arrays["train_label"]
     for _ in range(self.steps):

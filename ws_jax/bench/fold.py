@@ -1,4 +1,4 @@
-"""`fold`: inference with plain, folded and standardized-on-the-way weights."""
+"""`fold`: inference with plain weights, with folded ones, and with WS."""
 
 import functools
 
@@ -12,7 +12,7 @@ from ws_jax.train import backend, build
 
 
 def run(options: Options) -> list[Table]:
-  """One table for each batch size."""
+  """Returns a table for each batch size."""
   return [
     _table(options.model or DEFAULT_MODEL, batch_size, options.rounds or 50)
     for batch_size in options.batch_sizes

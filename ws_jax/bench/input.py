@@ -1,4 +1,4 @@
-"""`input`: whether the training loop keeps the device waiting."""
+"""`input`: how long the device waits for the training loop."""
 
 import time
 
@@ -7,27 +7,27 @@ import numpy as np
 
 from ws_jax import config, data
 from ws_jax.bench import DEFAULT_MODEL, Options, Table, ours, timing
-from ws_jax.train import backend, build
+from ws_jax.train import backend, build, optim
 from ws_jax.train import step as steps
 
-# Steps in one timing: dispatch runs ahead of the device within it.
+# Steps in one timing. Several, because the dispatch runs ahead of the device.
 _STEPS = 20
 
 
 def run(options: Options) -> list[Table]:
-  """One table for each batch size, on the embedded images."""
+  """Returns a table for each batch size, on the embedded images."""
   return [_table(options, batch_size) for batch_size in options.batch_sizes]
 
 
 class Loop:
-  """Training steps on the embedded images, as `train_and_evaluate` has them.
+  """Training steps on the embedded images, done as `train_and_evaluate` does.
 
   Args:
-    model: a name of `ws_jax.models`.
-    batch_size: examples in a step.
-    augment: whether the images are shifted and mirrored.
-    resident: whether the batch of every step was chosen beforehand.
-    count: how many steps a call does.
+    model: Name of a model in `ws_jax.models`.
+    batch_size: Number of examples in a step.
+    augment: Whether the images are shifted and mirrored.
+    resident: Whether one batch, chosen beforehand, serves every step.
+    count: Number of steps of a call.
   """
 
   def __init__(
@@ -40,7 +40,9 @@ class Loop:
     dataset = data.load_dataset("fashion_mnist_10k")
     self.program = build.build_program(c, dataset)
     self.arrays = jax.device_put(dataset.train)
-    self.state = steps.init_state(self.program, self.arrays, 0, ours.numbers(c))
+    self.state = steps.init_state(
+      self.program, self.arrays, 0, optim.hyperparams(c.optim)
+    )
     self.batch_size, self.done = batch_size, 0
     self.block = backend.steps_of_a_loop(count)
     self.count = count - count % (self.block or 1)  # whole blocks
@@ -48,7 +50,7 @@ class Loop:
     self._one = self._indices(self.block or 1)
 
   def __call__(self) -> float:
-    """The seconds of one step, on average over all of a call."""
+    """Does `count` steps, and returns the mean seconds of one."""
     began = time.perf_counter()
     for _ in range(self.count // (self.block or 1)):
       indices = self._one if self.ready else self._indices(self.block or 1)

@@ -1,4 +1,4 @@
-"""`memory`: the most that a training step needs, donation, remat."""
+"""`memory`: the peak memory of a training step, with donation and remat."""
 
 import pathlib
 import tempfile
@@ -10,7 +10,7 @@ from ws_jax.bench.worker import Worker
 
 
 def run(options: Options) -> list[Table]:
-  """For each batch size: what XLA plans, what a process takes, remat."""
+  """Returns three tables for each batch size: XLA's plan, processes, remat."""
   tables = []
   for batch_size in options.batch_sizes:
     tables += [
@@ -22,7 +22,7 @@ def run(options: Options) -> list[Table]:
 
 
 def _planned(options: Options, batch_size: int) -> Table:
-  """What XLA's own plan of a step says, with and without donation."""
+  """Returns the memory of a step by XLA's plan, with and without donation."""
   rows = []
   for arm in options.arms:
     step = Step(options.model or DEFAULT_MODEL, arm, batch_size)
@@ -43,7 +43,7 @@ def _planned(options: Options, batch_size: int) -> Table:
 
 
 def _resident(options: Options, batch_size: int) -> Table:
-  """What processes that do nothing but step take from the system."""
+  """Returns the memory that processes take which do nothing but steps."""
   model = options.model or DEFAULT_MODEL
   rows: list[Row] = []
   with tempfile.TemporaryDirectory() as folder:
@@ -69,7 +69,7 @@ def _measured(recipe: Recipe) -> Row:
 
 
 def _remat(options: Options, batch_size: int) -> Table:
-  """Time against memory when blocks are computed a second time."""
+  """Returns time and memory with blocks recomputed in the backward pass."""
   model, arm = options.model or DEFAULT_MODEL, options.arms[-1]
   made = {
     "all kept": Step(model, arm, batch_size),

@@ -1,4 +1,4 @@
-"""`micro`: one optimizer batch as micro-batches, in gradients, time, memory."""
+"""`micro`: one optimizer batch in micro-batches: gradients, time and memory."""
 
 import contextlib
 import dataclasses
@@ -14,17 +14,24 @@ import numpy as np
 from ws_jax import linen
 from ws_jax.bench import DEFAULT_MODEL, Options, Row, Table, ours, timing
 from ws_jax.bench.others import Others
-from ws_jax.train import build
+from ws_jax.train import build, optim
 from ws_jax.train import step as steps
 
 _BATCH = 128
-# Batches whose gradients are compared: in some a ReLU whose input is zero but
-# for round-off is open in one way of summing and shut in the other.
+# Seeds of the batches whose gradients are compared. Several, because in some a
+# ReLU has an input of zero up to round-off: it is open in one order of sums and
+# shut in the other, and the gradients differ by more than rounding.
 _SEEDS = (0, 1, 2, 3, 4)
 
 
 def run(options: Options) -> list[Table]:
-  """Gradients, then time and memory; `--batch_size` are the micro-batches."""
+  """Returns a table of gradients, then one of time and memory for each size.
+
+  The sizes of the micro-batches are those of `--batch_size`.
+
+  Raises:
+    ValueError: a size does not divide the batch of 128.
+  """
   sizes = options.batch_sizes
   if sizes == Options().batch_sizes:
     sizes = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -39,7 +46,7 @@ def run(options: Options) -> list[Table]:
 
 
 def _gradients(model: str, sizes: tuple[int, ...]) -> Table:
-  """How far the gradient is from that of the whole batch at once."""
+  """Returns how far gradients are from that of the whole batch at once."""
   rows: list[Row] = [{"micro-batch": size} for size in sizes]
   for arm in ("GN+WS", "BN"):
     whole = [gradient(model, arm, _BATCH, seed) for seed in _SEEDS]
@@ -59,11 +66,22 @@ def _gradients(model: str, sizes: tuple[int, ...]) -> Table:
 
 
 def gradient(model: str, arm: str, micro: int, seed: int = 0) -> np.ndarray:
-  """The gradient by the raw parameters, of one batch in parts, as a vector."""
+  """Returns the gradient of one batch in parts, by the raw parameters, flat.
+
+  Args:
+    model: Name of a model in `ws_jax.models`.
+    arm: Name of an arm in `ARMS`.
+    micro: Number of examples in a part; it divides 128.
+    seed: Seed of the images.
+
+  Returns:
+    A float64 vector: the gradient of the mean loss.
+  """
   config = ours.configuration(model, arm, _BATCH, optim__micro_batch_size=micro)
   dataset = ours.noise(_BATCH, seed=seed)
   program = build.build_program(config, dataset)
-  state = steps.init_state(program, dataset.train, 0, ours.numbers(config))
+  hyperparams = optim.hyperparams(config.optim)
+  state = steps.init_state(program, dataset.train, 0, hyperparams)
   jit = functools.partial(ours.jit, static_argnums=0)
   effective, work = jit(steps.begin)(program, state)
   indices = np.arange(_BATCH, dtype=np.int32).reshape(-1, micro)
@@ -80,11 +98,11 @@ def gradient(model: str, arm: str, micro: int, seed: int = 0) -> np.ndarray:
 class EveryTime(ours.Step):
   """A step that standardizes the weights again for every micro-batch.
 
-  As models do whose layers standardize their own kernels.
+  Models whose layers standardize their own kernels do the same.
   """
 
   def make_program(self, c: Any, dataset: Any) -> steps.Program:
-    """As without WS, around a model that has it inside."""
+    """Returns a program without WS, of a model that has WS inside."""
     program = super().make_program(c, dataset)
     assert program.convention is not None
     inside = linen.WeightStandardization(

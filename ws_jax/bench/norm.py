@@ -1,4 +1,4 @@
-"""`norm`: GroupNorm and BatchNorm, both passes, with error and memory."""
+"""`norm`: GroupNorm and BatchNorm, both passes: time, error and memory."""
 
 import contextlib
 from typing import Any
@@ -16,12 +16,12 @@ from ws_jax.layers import norm
 
 SHAPES = ((64, 32, 32, 16), (64, 32, 32, 64), (64, 8, 8, 64), (64, 8, 8, 256))
 _GROUPS, _EPSILON = 8, 1e-5
-# (mean, standard deviation) of the input at which the error is measured.
+# Mean and standard deviation of the inputs for which the error is measured.
 _INPUTS = ((0.0, 1.0), (100.0, 0.01))
 
 
 def run(options: Options) -> list[Table]:
-  """A table for each shape; `--batch_size` replaces the 64 of the shapes."""
+  """Returns a table for each batch size, shape and norm."""
   with contextlib.ExitStack() as stack:
     worker = None
     if "torch" in options.against:
@@ -35,7 +35,13 @@ def run(options: Options) -> list[Table]:
 
 
 def layers(kind: str) -> dict[str, nn.Module]:
-  """Ours, Flax's own, and Flax's own with its slower and safer variance."""
+  """Returns the layers to compare by name: two of Flax's, and ours.
+
+  `flax, two-pass` is Flax's layer with its slower and safer variance.
+
+  Args:
+    kind: `group` or `batch`.
+  """
   if kind == "group":
     flax = lambda fast: nn.GroupNorm(
       _GROUPS, epsilon=_EPSILON, use_fast_variance=fast
@@ -50,7 +56,7 @@ def layers(kind: str) -> dict[str, nn.Module]:
 
 
 def both_passes(layer: nn.Module, x: jax.Array) -> Any:
-  """`(x, dy) -> (y, dx, gradients of the parameters)`, compiled."""
+  """Compiles `(x, dy) -> (y, (gradients of the parameters, dx))` of a layer."""
   own = isinstance(layer, norm.BatchNorm)
   train: dict[str, Any] = {"train": True} if own else {}
   init = lambda x: layer.init(jax.random.key(0), x, **train)
@@ -68,7 +74,16 @@ def both_passes(layer: nn.Module, x: jax.Array) -> Any:
 
 
 def exact(kind: str, x: np.ndarray, dy: np.ndarray) -> tuple[Any, Any]:
-  """The result and the gradient of the input, in float64."""
+  """Computes the result and the gradient of the input in float64.
+
+  Args:
+    kind: `group` or `batch`.
+    x: Input `[B, H, W, C]`.
+    dy: Gradient of the result, of the same shape.
+
+  Returns:
+    Two arrays of the same shape.
+  """
   x, dy = x.astype(np.float64), dy.astype(np.float64)
   axes = (1, 2, 4) if kind == "group" else (0, 1, 2, 4)
   groups = _GROUPS if kind == "group" else x.shape[-1]

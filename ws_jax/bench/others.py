@@ -1,4 +1,4 @@
-"""Steps that are not of this process: other libraries, other settings."""
+"""Steps in other processes: of other libraries, or with other settings."""
 
 import contextlib
 from collections.abc import Sequence
@@ -13,19 +13,27 @@ from ws_jax.bench.timing import Contender
 from ws_jax.bench.worker import Worker
 from ws_jax.train import backend
 
-# PyTorch and plain Flax code run as they are, not as we set XLA up.
+# PyTorch and plain Flax code run without the flags that we give to XLA.
 PLAIN: dict[str, str | None] = {"XLA_FLAGS": None}
-# What `backend.keep_freed_memory` does for ours, for PyTorch.
+# Does for PyTorch what `backend.keep_freed_memory` does for ours.
 LIBRARY_ENV: dict[str, dict[str, str | None]] = {
   "torch_malloc": {name: str(value) for name, _, value in backend.ALLOCATOR}
 }
-# Two libraries sum in different orders; the first loss tells that the network
-# is the same, and what differs by then grows with every step.
+# Two libraries sum in different orders. The first loss shows that the network
+# is the same; its rounding error grows with every step.
 _TOLERANCE, _GROWTH = 1e-5, 100.0
 
 
 class Recipe(NamedTuple):
-  """How a process comes to have a step: see `Worker`, and its `make`."""
+  """The instructions by which a worker makes a step.
+
+  Attributes:
+    module: Name of the module in this folder.
+    arguments: Arguments of its `Step`.
+    env: Environment variables of the worker; None removes one.
+    setup: Name of the function in `ws_jax.train.backend` that the worker calls
+      first, or "".
+  """
 
   module: str
   arguments: dict[str, Any]
@@ -40,14 +48,15 @@ def recipes(
   batch_size: int,
   micro_batch_size: int | None = None,
 ) -> dict[str, Recipe]:
-  """Our step as `""`, then those of `--setting` and `--against` by name.
+  """Returns the recipes of all steps: `""` is ours, then others by name.
 
   Args:
-    options: `against`, `settings` and `model` are read.
-    arm: a name of `ws_jax.bench.ARMS`.
-    weights: the file that `ours.Step` wrote, with the batch.
-    batch_size: examples in a step.
-    micro_batch_size: None for the whole batch; plain Flax code has no other.
+    options: Options, of which `against`, `settings` and `model` are read.
+    arm: Name of an arm in `ws_jax.bench.ARMS`.
+    weights: Path of the file with weights and batch that `ours.Step` wrote.
+    batch_size: Number of examples in a step.
+    micro_batch_size: Number of examples in a micro-batch; None for the whole
+      batch. Plain Flax code has no micro-batches, and is left out with them.
   """
   model = options.model or DEFAULT_MODEL
   own: dict[str, Any] = {"model": model, "arm": arm, "batch_size": batch_size}
@@ -76,8 +85,8 @@ class Others:
   """The processes that `--against` and `--setting` ask for.
 
   Args:
-    options: as in `recipes`.
-    stack: ends the processes.
+    options: Options that name them.
+    stack: Exit stack that ends the processes.
   """
 
   def __init__(self, options: Options, stack: contextlib.ExitStack):
@@ -92,14 +101,14 @@ class Others:
     batch_size: int,
     micro_batch_size: int | None = None,
   ) -> dict[str, Contender]:
-    """A step of every one of them, by name.
+    """Makes a step in each of them, and returns these contenders by name.
 
     Args:
-      arm: as in `recipes`.
-      weights: as in `recipes`.
-      losses: of our first steps: those of the others must be the same.
-      batch_size: as in `recipes`.
-      micro_batch_size: as in `recipes`.
+      arm: Name of an arm in `ws_jax.bench.ARMS`.
+      weights: Path of the file that `ours.Step` wrote.
+      losses: Losses of our first steps; those of the others must be the same.
+      batch_size: Number of examples in a step.
+      micro_batch_size: Number of examples in a micro-batch, or None.
 
     Raises:
       ValueError: the losses differ: another network, or another step.
@@ -119,13 +128,13 @@ class Others:
 
 
 def side(library: str) -> tuple[str, dict[str, str | None]]:
-  """The module here that has a library's code, and its environment."""
+  """Returns the module with a library's code, and the environment it needs."""
   module = "flax_side" if library == "flax" else "torch_side"
   return module, PLAIN | LIBRARY_ENV.get(library, {})
 
 
 def network(model: str, arm: str) -> dict[str, Any]:
-  """The network of an arm as plain values, for `torch_side`."""
+  """Returns the network of an arm as plain values, for `torch_side`."""
   settings = models.MODELS[model]
   keys = ("channels", "block_sizes", "bottleneck")
   return {key: settings[key] for key in keys} | {
@@ -137,11 +146,16 @@ def network(model: str, arm: str) -> dict[str, Any]:
 def check_losses(
   name: str, losses: Sequence[float], expected: Sequence[float]
 ) -> None:
-  """Refuses to compare two steps that do not compute the same.
+  """Checks that two steps compute the same, before they are compared.
+
+  Args:
+    name: Name of the other step, for the message.
+    losses: Losses of its first steps.
+    expected: Losses of our first steps.
 
   Raises:
-    ValueError: the losses differ by more than 1e-5 relative in the first step,
-      100 times that in the second, and so on.
+    ValueError: the relative difference exceeds 1e-5 in the first step, 1e-3 in
+      the second, and so on.
 
   Example:
     >>> check_losses("torch", [2.3, 2.2], [2.3, 2.1])

@@ -1,4 +1,4 @@
-"""A training step of ws_jax as a contender, and what others begin with."""
+"""A training step of ws_jax as a contender; others start from its weights."""
 
 import time
 import types
@@ -13,18 +13,18 @@ import numpy as np
 from ws_jax import config, data
 from ws_jax.bench import ARMS
 from ws_jax.bench.worker import turn
-from ws_jax.train import backend, build
+from ws_jax.train import backend, build, optim
 from ws_jax.train import step as steps
 
-# Small enough that random labels are not learnt by heart within a benchmark:
-# the gradients of a loss near zero are denormal numbers, and slow.
+# So small that the network does not learn the random labels by heart within a
+# benchmark: near a loss of zero gradients are denormal numbers, which are slow.
 LEARNING_RATE = 0.01
 
 
 def noise(
   batch_size: int, size: int = 32, channels: int = 3, seed: int = 0
 ) -> data.Dataset:
-  """Images of noise: the first `batch_size` of them are the batch."""
+  """Returns a data set of one batch of random images and labels."""
   rng = np.random.default_rng(seed)
   shape = (batch_size, size, size, channels)
   arrays = {
@@ -45,13 +45,16 @@ def noise(
 def configuration(
   model: str, arm: str, batch_size: int, **overrides: Any
 ) -> ml_collections.ConfigDict:
-  """A resolved configuration: no augmentation, so that steps can be compared.
+  """Returns a resolved configuration without augmentation.
+
+  Without it every library sees the same images, and steps can be compared.
 
   Args:
-    model: a name of `ws_jax.models`; its stem is that for small images.
-    arm: a name of `ARMS`.
-    batch_size: examples in a step.
-    **overrides: with `__` for the dot: `optim__micro_batch_size=8`.
+    model: Name of a model in `ws_jax.models`; its stem is the one for small
+      images.
+    arm: Name of an arm in `ARMS`.
+    batch_size: Number of examples in a step.
+    **overrides: Other keys, with `__` for the dot: `optim__micro_batch_size=8`.
   """
   settings = {
     "model.name": model,
@@ -74,28 +77,22 @@ def configuration(
   )
 
 
-def numbers(c: ml_collections.ConfigDict) -> dict[str, float]:
-  """What the optimizer's state is made with."""
-  names = ("learning_rate", "weight_decay", "momentum")
-  return {name: c.optim[name] for name in names}
-
-
 class Step:
   """A whole training step: gather, normalize, forward, backward, update.
 
   Args:
-    model: as in `configuration`.
-    arm: as in `configuration`.
-    batch_size: as in `configuration`.
-    weights: where a file with the first parameters and the batch is written,
-      for other libraries to begin with; None: nowhere.
-    checked_steps: so many steps are done at once, and their losses kept.
-    **overrides: as in `configuration`.
+    model: Name of a model in `ws_jax.models`.
+    arm: Name of an arm in `ARMS`.
+    batch_size: Number of examples in a step.
+    weights: Path of a file to write with the first parameters and the batch,
+      from which other libraries start; None for no file.
+    checked_steps: Number of steps done when it is made; their losses are kept.
+    **overrides: Other keys of the configuration, with `__` for the dot.
 
   Attributes:
-    losses: of the first steps.
-    program: the program that is stepped.
-    state: its state.
+    losses: Losses of these first steps.
+    program: Program that does the steps.
+    state: Training state after the last step.
   """
 
   def __init__(
@@ -111,8 +108,10 @@ class Step:
     dataset = noise(batch_size)
     self.program = self.make_program(c, dataset)
     self.arrays = jax.device_put(dataset.train)
-    self.state = steps.init_state(self.program, self.arrays, c.seed, numbers(c))
-    # The steps that one loop on the device runs where those are fast.
+    self.state = steps.init_state(
+      self.program, self.arrays, c.seed, optim.hyperparams(c.optim)
+    )
+    # Number of steps in one loop on the device; None where loops are slow.
     self._block = backend.steps_of_a_loop(10, c.model.dtype)
     count = self._block or 1
     indices = np.arange(batch_size, dtype=np.int32)
@@ -123,7 +122,7 @@ class Step:
     self.losses = self._first_losses(checked_steps)
 
   def __call__(self) -> float:
-    """Steps, waits, and returns the seconds of one step, as `turn` does."""
+    """Does steps until a turn is over; returns the seconds of one step."""
     return turn(self._once) / len(self.indices)
 
   def _once(self) -> float:
@@ -134,11 +133,11 @@ class Step:
   def make_program(
     self, c: ml_collections.ConfigDict, dataset: data.Dataset
   ) -> steps.Program:
-    """The program of a configuration."""
+    """Returns the program of a configuration."""
     return build.build_program(c, dataset)
 
   def plan(self, donate: bool = True) -> Any:
-    """XLA's memory analysis of a step; with micro-batches, of one of them."""
+    """Returns XLA's memory analysis of a step, or of one micro-batch."""
     indices = jnp.asarray(self.indices[0])
     if len(indices) == 1:
       jitted = jit(
@@ -156,13 +155,16 @@ class Step:
     return jitted.lower(self.program, *args).compile().memory_analysis()
 
   def peak(self, plan: Any = None) -> int:
-    """Bytes at the peak of a step, by its plan: all that is not in place."""
+    """Returns the bytes at the peak of a step, by its plan.
+
+    Results that overwrite their arguments count once.
+    """
     plan = self.plan() if plan is None else plan
     places = plan.argument_size_in_bytes + plan.output_size_in_bytes
     return places - plan.alias_size_in_bytes + plan.temp_size_in_bytes
 
   def export(self, path: str) -> None:
-    """Writes the parameters, and the batch as the model sees it."""
+    """Writes the parameters, and the batch as the model receives it."""
     batch = self.program.task.batch(
       self.arrays, jnp.asarray(self.indices[0].ravel()), None
     )
@@ -184,6 +186,6 @@ class Step:
 
 
 def jit(function: Any, **how: Any) -> Any:
-  """`jax.jit` with the options of our training steps."""
+  """Returns `jax.jit` of a function, with the options of our training steps."""
   options = backend.options_to_run_fast()
   return jax.jit(function, compiler_options=options, **how)

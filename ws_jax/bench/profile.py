@@ -1,8 +1,9 @@
 """`profile`: where the time of a training step goes, part by part.
 
-Each part is timed on its own, at the shapes it has in the network, as often as
-the step needs it. The sum may exceed the step, in which XLA fuses parts; what
-a step takes beyond the sum is the rest: activations, additions, the head.
+Each part is timed on its own, at the shapes it has in the network, and counts
+as often as the step needs it. The time that a step takes beyond their sum is
+"the rest": activations, additions, the head. It may be negative, because XLA
+fuses parts within a step.
 """
 
 import collections
@@ -31,26 +32,32 @@ _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 
 class Conv(NamedTuple):
-  """A convolution that pads both sides alike."""
+  """A convolution with the same padding on both sides.
 
-  inputs: tuple[int, ...]  # NHWC
-  kernel: tuple[int, ...]  # HWIO
+  Attributes:
+    inputs: Shape of the input, NHWC.
+    kernel: Shape of the kernel, HWIO.
+    stride: Stride in both directions.
+  """
+
+  inputs: tuple[int, ...]
+  kernel: tuple[int, ...]
   stride: int
 
   @property
   def results(self) -> tuple[int, ...]:
-    """The shape that comes out, NHWC."""
+    """Returns the shape of the result, NHWC."""
     size = lambda n: -(-n // self.stride)
     batch, height, width, _ = self.inputs
     return batch, size(height), size(width), self.kernel[-1]
 
   @property
   def flops(self) -> float:
-    """Of the forward pass; either gradient takes as many."""
+    """Returns the operations of the forward pass, or of either gradient."""
     return 2.0 * math.prod(self.results) * math.prod(self.kernel[:3])
 
   def __call__(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The forward pass."""
+    """Computes the forward pass."""
     pad = ((self.kernel[0] - 1) // 2,) * 2
     strides = (self.stride, self.stride)
     return conv_general_dilated(
@@ -59,13 +66,13 @@ class Conv(NamedTuple):
 
 
 def run(options: Options) -> list[Table]:
-  """Two tables for each batch size: the parts, and each convolution."""
+  """Returns two tables for each batch size: the parts, each convolution."""
   tables = []
   with contextlib.ExitStack() as stack:
     torch = None
     if "torch" in options.against:
       torch = stack.enter_context(Worker(PLAIN))
-    # As we are, but for the memory that XLA frees, which goes back.
+    # Runs our program, but gives the memory that XLA frees back to the system.
     back = stack.enter_context(Worker(setup="enable_compilation_cache"))
     for batch_size in options.batch_sizes:
       tables += _tables(options, batch_size, torch, back)
@@ -73,7 +80,14 @@ def run(options: Options) -> list[Table]:
 
 
 def layers(step: ours.Step) -> tuple[dict[Conv, int], dict[Any, int]]:
-  """How often the network has each convolution and each shape of a norm."""
+  """Counts how often the network has each convolution and each norm.
+
+  Args:
+    step: Step whose model is looked at; nothing is computed.
+
+  Returns:
+    Numbers by convolution, and by the layer and the input shape of a norm.
+  """
   convs, norms = collections.Counter(), collections.Counter()
 
   def record(function, args, kwargs, context):
@@ -130,7 +144,7 @@ def _tables(options, batch_size, torch, back) -> list[Table]:
 
 
 def conv_contenders(conv: Conv, torch: Worker | None) -> dict[str, Any]:
-  """Its three passes, here and in PyTorch."""
+  """Returns contenders for the three passes, ours and those of PyTorch."""
   rng = np.random.default_rng(0)
   make = lambda shape: jnp.asarray(rng.standard_normal(shape, np.float32))
   x, kernel, dy = make(conv.inputs), make(conv.kernel), make(conv.results)
@@ -150,7 +164,7 @@ def conv_contenders(conv: Conv, torch: Worker | None) -> dict[str, Any]:
 
 
 def norm_contender(layer: nn.Module, shape: Any) -> timing.Contender:
-  """Both passes of a normalization."""
+  """Returns a contender for both passes of a norm."""
   x = jnp.asarray(np.random.default_rng(0).standard_normal(shape, np.float32))
   work = norms_bench.both_passes(layer, x)
   return timing.timed(lambda: work(x, x))
@@ -170,7 +184,7 @@ def _parts(median, convs, norms, peak: float, arm: str) -> list[Row]:
     rows.append(row)
 
   for name in _PASSES:
-    # Nobody asks for the gradient of the images.
+    # The gradient of the images is not computed in training.
     wanted = {c: n for c, n in convs.items() if _needed(c, name)}
     seconds = sum(median[f"{c} {name}"] * n for c, n in wanted.items())
     part = sum(c.flops * n for c, n in wanted.items())

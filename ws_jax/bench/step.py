@@ -10,7 +10,7 @@ from ws_jax.bench.ours import Step
 
 
 def run(options: Options) -> list[Table]:
-  """One table for each batch size."""
+  """Returns a table for each batch size."""
   with contextlib.ExitStack() as stack:
     others = Others(options, stack)
     return [_table(options, others, size) for size in options.batch_sizes]

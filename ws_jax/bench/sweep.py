@@ -19,7 +19,7 @@ from ws_jax.bench.worker import Worker
 
 LEARNING_RATES = (0.03, 0.1, 0.3, 1.0)
 _SCRIPT = pathlib.Path(__file__).parents[2] / "scripts" / "sweep.py"
-# No augmentation, no checkpoints, one evaluation: what the others do.
+# No augmentation, no checkpoints, one evaluation: as in the other libraries.
 _EXPERIMENT = """
 from ws_jax.sweep import product
 
@@ -36,10 +36,11 @@ def sweep():
 
 
 def run(options: Options) -> list[Table]:
-  """A table for each batch size; every contender does the whole grid.
+  """Returns a table for each batch size; every contender does the whole grid.
 
   Raises:
-    ValueError: `torch_compile`: a compile for each run would be all it does.
+    ValueError: `torch_compile` is asked for; it would compile in each run, and
+      do little else.
   """
   if "torch_compile" in options.against:
     raise ValueError("sweep: --against=torch_compile has no whole run")
@@ -100,7 +101,7 @@ def _table(options: Options, batch_size: int) -> Table:
 def _sweep(
   model: str, options: Options, batch_size: int, workers: int
 ) -> float:
-  """The command a user types, with an empty cache; its seconds."""
+  """Runs a sweep by its command, with an empty cache; returns the seconds."""
   with tempfile.TemporaryDirectory() as folder:
     experiment = pathlib.Path(folder, "experiment.py")
     arms = [ARMS[arm] for arm in options.arms]
@@ -131,7 +132,7 @@ def _sweep(
 
 
 def write_images(path: str) -> None:
-  """The embedded images, normalized, for programs that have no ws_jax."""
+  """Writes the embedded images, normalized, for programs without ws_jax."""
   dataset = data.load_dataset("fashion_mnist_10k")
   mean, std = (np.asarray(x, np.float32) for x in (dataset.mean, dataset.std))
   arrays: dict[str, Any] = {}

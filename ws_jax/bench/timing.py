@@ -1,4 +1,4 @@
-"""Contenders in turn, and what their times say."""
+"""Times contenders in turn, and compares them within rounds."""
 
 import functools
 import statistics
@@ -11,15 +11,16 @@ import jax
 from ws_jax.bench import Row, Table
 from ws_jax.bench.worker import turn
 
-# Does its work once, to the end; returns the seconds that it took.
+# Does its work once, waits until it is done, and returns the seconds.
 Contender = Callable[[], float]
 
-# What a library's threads may go on spinning after their work is done.
+# Seconds between contenders, because the threads of a library spin for a while
+# after their work and would take a core from the next contender.
 _PAUSE = 0.005
 
 
 def timed(work: Callable[[], Any]) -> Contender:
-  """A contender out of a function that returns JAX arrays."""
+  """Makes a contender of a function that returns JAX arrays."""
 
   def once() -> float:
     began = time.perf_counter()
@@ -35,12 +36,12 @@ def interleave(
   """Times each contender once a round, so that a drift meets all of them.
 
   Args:
-    contenders: by name.
-    rounds: how often each is timed.
-    warmup: how often each is called before, untimed.
+    contenders: Contenders by name.
+    rounds: Number of times each is timed.
+    warmup: Number of calls of each before that, which are not timed.
 
   Returns:
-    The seconds of each contender, `rounds` of them.
+    A list of `rounds` times in seconds for each contender.
 
   Example:
     >>> interleave({"a": lambda: 0.5, "b": lambda: 1.0}, rounds=2)
@@ -62,12 +63,12 @@ def interleave(
 def rows(
   seconds: Mapping[str, Sequence[float]], against: str, examples: int = 0
 ) -> list[Row]:
-  """Medians, quartiles, and ratios to one contender round by round.
+  """Returns medians, quartiles, and ratios to one contender within rounds.
 
   Args:
-    seconds: as `interleave` returns them.
-    against: the contender that all are compared with.
-    examples: how many one call works on; 0 for no such column.
+    seconds: Times that `interleave` returned.
+    against: Name of the contender that all are compared with.
+    examples: Number of examples that a call works on; 0 for no such column.
 
   Example:
     >>> times = {"a": [1.0, 2.0, 4.0], "b": [2.0, 4.0, 8.0]}
@@ -89,7 +90,7 @@ def rows(
 
 
 def spread(values: Sequence[float]) -> str:
-  """The first and the third quartile, as text; empty for a single value."""
+  """Formats the first and the third quartile; empty for a single value."""
   if len(values) < 2:
     return ""
   low, _, high = statistics.quantiles(values, n=4, method="inclusive")
@@ -97,7 +98,7 @@ def spread(values: Sequence[float]) -> str:
 
 
 def markdown(table: Table) -> str:
-  """The table with its title, without the single times."""
+  """Formats a table with its title, without the single times."""
   columns = dict.fromkeys(key for row in table.rows for key in row)
   columns.pop("seconds", None)
   lines = [list(columns)]

@@ -1,7 +1,7 @@
-"""The same networks in PyTorch, out of timm's own layers.
+"""The same networks in PyTorch, made of timm's own layers.
 
-Modules bear the names that `ws_jax.models` gives them, so that weights carry
-over by name. Runs in a worker, and imports nothing of ws_jax: no process holds
+Modules have the names of those in `ws_jax.models`, so that weights carry over
+by name. It runs in a worker and imports nothing of ws_jax: no process holds
 both JAX and PyTorch.
 """
 
@@ -25,14 +25,14 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 @functools.cache
 def _timm_layers() -> tuple[Any, Any]:
-  """The StdConv2d and GroupNorm of timm, without the rest of it.
+  """Imports StdConv2d and GroupNorm of timm, without the rest of timm.
 
-  Its models need torchvision, which has to match the build of torch to the
-  digit, and of which nothing is used here.
+  Its models import torchvision, which must match the build of torch exactly,
+  and which nothing here uses.
   """
   spec = importlib.util.find_spec("timm")
   if spec is None or spec.origin is None:
-    raise ModuleNotFoundError("timm: pip install 'ws_jax[bench]'")
+    raise ModuleNotFoundError("no timm: pip install 'ws_jax[bench]'")
   folder = pathlib.Path(spec.origin).parent
   sys.modules["torchvision"] = None  # type: ignore[assignment]
   for name, path in (("timm", folder), ("timm.layers", folder / "layers")):
@@ -46,7 +46,7 @@ def _timm_layers() -> tuple[Any, Any]:
 
 
 class Block(nn.Module):
-  """As `ws_jax.models.resnet.Block`, version 1."""
+  """The residual block of `ws_jax.models.resnet`, version 1."""
 
   def __init__(self, make_conv, make_norm, inputs, convs):
     super().__init__()
@@ -73,7 +73,7 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-  """As `ws_jax.models.ResNet` with the stem for small images."""
+  """The network of `ws_jax.models.ResNet` with the stem for small images."""
 
   def __init__(self, settings: Mapping[str, Any], inputs: int):
     super().__init__()
@@ -117,7 +117,12 @@ class ResNet(nn.Module):
     return self.head(x.mean((2, 3)))
 
   def load(self, arrays) -> None:
-    """Takes parameters by name: `stage1_block1/conv1/kernel`, HWIO."""
+    """Sets the parameters, from arrays by name.
+
+    Args:
+      arrays: Arrays by the name in ws_jax, as `stage1_block1/conv1/kernel`;
+        kernels are HWIO. Names that are no parameter are ignored.
+    """
     own = self.state_dict()
     names = {"kernel": "weight", "scale": "weight", "bias": "bias"}
     for path in arrays:
@@ -132,16 +137,17 @@ class Step:
   """A training step on a batch that is ready: forward, backward, update.
 
   Args:
-    network: `channels`, `block_sizes`, `bottleneck`, `norm` and `ws`.
-    weights: the file that `ours.Step` wrote.
-    learning_rate: of SGD with Nesterov momentum 0.9 and weight decay 5e-4 on
-      kernels.
-    micro_batch_size: None for the whole batch.
-    compiled: whether `torch.compile` makes one program of forward and loss.
-    checked_steps: so many steps are done at once, and their losses kept.
+    network: Settings `channels`, `block_sizes`, `bottleneck`, `norm` and `ws`.
+    weights: Path of the file that `ours.Step` wrote.
+    learning_rate: Learning rate of SGD, which has Nesterov momentum 0.9 and
+      weight decay 5e-4 on kernels.
+    micro_batch_size: Number of examples in a micro-batch; None for the whole
+      batch.
+    compiled: Whether `torch.compile` compiles forward pass and loss.
+    checked_steps: Number of steps done when it is made; their losses are kept.
 
   Attributes:
-    losses: of the first steps.
+    losses: Losses of these first steps.
   """
 
   def __init__(
@@ -169,7 +175,7 @@ class Step:
     ]
 
   def __call__(self) -> float:
-    """Steps, waits, and returns the seconds."""
+    """Does a step, waits for it, and returns the seconds."""
     began = time.perf_counter()
     self._step()
     if DEVICE == "cuda":
@@ -196,12 +202,13 @@ class Run:
   """A run from its start to its test accuracy.
 
   Args:
-    network: as in `Step`.
-    data: a file with the images, normalized, and labels of both splits.
-    steps: how many.
-    batch_size: examples in a step, drawn at random.
-    learning_rate: the peak of a cosine; otherwise as in `Step`.
-    threads: None for as many as this process may use.
+    network: Settings of the network; see `Step`.
+    data: Path of a file with the normalized images and the labels of both
+      splits.
+    steps: Number of steps.
+    batch_size: Number of examples in a step, drawn at random.
+    learning_rate: Peak of the cosine schedule; the optimizer is that of `Step`.
+    threads: Number of threads; None for the number of cores of this process.
   """
 
   def __init__(
@@ -222,7 +229,7 @@ class Run:
     self.optimizer = _optimizer(self.network, learning_rate)
 
   def __call__(self) -> float:
-    """Trains; returns the test accuracy."""
+    """Trains, and returns the test accuracy."""
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
       self.optimizer, self.steps
     )
@@ -249,10 +256,10 @@ class Run:
 
 
 class Standardize:
-  """Weight Standardization as timm does it, by `batch_norm`; both passes.
+  """Weight Standardization as in timm, by `batch_norm`: both passes.
 
   Args:
-    shapes: of the kernels, HWIO.
+    shapes: Shapes of the kernels, HWIO.
   """
 
   def __init__(self, shapes: Sequence[Sequence[int]]):
@@ -264,7 +271,7 @@ class Standardize:
     self.cotangents = [torch.ones_like(kernel) for kernel in kernels]
 
   def __call__(self) -> float:
-    """Both passes over all kernels; the seconds."""
+    """Does both passes over all kernels; returns the seconds."""
     began = time.perf_counter()
     effective = []
     for kernel in self.kernels:
@@ -283,7 +290,7 @@ class Norm:
 
   Args:
     kind: `group` or `batch`.
-    shape: of the input, NHWC.
+    shape: Shape of the input, NHWC.
   """
 
   def __init__(self, kind: str, shape: Sequence[int]):
@@ -299,7 +306,7 @@ class Norm:
     self.x.requires_grad_()
 
   def __call__(self) -> float:
-    """Both passes; the seconds."""
+    """Does both passes; returns the seconds."""
     began = time.perf_counter()
     self.x.grad = None
     self.layer.zero_grad(set_to_none=True)
@@ -313,9 +320,9 @@ class Conv:
   """One pass of a convolution without bias.
 
   Args:
-    inputs: shape of the input, NHWC.
-    kernel: shape of the kernel, HWIO.
-    stride: the same both ways.
+    inputs: Shape of the input, NHWC.
+    kernel: Shape of the kernel, HWIO.
+    stride: Stride in both directions.
     which: `forward`, `input gradient` or `filter gradient`.
   """
 
@@ -336,7 +343,7 @@ class Conv:
     self.which = which
 
   def __call__(self) -> float:
-    """The pass; the seconds."""
+    """Does the pass; returns the seconds."""
     began = time.perf_counter()
     self._pass()
     if DEVICE == "cuda":

@@ -1,10 +1,10 @@
-"""Contenders in another process: other settings, or another library.
+"""Contenders in another process: with other settings, or of another library.
 
 The process lives as long as the benchmark, so that its contenders take their
 turn among the others. Parent and worker exchange lines of JSON: a request says
-`make`, `call`, `get` or `peak`, the answer is `result` or `error`. This file is
-also the program that the worker runs. It imports nothing that is not asked for:
-a worker with PyTorch has no JAX, and starts as fast as it would on its own.
+`make`, `call`, `turn`, `get` or `peak`; the answer is `result` or `error`. This
+file is also the program that the worker runs. It imports nothing before it is
+asked for: a worker with PyTorch has no JAX, and starts as fast as PyTorch does.
 """
 
 import contextlib
@@ -20,21 +20,22 @@ from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
-# Seconds that a turn takes at least.
+# Least number of seconds that a turn takes.
 _TURN = 0.05
 
 
 class WorkerError(RuntimeError):
-  """What went wrong in a worker, in its words."""
+  """An error in a worker; the message is the worker's own."""
 
 
 class Worker:
-  """A process that makes and runs contenders when it is told to.
+  """A process that makes and runs contenders on request.
 
   Args:
-    env: environment variables; a None takes one away.
-    setup: a function of `ws_jax.backend` that the process calls first:
-      `configure`, as our programs do; `enable_compilation_cache`; or none.
+    env: Environment variables by name; None removes one.
+    setup: Name of a function in `ws_jax.train.backend` that the process calls
+      first: `configure`, which our programs call, `enable_compilation_cache`,
+      or "" for none.
 
   Example:
     >>> with Worker() as worker:
@@ -63,31 +64,40 @@ class Worker:
     return self
 
   def __exit__(self, *_) -> None:
-    """Ends the process: it stops when nothing more can come."""
+    """Ends the process, by closing its standard input."""
     with contextlib.suppress(BrokenPipeError):
       self._process.communicate()
 
   def make(self, module: str, name: str, **arguments: Any) -> int:
-    """Makes `ws_jax.bench.MODULE.NAME(**arguments)` there; its number."""
+    """Makes an object in the worker, and returns its number.
+
+    Args:
+      module: Name of a module in this folder.
+      name: Name of a class in it.
+      **arguments: Arguments of the class, which must be possible in JSON.
+
+    Raises:
+      WorkerError: the class raised an error.
+    """
     return self._ask(make=[module, name], arguments=arguments)
 
   def call(self, number: int) -> Any:
-    """Calls what was made, and returns what it returns."""
+    """Calls an object, and returns what it returns."""
     return self._ask(call=number)
 
   def get(self, number: int, attribute: str) -> Any:
-    """An attribute of what was made."""
+    """Returns an attribute of an object."""
     return self._ask(get=number, attribute=attribute)
 
   def contender(self, number: int) -> Callable[[], float]:
-    """What was made as a contender here, which takes its `turn` there."""
+    """Returns a contender that takes a `turn` of an object in the worker."""
     return functools.partial(self._ask, turn=number)
 
   def peak(self, reset: bool = False) -> int:
-    """The most memory that the process had resident, in bytes.
+    """Returns the largest resident memory of the process so far, in bytes.
 
     Args:
-      reset: whether it counts anew from here (where the system is Linux).
+      reset: Whether to count anew from here; only Linux can.
     """
     return self._ask(peak=reset)
 
@@ -108,14 +118,14 @@ class Worker:
 
 
 def turn(contender: Callable[[], float]) -> float:
-  """Seconds of one call among others that follow each other.
+  """Returns the mean seconds of a call among calls that follow each other.
 
-  In a run one step follows the other. The first of a turn finds its threads
-  asleep and its memory out of the caches: it counts only if it is a turn of its
-  own.
+  In a run one step follows the other, but the first call of a turn finds its
+  threads asleep and its memory out of the caches. It does not count, unless it
+  takes a whole turn by itself.
 
   Args:
-    contender: does its work once, and returns the seconds that it took.
+    contender: Function that does its work once and returns its seconds.
 
   Example:
     >>> calls = iter([0.04, 0.03, 0.03, 0.1])
@@ -133,7 +143,7 @@ def turn(contender: Callable[[], float]) -> float:
 
 def serve() -> None:
   """Answers the requests on standard input until there are no more."""
-  # Whatever a library prints must not come between the answers.
+  # What a library prints must not come between the answers: it goes to stderr.
   with os.fdopen(os.dup(1), "w") as answers:
     os.dup2(2, 1)
     for answer in _answers():
@@ -165,7 +175,7 @@ def _answers() -> Iterator[dict[str, Any]]:
 
 def _peak(reset: bool) -> int:
   status = pathlib.Path("/proc/self/status")
-  if not status.exists():  # no Linux: of the whole life, in bytes
+  if not status.exists():  # macOS, which counts from the start, in bytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   if reset:
     pathlib.Path("/proc/self/clear_refs").write_text("5")
@@ -175,7 +185,7 @@ def _peak(reset: bool) -> int:
 
 @functools.cache
 def _load(name: str) -> ModuleType:
-  """The module beside this file: as such, not as a part of the package."""
+  """Loads a module of this folder by its path, not as a part of ws_jax."""
   path = pathlib.Path(__file__).with_name(f"{name}.py")
   spec = importlib.util.spec_from_file_location(path.stem, path)
   assert spec is not None and spec.loader is not None
@@ -185,7 +195,8 @@ def _load(name: str) -> ModuleType:
 
 
 if __name__ == "__main__":
-  sys.path.pop(0)  # this folder: its names are not for others to import
+  # Python puts this folder first; its `profile` would hide the standard one.
+  sys.path.pop(0)
   for setup in sys.argv[1:]:
     from ws_jax.train import backend
 

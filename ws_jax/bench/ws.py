@@ -18,13 +18,12 @@ from ws_jax.bench.worker import Worker
 from ws_jax.core import kernels
 
 NETWORKS = ("resnet20", "resnet50", "wrn28_10")
-# A round works on so many bytes at least, else the clock is all one sees.
 
 Params = dict[str, jax.Array]
 
 
 def run(options: Options) -> list[Table]:
-  """A table for each network."""
+  """Returns a table for each network."""
   networks = (options.model,) if options.model else NETWORKS
   with contextlib.ExitStack() as stack:
     worker = None
@@ -34,11 +33,12 @@ def run(options: Options) -> list[Table]:
 
 
 def make_kernels(network: str) -> Params:
-  """The kernels of a network by path, HWIO, and nothing else.
+  """Returns random kernels of a network's convolutions, HWIO, by path.
 
   Args:
-    network: a name of `ws_jax.models`, or `wrn28_10` (Zagoruyko and Komodakis,
-      2016, arXiv:1605.07146; its stem here is as wide as its first stage).
+    network: Name of a model in `ws_jax.models`, or `wrn28_10` (Zagoruyko and
+      Komodakis, 2016, arXiv:1605.07146; its stem here is as wide as its first
+      stage).
   """
   if network == "wrn28_10":
     model = models.ResNet(10, block_sizes=(4, 4, 4), channels=160, version=2)
@@ -47,17 +47,16 @@ def make_kernels(network: str) -> Params:
   images = jnp.zeros((1, 32, 32, 3))
   init = lambda key: model.init(key, images, train=False)["params"]
   tree = jax.eval_shape(init, jax.random.key(0))
-  paths, leaves, _ = kernels.selected_kernels(tree, ws_jax.conv_kernels)
+  chosen = kernels.select(tree, ws_jax.conv_kernels)
   rng = np.random.default_rng(0)
   return {
     path: jnp.asarray(0.05 * rng.standard_normal(leaf.shape, np.float32))
-    for path, leaf in zip(paths, leaves, strict=True)
-    if path is not None
+    for path, leaf in chosen.items()
   }
 
 
 def both_passes(function: Callable[[Params], Params]) -> Callable[..., Any]:
-  """Effective kernels, and their cotangents pulled back, as one program."""
+  """Returns a function that computes effective kernels and their VJP."""
 
   def work(params, cotangents):
     effective, pull_back = jax.vjp(function, params)
@@ -100,7 +99,7 @@ def _table(network: str, rounds: int, worker: Worker | None) -> Table:
 
 
 def _memcpy(params: Params) -> Callable[[], None]:
-  """The same bytes on the host, into memory that is there already."""
+  """Returns a function that copies the same bytes on the host, in NumPy."""
   sources = [np.asarray(x) for x in params.values()]
   targets = [np.zeros_like(x) for x in sources]
 

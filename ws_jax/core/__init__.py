@@ -1,1 +1,5 @@
-"""Weight Standardization itself, on jax alone; `ws_jax` exports its names."""
+"""Weight Standardization itself, on jax alone; `ws_jax` exports its names.
+
+Start reading at `standardize`; `kernels` says which leaves it works on, and
+`numerics` how it computes.
+"""

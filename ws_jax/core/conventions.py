@@ -1,4 +1,4 @@
-"""What "standardized" means: the definitions in use, as data.
+"""The definitions of "standardized" that are in use, as data.
 
 Published code agrees on the idea of Weight Standardization and on little else.
 Two definitions that differ in eps alone are different functions once kernels
@@ -16,31 +16,31 @@ EPS_PLACES = ("variance", "std", "floor", "floor_fan_in")
 
 @dataclasses.dataclass(frozen=True)
 class Convention:
-  """One definition of Weight Standardization.
+  """A definition of Weight Standardization.
 
   With `mean` and `var` the moments of one filter over its fan-in,
 
       effective = (kernel - mean) / spread * scale * gain
 
   Attributes:
-    ddof: 0 divides the sum of squares by fan-in (biased variance), 1 by
-      fan-in - 1 (unbiased).
-    eps: a positive number. Zero is refused: a constant filter has no standard
-      deviation, and its gradient would be NaN.
-    eps_place: where eps sits, and so what `spread` is: "variance" is
+    ddof: Number that is taken off the fan-in before the sum of squares is
+      divided by it: 0 for the biased variance, 1 for the unbiased one.
+    eps: Positive number that keeps the spread above zero. Zero is refused: a
+      constant filter has no standard deviation, and its gradient would be NaN.
+    eps_place: Place of eps, which decides what `spread` is: "variance" is
       sqrt(var + eps), "std" is sqrt(var) + eps, "floor" is
       sqrt(max(var, eps)), "floor_fan_in" is
       sqrt(max(var * fan_in, eps) / fan_in).
-    fan_in_scale: True for a scale of 1 / sqrt(fan_in), as in networks without
-      activation normalization; False for 1.
-    center: False leaves `mean` in place (ablation).
-    rescale: False leaves out the division and the scale (ablation).
-    min_fan_in: smaller filters are an error. One weight has no standard
-      deviation, and two become +-1 whatever their values.
-    source: where the definition is from; not part of equality.
+    fan_in_scale: Whether the scale is 1 / sqrt(fan_in), as in networks without
+      activation normalization, or 1.
+    center: Whether the mean is subtracted; False is an ablation.
+    rescale: Whether there are a division and a scale; False is an ablation.
+    min_fan_in: Smallest fan-in allowed. One weight has no standard deviation,
+      and two become +-1 whatever their values.
+    source: Code or paper that the definition is from; not part of equality.
 
   Raises:
-    ValueError: a value outside of the above.
+    ValueError: A field has none of these values.
 
   Example:
     >>> import dataclasses
@@ -75,7 +75,7 @@ class Convention:
 
   @property
   def formula(self) -> str:
-    """The definition in one line; `w` is one filter, `n` its fan-in."""
+    """Formula in one line; `w` is one filter, `n` its fan-in."""
     top = "(w - mean)" if self.center else "w"
     if not self.rescale:
       return "w - mean"
@@ -191,11 +191,14 @@ CONVENTIONS: dict[str, Convention] = {
 
 
 def get_convention(convention: str | Convention) -> Convention:
-  """Returns the convention of that name, or the one given.
+  """Returns the convention of a name, or a `Convention` as it is.
+
+  Args:
+    convention: Name of `CONVENTIONS`, or a `Convention`.
 
   Raises:
-    ValueError: an unknown name, with the nearest one.
-    TypeError: neither a name nor a `Convention`.
+    ValueError: The name is unknown; the message has the nearest one.
+    TypeError: It is neither a name nor a `Convention`.
 
   Example:
     >>> get_convention("timm").eps

@@ -5,16 +5,15 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-import jax
 import numpy as np
 
 from ws_jax.core.conventions import BIT, Convention, get_convention
 from ws_jax.core.kernels import (
   Axes,
   Selector,
+  by_path,
   conv_kernels,
   fan_in_axes,
-  path_string,
   why_not_conv,
 )
 
@@ -23,21 +22,21 @@ PyTree = Any
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """One leaf of the tree.
+  """A row of the table, for one leaf of the tree.
 
   Attributes:
-    path: the keys of the leaf, joined by "/".
-    shape: of the leaf.
-    selected: whether it is standardized.
-    reason: if it is not, why; if it cannot be, the problem.
-    axes: the fan-in axes; empty, as what follows, if it is not selected.
-    fan_in: weights per filter.
-    mean: largest absolute mean of a filter, raw.
-    std: root mean square over the filters of their raw standard deviation.
-    var_over_eps: the smallest variance of a filter, in units of the value at
-      which eps takes over; below about 100 the convention starts to show.
-    dead: filters that are constant but for eps: their effective weights stay
-      below a thousandth of the usual size.
+    path: Keys of the leaf, joined by "/".
+    shape: Shape of the leaf.
+    selected: Whether the leaf is standardized.
+    reason: Why it is not standardized, or cannot be; "" if it is.
+    axes: Fan-in axes; empty, as all fields below, if it is not selected.
+    fan_in: Number of weights of a filter.
+    mean: Largest absolute mean of a filter, raw.
+    std: Root mean square over the filters of their raw standard deviation.
+    var_over_eps: Smallest variance of a filter, in units of the value at which
+      eps takes over; below about 100 the choice of convention starts to matter.
+    dead: Number of filters that are almost constant: their effective weights
+      stay below a thousandth of the usual size.
   """
 
   path: str
@@ -54,7 +53,12 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """The rows, which print as a table."""
+  """The rows of all leaves, which print as a table.
+
+  Attributes:
+    rows: One row for each leaf.
+    convention: Convention that the rows are for.
+  """
 
   rows: tuple[Row, ...]
   convention: Convention
@@ -88,20 +92,20 @@ def describe(
   axes: Axes = fan_in_axes,
   convention: str | Convention = BIT,
 ) -> Table:
-  """Returns what `weight_standardize` would do to every leaf, and why.
+  """Returns a table of what `weight_standardize` does to every leaf, and why.
 
   Args:
-    params: any pytree of concrete arrays, raw.
-    where: as in `weight_standardize`.
-    axes: as in `weight_standardize`.
-    convention: a name of `CONVENTIONS` or a `Convention`.
+    params: Any pytree of concrete arrays, raw.
+    where: Selector of the kernels, as in `weight_standardize`.
+    axes: Rule for their fan-in axes, as in `weight_standardize`.
+    convention: Name of `CONVENTIONS`, or a `Convention`.
 
   Returns:
-    A `Table` of one `Row` per leaf; `print` it. Nothing selected is no error
-    here: the table says why.
+    A `Table` of one `Row` per leaf; `print` it. It is no error here if nothing
+    is selected: the table says why.
 
   Raises:
-    ValueError: unknown convention.
+    ValueError: The convention is unknown, or two leaves have one path.
 
   Example:
     >>> kernel = np.random.default_rng(0).normal(size=(3, 3, 8, 2))
@@ -114,8 +118,7 @@ def describe(
   """
   convention = get_convention(convention)
   rows = []
-  for keys, leaf in jax.tree.leaves_with_path(params):
-    path = path_string(keys)
+  for path, leaf in by_path(params).items():
     if where(path, leaf):
       rows.append(_row(path, leaf, axes, convention))
     else:
@@ -125,6 +128,7 @@ def describe(
 
 
 def _row(path: str, leaf: Any, axes: Axes, convention: Convention) -> Row:
+  """Returns the row of a selected leaf, measured in float64."""
   reduced = tuple(sorted(i % leaf.ndim for i in axes(path, leaf)))
   fan_in = math.prod(leaf.shape[i] for i in reduced)
   kernel = np.asarray(leaf).astype(np.float64)
@@ -155,6 +159,7 @@ def _row(path: str, leaf: Any, axes: Axes, convention: Convention) -> Row:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
+  """Returns the texts of a row, one for each column."""
   shape = "x".join(map(str, row.shape)) or "scalar"
   if not row.selected:
     return (row.path, shape, row.reason, "", "", "", "", "")

@@ -1,4 +1,4 @@
-"""Plain parameters for the plain model, out of raw ones."""
+"""Plain parameters for the plain model, made of raw ones."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -23,10 +23,21 @@ def fold(
 ) -> PyTree:
   """Returns plain parameters with which the plain model computes the same.
 
-  For deployment: the arguments and errors are those of `weight_standardize`.
-  Do not train on from folded parameters, and do not fold them again: they are
-  no longer the raw ones, and nothing in the tree says so. A file that
-  `ws_jax.weights.write_params` writes does.
+  Fold for deployment. Do not train on from folded parameters, and do not fold
+  them again: they are no longer the raw ones, and nothing in the tree says so.
+  A file that `ws_jax.weights.write_params` wrote says it.
+
+  Args:
+    params: Raw parameters, any pytree of arrays.
+    where: Selector of the kernels, as in training.
+    axes: Rule for their fan-in axes, as in training.
+    convention: Convention of the training.
+    gains: Gains of the training `{path: [out] array}`, or None.
+    means: Means that `from_plain` kept `{path: [out] array}`, or None.
+
+  Raises:
+    ValueError: As `weight_standardize`.
+    TypeError: As `weight_standardize`.
 
   Example:
     >>> import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""From a model trained without Weight Standardization into one with it."""
+"""A start for WS from a model that was trained without it."""
 
 from typing import Any
 
@@ -9,8 +9,9 @@ from ws_jax.core.kernels import (
   Axes,
   Selector,
   conv_kernels,
+  errors_name,
   fan_in_axes,
-  selected_kernels,
+  select,
 )
 from ws_jax.core.standardize import scale_and_mean
 
@@ -26,29 +27,30 @@ def from_plain(
 ) -> tuple[PyTree, dict[str, jax.Array], dict[str, jax.Array]]:
   """Turns a plain model into a scaled one that computes the same function.
 
-  What standardizing takes away from a filter, its mean and its spread, is kept
-  beside it; `weight_standardize` with both is the plain parameters again, to
-  round-off. Train the raw parameters and the gains. The means are constants,
-  or trained as well: then the model can do whatever the plain one could.
+  Standardizing takes the mean and the spread of each filter away. This function
+  returns both, as means and gains: `weight_standardize` with them gives the
+  plain parameters again, to round-off. Train the raw parameters and the gains.
+  Keep the means constant, or train them as well: then the model can compute
+  whatever the plain one could.
 
-  The raw kernels are the plain ones and not rescaled, since then their gradient
-  is the plain one without its mean and without its component along the filter:
-  learning rates keep their meaning.
+  The raw kernels are the plain ones, not rescaled. Their gradient is then the
+  plain one without its mean and without its component along the filter, so
+  that learning rates keep their meaning.
 
   Args:
-    params: the parameters of the plain model, any pytree of arrays.
-    where: as in `weight_standardize`, and to be the same there.
-    axes: likewise.
-    convention: likewise.
+    params: Parameters of the plain model, any pytree of arrays.
+    where: Selector of the kernels; use the same in `weight_standardize`.
+    axes: Rule for their fan-in axes; use the same there.
+    convention: Convention to follow; use the same there.
 
   Returns:
     The raw parameters (`params`, untouched), the gains and the kept means, both
     `{path: [out] array}`, float32 (float64 for float64 kernels).
 
   Raises:
-    ValueError: nothing was selected, or a kernel that cannot be standardized
-      (names the path).
-    TypeError: a selected kernel is not real floating point.
+    ValueError: Nothing was selected, or a kernel cannot be standardized (the
+      message names its path).
+    TypeError: A selected kernel is not real floating point.
 
   Example:
     >>> import jax.numpy as jnp
@@ -62,15 +64,10 @@ def from_plain(
     >>> means["Conv_0/kernel"].round(3).tolist()
     [35.0, 36.0]
   """
-  paths, leaves, _ = selected_kernels(params, where)
   gains, means = {}, {}
-  for path, leaf in zip(paths, leaves, strict=True):
-    if path is None:
-      continue
-    try:
+  for path, kernel in select(params, where).items():
+    with errors_name(path):
       gains[path], means[path] = scale_and_mean(
-        leaf, axis=axes(path, leaf), convention=convention
+        kernel, axis=axes(path, kernel), convention=convention
       )
-    except (TypeError, ValueError) as error:
-      raise type(error)(f"{path}: {error}") from None
   return params, gains, means

@@ -1,8 +1,9 @@
-"""Which leaves of a parameter tree are kernels, and which axes are fan-in.
+"""The kernels of a parameter tree, and which of their axes are fan-in.
 
 A selector is `(path, leaf) -> bool` and an axis rule `(path, leaf) -> axes`;
 any function will do, and the ones here are the common cases. A path is the keys
-of a leaf joined by "/", as "block/Conv_0/kernel".
+of a leaf joined by "/", as "block/Conv_0/kernel". `select` and `replace` are
+how the rest of the package takes kernels out of a tree and puts others in.
 
 The defaults go by the names and layouts of the libraries:
 
@@ -19,35 +20,53 @@ Layouts that neither name nor shape tells (a transposed kernel of Flax with
 `all_but` and `axes_by_path`.
 """
 
+import contextlib
 import fnmatch
+import itertools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from ws_jax.base.names import suggest
+
 PyTree = Any
 Selector = Callable[[str, Any], bool]
 Axes = Callable[[str, Any], tuple[int, ...]]
 
-# Names that Flax's MultiHeadDotProductAttention gives to its projections.
+# The names that Flax's MultiHeadDotProductAttention gives to its projections.
 _ATTENTION = ("query", "key", "value", "out")
+# The key of the array in an `nnx.Variable` or an `nn.Partitioned`.
+_BOX = jax.tree_util.GetAttrKey("value")
 
 
 def path_string(path: tuple[Any, ...]) -> str:
   """Returns the keys of a leaf as one string.
+
+  The box around an array adds no key: the path of a kernel is the same in a
+  plain dict, in an `nnx.State` and as an `nn.Partitioned`.
+
+  Args:
+    path: Keys of the leaf, as from `jax.tree.leaves_with_path`.
 
   Example:
     >>> [(path, _)] = jax.tree.leaves_with_path({"a": [1.0]})
     >>> path_string(path)
     'a/0'
   """
+  while len(path) > 1 and path[-1] == _BOX:
+    path = path[:-1]
   return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def why_not_conv(path: str, leaf: Any) -> str:
-  """Says why a leaf is not taken for a convolution kernel; "" if it is.
+  """Returns why a leaf is not taken for a convolution kernel; "" if it is.
+
+  Args:
+    path: Path of the leaf.
+    leaf: Array, or anything else that a tree may hold.
 
   Example:
     >>> why_not_conv("Dense_0/kernel", jnp.zeros((8, 16)))
@@ -77,10 +96,9 @@ def conv_kernels(path: str, leaf: Any) -> bool:
   """Selects convolution kernels, by name and shape.
 
   A convolution kernel is a floating-point leaf with three axes or more that is
-  named `w`, `weight` or, at any place of its path, `kernel` (the leaves of an
-  `nnx.State` end in "value"). A Flax kernel with three axes may be a 1-D
-  convolution or an attention projection; it is taken if a key on its path
-  contains "conv".
+  named `w`, `weight` or, at any place of its path, `kernel`. A Flax kernel with
+  three axes may be a 1-D convolution or an attention projection; it is taken if
+  a key on its path contains "conv".
 
   Example:
     >>> conv_kernels("Conv_0/kernel", jnp.zeros((3, 3, 8, 16)))
@@ -94,7 +112,7 @@ def conv_kernels(path: str, leaf: Any) -> bool:
 
 
 def dense_kernels(path: str, leaf: Any) -> bool:
-  """Selects matrices that are named as kernels: those of Dense and Linear.
+  """Selects matrices that are named as kernels, as in Dense and Linear.
 
   Example:
     >>> dense_kernels("Dense_0/kernel", jnp.zeros((8, 16)))
@@ -104,7 +122,7 @@ def dense_kernels(path: str, leaf: Any) -> bool:
 
 
 def named_kernels(path: str, leaf: Any) -> bool:
-  """Selects whatever is named as a kernel, of any layer: attention, too.
+  """Selects leaves that are named as kernels, those of attention included.
 
   Example:
     >>> named_kernels("attention/query/kernel", jnp.zeros((8, 2, 4)))
@@ -117,7 +135,10 @@ def named_kernels(path: str, leaf: Any) -> bool:
 
 
 def matching(*globs: str) -> Selector:
-  """Selects by shell patterns on the whole path; `*` crosses "/".
+  """Returns a selector by shell patterns on the whole path; `*` crosses "/".
+
+  Args:
+    *globs: Patterns, of which a path must match one.
 
   Example:
     >>> where = matching("encoder/*/kernel", "stem/kernel")
@@ -128,7 +149,10 @@ def matching(*globs: str) -> Selector:
 
 
 def matching_regex(pattern: str) -> Selector:
-  """Selects by a regular expression that is found anywhere in the path.
+  """Returns a selector by a regular expression, found anywhere in the path.
+
+  Args:
+    pattern: Regular expression.
 
   Example:
     >>> matching_regex("Conv_[0-9]/kernel$")("block/Conv_0/kernel", None)
@@ -141,10 +165,15 @@ def matching_regex(pattern: str) -> Selector:
 def all_but_last(
   params: PyTree, n: int, *, where: Selector = conv_kernels
 ) -> Selector:
-  """Selects what `where` does in this tree, except for the last n kernels.
+  """Returns a selector of all kernels of a tree but the last n.
 
   "Last" is by path, with numbers in their order: "Conv_2" before "Conv_10".
   Where the names of a model do not follow its depth, use `matching`.
+
+  Args:
+    params: Tree of parameters.
+    n: Number of kernels to leave out.
+    where: Selector to start from.
 
   Raises:
     ValueError: n is negative, or there are no more than n kernels.
@@ -156,8 +185,7 @@ def all_but_last(
     >>> [name for name in params if where(f"{name}/kernel", layer["kernel"])]
     ['Conv_2']
   """
-  paths, _, _ = selected_kernels(params, where)
-  kernels = sorted((path for path in paths if path), key=_natural)
+  kernels = sorted(select(params, where), key=_natural)
   if not 0 <= n < len(kernels):
     raise ValueError(
       f"cannot leave out the last {n} of {len(kernels)} kernels: "
@@ -170,8 +198,8 @@ def all_but_last(
 def fan_in_axes(path: str, leaf: Any) -> tuple[int, ...]:
   """Returns the fan-in axes of a kernel, by the table of this module.
 
-  Right for convolutions of 1, 2 or 3 dimensions, grouped and depthwise ones
-  too: their kernels hold the inputs of one group only.
+  It is right for convolutions of 1, 2 or 3 dimensions, grouped and depthwise
+  ones too: their kernels hold the inputs of one group only.
 
   Example:
     >>> fan_in_axes("Conv_0/kernel", jnp.zeros((3, 3, 8, 16)))
@@ -195,11 +223,15 @@ def fan_in_axes(path: str, leaf: Any) -> tuple[int, ...]:
 
 
 def all_but(*kept: int) -> Axes:
-  """Axis rule: every axis is fan-in, except for these.
+  """Returns the axis rule by which all axes are fan-in, except for these.
 
   `all_but(-2)` is right for `[H, W, out, in]`, `all_but(0, -1)` for the
   stacked layers `[layer, H, W, in, out]` of `nn.scan` and `nn.vmap`, and
   `all_but(-2, -1)` for a DenseGeneral kernel `[in, head, out]`.
+
+  Args:
+    *kept: Axes that are not fan-in; the rule raises a ValueError for a kernel
+      that does not have them.
 
   Example:
     >>> all_but(0, -1)("stack/kernel", jnp.zeros((4, 3, 3, 8, 16)))
@@ -220,7 +252,11 @@ def all_but(*kept: int) -> Axes:
 def axes_by_path(
   rules: Mapping[str, Axes], *, default: Axes = fan_in_axes
 ) -> Axes:
-  """Axis rule: that of the first shell pattern that the path matches.
+  """Returns the axis rule that asks one of several rules, by the path.
+
+  Args:
+    rules: Axis rules by shell pattern; the first pattern that matches counts.
+    default: Axis rule for a path that matches none.
 
   Example:
     >>> axes = axes_by_path({"up/*": all_but(-2)})
@@ -237,30 +273,88 @@ def axes_by_path(
   return axes
 
 
-def selected_kernels(
-  params: PyTree, where: Selector
-) -> tuple[list[str | None], list[Any], Any]:
-  """Flattens a tree and applies a selector.
-
-  Returns:
-    For every leaf its path if it was selected and else None; the leaves; the
-    tree's structure.
+def by_path(tree: PyTree) -> dict[str, Any]:
+  """Returns the leaves of a tree by their paths, in the order of the tree.
 
   Raises:
-    ValueError: nothing was selected; the message lists the paths.
+    ValueError: Two leaves have one path.
+
+  Example:
+    >>> by_path({"conv": {"bias": 0.0, "kernel": 1.0}})
+    {'conv/bias': 0.0, 'conv/kernel': 1.0}
   """
-  flat, treedef = jax.tree.flatten_with_path(params)
-  paths = [path_string(path) for path, _ in flat]
-  leaves = [leaf for _, leaf in flat]
-  chosen = [
-    path if where(path, leaf) else None
-    for path, leaf in zip(paths, leaves, strict=True)
-  ]
-  if all(path is None for path in chosen):
-    raise ValueError(
-      f"no kernel was selected; paths seen: {_listing(paths, leaves)}"
-    )
-  return chosen, leaves, treedef
+  leaves = {}
+  for keys, leaf in jax.tree.leaves_with_path(tree):
+    path = path_string(keys)
+    if path in leaves:
+      raise ValueError(f"two leaves have the path {path!r}: rename one of them")
+    leaves[path] = leaf
+  return leaves
+
+
+def select(tree: PyTree, where: Selector) -> dict[str, Any]:
+  """Returns the leaves that a selector takes, by their paths.
+
+  Args:
+    tree: Any pytree.
+    where: Selector of the leaves.
+
+  Returns:
+    The selected leaves as `{path: leaf}`, in the order of the tree.
+
+  Raises:
+    ValueError: Nothing was selected (the message lists the paths), or two
+      leaves have one path.
+
+  Example:
+    >>> tree = {"Conv_0": {"bias": jnp.ones(2), "kernel": jnp.ones((3, 4, 2))}}
+    >>> list(select(tree, conv_kernels))
+    ['Conv_0/kernel']
+  """
+  leaves = by_path(tree)
+  selected = {path: leaf for path, leaf in leaves.items() if where(path, leaf)}
+  if not selected:
+    raise ValueError(f"no kernel was selected; paths seen: {_listing(leaves)}")
+  return selected
+
+
+def replace(tree: PyTree, leaves: Mapping[str, Any]) -> PyTree:
+  """Returns a tree with other leaves at some of its paths.
+
+  Args:
+    tree: Any pytree.
+    leaves: New leaves as `{path: leaf}`; the others stay the same objects.
+
+  Raises:
+    ValueError: The tree has no such path, or two leaves have one path.
+
+  Example:
+    >>> replace({"conv": {"bias": 0.0, "kernel": 1.0}}, {"conv/kernel": 7.0})
+    {'conv': {'bias': 0.0, 'kernel': 7.0}}
+  """
+  old = by_path(tree)
+  for path in leaves:
+    if path not in old:
+      raise ValueError(f"unknown path {path!r}: {suggest(path, old)}")
+  new = [leaves.get(path, leaf) for path, leaf in old.items()]
+  return jax.tree.unflatten(jax.tree.structure(tree), new)
+
+
+@contextlib.contextmanager
+def errors_name(path: str) -> Iterator[None]:
+  """Puts a path in front of the message of an error that is raised inside.
+
+  Example:
+    >>> with errors_name("Conv_0/kernel"):
+    ...   raise ValueError("fan-in 1")
+    Traceback (most recent call last):
+    ValueError: Conv_0/kernel: fan-in 1
+  """
+  try:
+    yield
+  except (TypeError, ValueError) as error:
+    error.args = (f"{path}: {error}",)
+    raise
 
 
 def _is_floating(leaf: Any) -> bool:
@@ -268,22 +362,24 @@ def _is_floating(leaf: Any) -> bool:
 
 
 def _kernel_position(keys: list[str]) -> int | None:
-  """Where in a path the name of the kernel stands."""
+  """Returns the position in a path of the kernel's name, or None."""
   if "kernel" in keys:
     return keys.index("kernel")
   return len(keys) - 1 if keys[-1] in ("w", "weight") else None
 
 
 def _natural(path: str) -> list[tuple[int, str]]:
+  """Returns a key that sorts paths with numbers as numbers."""
   parts = re.split(r"(\d+)", path)
   return [(int(p), "") if p.isdigit() else (-1, p) for p in parts]
 
 
-def _listing(paths: list[str], leaves: list[Any], limit: int = 40) -> str:
+def _listing(leaves: Mapping[str, Any], limit: int = 40) -> str:
+  """Returns the first paths of a tree with their shapes, for a message."""
   shown = [
     f"{path} {list(jnp.shape(leaf))}"
-    for path, leaf in zip(paths[:limit], leaves[:limit], strict=True)
+    for path, leaf in itertools.islice(leaves.items(), limit)
   ]
-  if len(paths) > limit:
-    shown.append(f"and {len(paths) - limit} more")
+  if len(leaves) > limit:
+    shown.append(f"and {len(leaves) - limit} more")
   return ", ".join(shown) or "none, the tree is empty"

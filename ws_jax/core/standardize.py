@@ -2,25 +2,29 @@
 
 Qiao et al., "Weight Standardization" (arXiv 1903.10520): every filter of a
 convolution is shifted and scaled to mean 0 and variance 1 over its fan-in.
+
+Here are the functions that users call, and the checks of what they give; the
+arithmetic is in `ws_jax.core.numerics`.
 """
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from ws_jax.base.names import suggest
+from ws_jax.core import numerics
 from ws_jax.core.conventions import BIT, Convention, get_convention
 from ws_jax.core.kernels import (
   Axes,
   Selector,
   conv_kernels,
+  errors_name,
   fan_in_axes,
-  selected_kernels,
+  replace,
+  select,
 )
 
 PyTree = Any
@@ -41,22 +45,23 @@ def standardize(
   zero, tiny and huge kernels in every convention.
 
   Args:
-    kernel: floating-point array `[..., out]`, as `[H, W, in, out]`.
-    axis: the fan-in axes, over which the moments are taken. None stands for all
-      but the last, which is right for convolution kernels of Flax, grouped and
+    kernel: Floating-point array `[..., out]`, for example `[H, W, in, out]`.
+    axis: Fan-in axes, over which the moments are taken. None for all but the
+      last, which is right for convolution kernels of Flax, grouped and
       depthwise ones too.
-    convention: which definition: a name of `CONVENTIONS` or a `Convention`.
-    gain: optional factor per filter, of the kernel's shape without the fan-in
-      axes, or a scalar.
-    mean: optional, of the same form: added to every filter at the end.
+    convention: Definition to use: a name of `CONVENTIONS`, or a `Convention`.
+    gain: Factor per filter, of the kernel's shape without the fan-in axes, or a
+      scalar, or None.
+    mean: Mean to add to every filter at the end, of a gain's shape, or None.
 
   Returns:
     The effective kernel, of the shape and dtype of `kernel`.
 
   Raises:
-    ValueError: unknown convention, axes that the kernel does not have, a gain
-      or mean of another shape, or a fan-in below the convention's `min_fan_in`.
-    TypeError: the kernel is not real floating point.
+    ValueError: The convention is unknown, the kernel does not have these axes,
+      the gain or the mean has another shape, or the fan-in is below the
+      convention's `min_fan_in`.
+    TypeError: The kernel is not real floating point.
 
   Example:
     >>> kernel = jax.random.normal(jax.random.key(0), (3, 3, 8, 16))
@@ -71,7 +76,9 @@ def standardize(
     gain = _align(jnp.asarray(gain), "gain", kernel.shape, axes)
   if mean is not None:
     mean = _align(jnp.asarray(mean), "mean", kernel.shape, axes)
-  return _standardize(kernel, gain, mean, axes=axes, convention=convention)
+  return numerics.standardize(
+    kernel, gain, mean, axes=axes, convention=convention
+  )
 
 
 def weight_standardize(
@@ -89,23 +96,24 @@ def weight_standardize(
   is differentiated, once per optimizer step, in training and in evaluation.
 
   Args:
-    params: any pytree of arrays, as from `model.init`.
-    where: `(path, leaf) -> bool`, which leaves are kernels. A path is
+    params: Any pytree of arrays, for example from `model.init`.
+    where: Selector `(path, leaf) -> bool` of the kernels. A path is
       `"block/Conv_0/kernel"`.
-    axes: `(path, leaf) -> tuple`, the fan-in axes of a selected leaf.
-    convention: a name of `CONVENTIONS` or a `Convention`.
-    gains: optional `{path: [out] array}` with one entry per selected kernel, as
-      from `init_gains`.
-    means: optional, of the same form: the means that `from_plain` kept.
+    axes: Rule `(path, leaf) -> tuple` for the fan-in axes of a selected leaf.
+    convention: Name of `CONVENTIONS`, or a `Convention`.
+    gains: Gains `{path: [out] array}`, one for each selected kernel, for
+      example from `init_gains`; or None.
+    means: Means `{path: [out] array}` that `from_plain` kept, or None.
 
   Returns:
     A tree of the same structure, shapes and dtypes; leaves that are not
     selected are the same objects.
 
   Raises:
-    ValueError: nothing was selected (the message lists the paths), a kernel
-      that cannot be standardized (names the path), or gains or means whose
-      paths are not the selected ones.
+    ValueError: Nothing was selected (the message lists the paths), a kernel
+      cannot be standardized (the message names its path), or the paths of the
+      gains or means are not the selected ones.
+    TypeError: A selected kernel is not real floating point.
 
   Example:
     >>> params = {"Conv_0": {"kernel": jnp.arange(72.0).reshape(3, 3, 4, 2)}}
@@ -117,31 +125,21 @@ def weight_standardize(
     ValueError: no kernel was selected; paths seen: Dense_0/kernel [8, 2]
   """
   convention = get_convention(convention)
-  paths, leaves, treedef = selected_kernels(params, where)
-  chosen = [path for path in paths if path is not None]
+  kernels = select(params, where)
   for what, given in (("gain", gains), ("mean", means)):
     if given is not None:
-      _check_paths(given, what, chosen)
-  out = []
-  for path, leaf in zip(paths, leaves, strict=True):
-    if path is None:
-      out.append(leaf)
-      continue
-    gain = None if gains is None else gains[path]
-    mean = None if means is None else means[path]
-    try:
-      out.append(
-        standardize(
-          leaf,
-          axis=axes(path, leaf),
-          convention=convention,
-          gain=gain,
-          mean=mean,
-        )
+      _check_paths(given, what, list(kernels))
+  effective = {}
+  for path, kernel in kernels.items():
+    with errors_name(path):
+      effective[path] = standardize(
+        kernel,
+        axis=axes(path, kernel),
+        convention=convention,
+        gain=None if gains is None else gains[path],
+        mean=None if means is None else means[path],
       )
-    except (TypeError, ValueError) as error:
-      raise type(error)(f"{path}: {error}") from None
-  return jax.tree.unflatten(treedef, out)
+  return replace(params, effective)
 
 
 def init_gains(
@@ -152,18 +150,25 @@ def init_gains(
   They are a tree of their own, so that an optimizer can leave them out of
   weight decay.
 
+  Args:
+    params: Any pytree of arrays.
+    where: Selector of the kernels, as in `weight_standardize`.
+    axes: Rule for their fan-in axes, as in `weight_standardize`.
+
+  Raises:
+    ValueError: Nothing was selected, or a kernel does not have these axes.
+
   Example:
     >>> params = {"Conv_0": {"kernel": jnp.zeros((3, 3, 4, 2))}}
     >>> {path: gain.shape for path, gain in init_gains(params).items()}
     {'Conv_0/kernel': (2,)}
   """
-  paths, leaves, _ = selected_kernels(params, where)
   gains = {}
-  for path, leaf in zip(paths, leaves, strict=True):
-    if path is not None:
-      reduced = _canonical_axes(axes(path, leaf), leaf.ndim)
-      shape = [n for i, n in enumerate(leaf.shape) if i not in reduced]
-      gains[path] = jnp.ones(shape, jnp.float32)
+  for path, kernel in select(params, where).items():
+    with errors_name(path):
+      fan_in = _canonical_axes(axes(path, kernel), kernel.ndim)
+    shape = [n for i, n in enumerate(kernel.shape) if i not in fan_in]
+    gains[path] = jnp.ones(shape, jnp.float32)
   return gains
 
 
@@ -176,18 +181,19 @@ def scale_and_mean(
   """Returns the gain and the mean that undo `standardize`.
 
   Args:
-    kernel: as in `standardize`.
-    axis: as in `standardize`.
-    convention: as in `standardize`.
+    kernel: Kernel, as in `standardize`.
+    axis: Fan-in axes, as in `standardize`.
+    convention: Convention, as in `standardize`.
 
   Returns:
     Two arrays of the kernel's shape without the fan-in axes, float32 (float64
-    for a float64 kernel). With them `standardize(kernel, gain=, mean=)` is the
-    kernel. The gain of a constant filter is what eps makes of it, not 0.
+    for a float64 kernel). `standardize(kernel, gain=, mean=)` with them is the
+    kernel again. The gain of a constant filter is not 0, but the spread that
+    eps leaves it.
 
   Raises:
-    ValueError: as `standardize`.
-    TypeError: as `standardize`.
+    ValueError: As in `standardize`.
+    TypeError: As in `standardize`.
 
   Example:
     >>> kernel = jnp.array([[1.0, 5.0], [3.0, 5.0], [5.0, 5.0]])
@@ -195,176 +201,7 @@ def scale_and_mean(
     [3.0, 5.0]
   """
   kernel, axes, convention = _checked(kernel, axis, convention)
-  return _scale_and_mean(kernel, axes=axes, convention=convention)
-
-
-@functools.partial(jax.jit, static_argnames=("axes", "convention"))
-def _scale_and_mean(kernel, *, axes, convention):
-  fan_in = math.prod(kernel.shape[i] for i in axes)
-  wide = _widen(kernel)
-  low, shift = _mean(wide, axes)
-  if convention.rescale:
-    std = _std(wide, low, shift, axes, fan_in - convention.ddof)
-    scale = _spread(std, fan_in, convention)
-    if convention.fan_in_scale:
-      scale = scale * fan_in**0.5
-  else:
-    scale = jnp.ones_like(low)
-  return scale, low + shift if convention.center else jnp.zeros_like(low)
-
-
-# Jitted so that kernels of one shape share a trace, and eager calls are one
-# dispatch.
-@functools.partial(jax.jit, static_argnames=("axes", "convention"))
-def _standardize(kernel, gain, mean, *, axes, convention):
-  fan_in = math.prod(kernel.shape[i] for i in axes)
-  wide = _widen(kernel)
-  if gain is not None:
-    gain = gain.astype(wide.dtype)
-  if kernel.dtype == jnp.float16 and convention.rescale:
-    wide = _tame_gradient(wide, axes, convention)
-  if convention.rescale:
-    out, std = _normalize(wide, gain, axes, convention)
-    if not convention.center:
-      spread = _spread(std, fan_in, convention)
-      # A mean that is too large to be differentiated times slope zero is NaN.
-      spread = jnp.where(std > 0, spread, lax.stop_gradient(spread))
-      low, shift = _mean(wide, axes)
-      kept = (low + shift) * _scale(fan_in, convention) / spread
-      out = out + _over(kept if gain is None else kept * gain, wide, axes)
-  else:
-    out = _centred(wide, *_mean(wide, axes), axes)
-    out = out if gain is None else out * _over(gain, wide, axes)
-  if mean is not None:
-    out = out + _over(mean.astype(wide.dtype), wide, axes)
-  if kernel.dtype == jnp.float16:
-    limit = float(jnp.finfo(jnp.float16).max)
-    out = jnp.clip(out, -limit, limit)
-  return out.astype(kernel.dtype)
-
-
-# A rule of its own, because what JAX derives keeps more of the kernel's size in
-# memory, and has a NaN slope where a filter is constant. As a rule of forward
-# mode it serves every mode and order.
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
-def _normalize(wide, gain, axes, convention):
-  """Returns (wide - mean) / spread * scale * gain, and the deviation."""
-  fan_in = math.prod(wide.shape[i] for i in axes)
-  low, shift = _mean(wide, axes)
-  std = _std(wide, low, shift, axes, fan_in - convention.ddof)
-  factor = _scale(fan_in, convention) / _spread(std, fan_in, convention)
-  if gain is not None:
-    factor = factor * gain
-  return _centred(wide, low, shift, axes) * _over(factor, wide, axes), std
-
-
-@_normalize.defjvp
-def _normalize_jvp(axes, convention, primals, tangents):
-  (wide, gain), (tangent, gain_tangent) = primals, tangents
-  over = functools.partial(_over, like=wide, axes=axes)
-  fan_in = math.prod(wide.shape[i] for i in axes)
-  scale = _scale(fan_in, convention)
-  unit, std = _normalize(wide, None, axes, convention)
-  spread = _spread(std, fan_in, convention)
-  count = fan_in - convention.ddof
-  along = jnp.sum(unit * tangent, axes) / (scale * count)
-  # How much of a change of the standard deviation reaches the spread, relative
-  # to both. It is 0 at a constant filter, which has no direction in which its
-  # deviation grows first: the subgradient that keeps the slope finite.
-  alive = std > jnp.sqrt(jnp.finfo(std.dtype).tiny)
-  ratio = spread / jnp.where(alive, std, spread)
-  if convention.eps_place == "variance":
-    share = 1.0
-  elif convention.eps_place == "std":
-    share = jnp.where(alive, ratio, 0.0)
-  else:
-    share = jnp.where(spread == std, 1.0, 0.0)
-  slope = 1.0 / spread if gain is None else gain / spread
-  # Sums of the tangent itself, and what is one number a filter multiplied
-  # first: read backwards, each term sums the gradient as it comes in, and no
-  # product of the kernel's size is kept.
-  mean = jnp.sum(tangent, axes) / fan_in
-  centred = tangent * over(scale * slope) - over(mean * (scale * slope))
-  out, out_tangent = unit, centred - unit * over(share * along * slope)
-  if gain is not None:
-    out_tangent = out_tangent + unit * over(gain_tangent)
-    out = unit * over(gain)
-  return (out, std), (out_tangent, jnp.where(alive, ratio, 0.0) * along)
-
-
-def _mean(x, axes):
-  """The mean of each filter in two parts, its smallest weight and the rest."""
-  # Measured from one of its own weights a filter loses no digits, however far
-  # its mean is from zero, and a constant one becomes exactly zero. The slope of
-  # the result does not depend on where one measures from. (The smallest weight
-  # rather than the first: a sharded axis can be reduced, but not sliced.)
-  low = lax.stop_gradient(jnp.min(x, axes))
-  fan_in = math.prod(x.shape[i] for i in axes)
-  return low, jnp.sum(x + _over(-low, x, axes), axes) / fan_in
-
-
-def _std(x, low, shift, axes, count):
-  """sqrt(sum((x - low - shift)**2) / count)."""
-  # In units of the shift no square is larger than fan_in**2, and that of the
-  # smallest weight is 1: nothing overflows or is lost, whatever the size.
-  size = jnp.maximum(shift, jnp.finfo(x.dtype).tiny)
-  # Here the mean may be rounded: what it is off by counts squared.
-  centred = (x - _over(low + shift, x, axes)) * _over(1.0 / size, x, axes)
-  return size * jnp.sqrt(jnp.sum(centred * centred, axes) / count)
-
-
-# The mean is taken off in three ways, in `_mean`, `_std` and here. Were it one,
-# XLA's CPU backend would write an array down and read it three times, instead
-# of finding it again within each sum.
-def _centred(x, low, shift, axes):
-  return (x - _over(low, x, axes)) - _over(shift, x, axes)
-
-
-def _over(value, like, axes):
-  """One number a filter, as an array of the kernel's shape."""
-  # In one step: backwards this is one sum over all the axes, where those of
-  # size one would be left out of a step of their own, and be slow on a CPU.
-  kept = [i for i in range(like.ndim) if i not in axes]
-  sharding = jax.typeof(like).sharding
-  return lax.broadcast_in_dim(value, like.shape, kept, out_sharding=sharding)
-
-
-def _scale(fan_in, convention):
-  return fan_in**-0.5 if convention.fan_in_scale else 1.0
-
-
-def _spread(std, fan_in, convention):
-  """What the centred kernel is divided by, from its standard deviation."""
-  eps = convention.eps
-  if convention.eps_place == "variance":
-    return jnp.hypot(std, eps**0.5)
-  if convention.eps_place == "std":
-    return std + eps
-  if convention.eps_place == "floor_fan_in":
-    eps = eps / fan_in
-  return jnp.maximum(std, eps**0.5)
-
-
-def _tame_gradient(wide, axes, convention):
-  """Bounds the slope of (nearly) constant filters that are stored in float16.
-
-  Their true slope, up to 1 / sqrt(eps) = 1e5, is beyond what float16 can hold.
-  """
-  fan_in = math.prod(wide.shape[i] for i in axes)
-  frozen = lax.stop_gradient(wide)
-  _, std = _normalize(frozen, None, axes, convention)
-  spread = _spread(std, fan_in, convention)
-  slope = 1.0 / spread
-  if not convention.center:
-    slope *= 1.0 + jnp.max(jnp.abs(frozen), axes) / spread
-  share = _over(jnp.minimum(1.0, 2.0**10 / slope), wide, axes)
-  return share * wide + (1.0 - share) * frozen
-
-
-def _widen(kernel):
-  return kernel.astype(
-    jnp.float64 if kernel.dtype == jnp.float64 else jnp.float32
-  )
+  return numerics.scale_and_mean(kernel, axes=axes, convention=convention)
 
 
 def _checked(
@@ -372,6 +209,7 @@ def _checked(
   axis: int | Sequence[int] | None,
   convention: str | Convention,
 ) -> tuple[jax.Array, tuple[int, ...], Convention]:
+  """Returns the arguments in canonical form, or raises an error."""
   kernel = jnp.asarray(kernel)
   convention = get_convention(convention)
   if not jnp.issubdtype(kernel.dtype, jnp.floating):
@@ -384,6 +222,7 @@ def _checked(
 def _canonical_axes(
   axis: int | Sequence[int] | None, ndim: int
 ) -> tuple[int, ...]:
+  """Returns the fan-in axes sorted, and counted from the front."""
   if axis is None:
     axis = range(ndim - 1)
   axes = (axis,) if isinstance(axis, int) else tuple(axis)
@@ -400,17 +239,18 @@ def _canonical_axes(
 def _check_fan_in(
   shape: tuple[int, ...], axes: tuple[int, ...], convention: Convention
 ) -> None:
+  """Refuses filters with fewer weights than the convention needs."""
   fan_in = math.prod(shape[i] for i in axes)
   if fan_in >= convention.min_fan_in:
     return
-  where = f"fan-in {fan_in} (shape {list(shape)}, axes {list(axes)})"
+  given = f"fan-in {fan_in} (shape {list(shape)}, axes {list(axes)})"
   if fan_in < 2:
     raise ValueError(
-      f"{where} has no standard deviation: leave this kernel out with `where`, "
+      f"{given} has no standard deviation: leave this kernel out with `where`, "
       "or check the axes"
     )
   raise ValueError(
-    f"{where} is below min_fan_in={convention.min_fan_in}: two weights become "
+    f"{given} is below min_fan_in={convention.min_fan_in}: two weights become "
     "+-1 whatever their values. Leave this kernel out with `where`, choose a "
     "scaled or centred convention ('nfnet', 'timm_scaled', 'center'), or allow "
     "it with dataclasses.replace(convention, min_fan_in=2)"
@@ -420,6 +260,7 @@ def _check_fan_in(
 def _align(
   value: jax.Array, what: str, shape: tuple[int, ...], axes: tuple[int, ...]
 ) -> jax.Array:
+  """Returns a gain or mean as one number per filter, or refuses its shape."""
   kept = tuple(n for i, n in enumerate(shape) if i not in axes)
   if value.ndim and value.shape != kept:
     raise ValueError(
@@ -430,6 +271,7 @@ def _align(
 
 
 def _check_paths(given: Mapping[str, Any], what: str, paths: list[str]) -> None:
+  """Refuses gains or means of other paths than those of the kernels."""
   for path in sorted(set(given) - set(paths)):
     raise ValueError(
       f"{what} for unknown kernel {path!r}: {suggest(path, paths)}"

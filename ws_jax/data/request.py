@@ -16,6 +16,11 @@ from ws_jax.base import names
 
 Arrays = dict[str, np.ndarray]
 
+_OTHER_FIELDS = (
+  *("dir", "train_split", "eval_split", "input_key", "label_key"),
+  "may_overlap",
+)
+
 
 class DataError(ValueError):
   """A data set is not available; the message says what to do about it."""
@@ -37,6 +42,8 @@ class Request:
       and `validation` or `val` where there is no `test`.
     input_key: the key of the inputs; None for the source's own.
     label_key: the key of the labels; None for the source's own.
+    may_overlap: whether the two splits may share examples, because nothing is
+      trained on them.
 
   Example:
     >>> Request("cifar10", train_split="train[:90%]") == Request("cifar10")
@@ -49,6 +56,7 @@ class Request:
   eval_split: str | None = None
   input_key: str | None = None
   label_key: str | None = None
+  may_overlap: bool = False
 
   # An object in `name` may hold arrays: it is compared by identity, because
   # `==` of arrays is no truth value and they have no hash.
@@ -62,9 +70,6 @@ class Request:
 
   def __hash__(self) -> int:
     return hash(self._identity())
-
-
-_OTHER_FIELDS = ("dir", "train_split", "eval_split", "input_key", "label_key")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,8 +1,9 @@
-"""What a network looks like from inside: its loss, gradient and activations.
+"""Measurements of a network: its loss, its gradient and its activations.
 
-Pure functions over any loss and any pytree of parameters (`activations` over
-any Flax Linen model), so that they can be held to problems whose answer is
-known, and put to networks that this package does not train.
+They are pure functions over any loss and any pytree of parameters
+(`activations` over any Flax Linen model), so that they can be tested on
+problems whose answer is known, and used on networks that this package does not
+train.
 """
 
 from ws_jax.diagnostics.activations import (

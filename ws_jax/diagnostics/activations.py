@@ -1,4 +1,4 @@
-"""What passes through the layers of a Flax Linen model, channel by channel."""
+"""The outputs of the layers of a Flax Linen model, channel by channel."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ def norm_layers(path: str, module: nn.Module) -> bool:
     False
   """
   del path
-  # `Affine` stands where a model of this package has no normalization.
+  # A model of this package without normalization has `Affine` in its place.
   return type(module).__name__.endswith(("Norm", "Affine"))
 
 
@@ -33,23 +33,23 @@ def capture(
   where: ModuleSelector = norm_layers,
   **kwargs: Any,
 ) -> dict[str, jax.Array]:
-  """What some of the layers of a Linen model return.
+  """Returns the outputs of some of the layers of a Linen model.
 
   Args:
-    model: any Linen model; it is not changed.
-    variables: its parameters and other collections.
-    *args: what the model is called with.
-    where: `(path, module) -> bool`, whose outputs are wanted. A path is
+    model: Any Linen model; it is not changed.
+    variables: Parameters and other collections of the model.
+    *args: Arguments to call the model with.
+    where: Selector `(path, module) -> bool` of the layers. A path is
       "stage1_block1/norm1"; `ws_jax.matching` and `matching_regex` will do.
-    **kwargs: likewise, e.g. `train=True`. Running statistics may be written
-      meanwhile, and are thrown away.
+    **kwargs: Arguments by name to call the model with, for example
+      `train=True`. Running statistics that the call writes are thrown away.
 
   Returns:
-    `{path: output}`, in the order in which the layers end. The second call of a
-    layer has "#2" behind its path, and so on.
+    The outputs as `{path: output}`, in the order in which the layers end. The
+    second call of a layer has "#2" behind its path, and so on.
 
   Raises:
-    ValueError: nothing was selected; the message lists the paths.
+    ValueError: Nothing was selected; the message lists the paths.
 
   Example:
     >>> model = nn.Sequential([nn.Dense(8), nn.LayerNorm(), nn.Dense(2)])
@@ -94,12 +94,12 @@ def capture(
 
 
 class ChannelStats(NamedTuple):
-  """Moments of each channel, over all examples and positions: arrays [C].
+  """Moments of each channel, over all examples and positions.
 
   Attributes:
-    mean: of the channel.
-    std: of the channel.
-    max: of the channel.
+    mean: Mean of each channel, `[C]`.
+    std: Standard deviation of each channel, `[C]`.
+    max: Largest value of each channel, `[C]`.
   """
 
   mean: jax.Array
@@ -110,18 +110,18 @@ class ChannelStats(NamedTuple):
   def dead(self) -> jax.Array:
     """Share of the channels that a ReLU passes for no example at all.
 
-    The same before the ReLU and behind it.
+    It is the same before the ReLU and behind it.
     """
     return jnp.mean(self.max <= 0, dtype=jnp.float32)
 
   @property
   def margin(self) -> jax.Array:
-    """Mean over standard deviation of each channel, before its ReLU, [C].
+    """Mean over standard deviation of each channel before its ReLU, `[C]`.
 
-    The distance from elimination singularities (Qiao et al. 2019,
-    arXiv:1911.09738): a channel of -3 is off for all but one value of 700, and
-    one of +3 is linear. BN holds it at bias over scale; norms over channels
-    hold only the average of a group.
+    This is the distance from elimination singularities (Qiao et al. 2019,
+    arXiv:1911.09738): at -3 a ReLU turns off all but one value in 700, and at
+    +3 it is linear. BN keeps the margin at bias over scale; norms over channels
+    keep only the average of a group.
     """
     return self.mean / jnp.maximum(self.std, 1e-12)
 
@@ -129,8 +129,9 @@ class ChannelStats(NamedTuple):
   def constant_power(self) -> jax.Array:
     """Part of the mean square that does not depend on the input.
 
-    The power of the channels' means over the whole power (ProxyNorm, Labatie
-    et al. 2021, arXiv:2106.03743); at 1 the layer says nothing of its input.
+    This is the power of the channels' means over the whole power (ProxyNorm,
+    Labatie et al. 2021, arXiv:2106.03743); at 1 the layer's output does not
+    depend on its input.
     """
     return self.squared_mean / jnp.maximum(
       self.squared_mean + self.variance, 1e-30
@@ -140,8 +141,8 @@ class ChannelStats(NamedTuple):
   def squared_mean(self) -> jax.Array:
     """Average over the channels of the squared mean.
 
-    With `variance` the two lines of a signal propagation plot (Brock et al.
-    2021, arXiv:2101.08692).
+    It and `variance` are the two lines of a signal propagation plot (Brock et
+    al. 2021, arXiv:2101.08692).
     """
     return jnp.mean(self.mean**2)
 
@@ -152,7 +153,10 @@ class ChannelStats(NamedTuple):
 
 
 def channel_stats(outputs: jax.Array) -> ChannelStats:
-  """Moments of each channel of `[B, ..., C]`, in float32.
+  """Returns the moments of each channel, in float32.
+
+  Args:
+    outputs: Array `[B, ..., C]`.
 
   Example:
     >>> stats = channel_stats(jnp.array([[1.0, -2.0], [3.0, -4.0]]))
@@ -170,11 +174,24 @@ def activation_stats(
   where: ModuleSelector = norm_layers,
   **kwargs: Any,
 ) -> dict[str, ChannelStats]:
-  """`channel_stats` of what `capture` finds; the arguments are the same.
+  """Returns the moments of each channel of some layers of a Linen model.
 
-  With `where` selecting the blocks of a network at initialization this is its
-  signal propagation; with `where` selecting what goes into ReLUs, or comes out,
+  If `where` selects the blocks of a network at initialization, this is its
+  signal propagation. If it selects the inputs or outputs of ReLUs, this shows
   the dead channels.
+
+  Args:
+    model: Any Linen model; it is not changed.
+    variables: Parameters and other collections of the model.
+    *args: Arguments to call the model with.
+    where: Selector of the layers, as in `capture`.
+    **kwargs: Arguments by name to call the model with.
+
+  Returns:
+    The moments as `{path: ChannelStats}`.
+
+  Raises:
+    ValueError: Nothing was selected; the message lists the paths.
 
   Example:
     >>> model = nn.Sequential([nn.Dense(8), nn.LayerNorm(), nn.relu])

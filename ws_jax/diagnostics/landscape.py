@@ -1,14 +1,14 @@
-"""How smooth a loss is: along its gradient, and by its Hessian.
+"""The smoothness of a loss, along its gradient and by its Hessian.
 
 A loss is a function `loss(params, *args)` of a pytree of real floats. Outside
-of `jax.jit` it is compiled once for each function object, so hand in the same
-one again and again and what changes (a batch, running statistics) as `args`;
-inside of `jax.jit` the loops here are unrolled.
+of `jax.jit` it is compiled once for each function object, so pass the same
+object every time, and what changes (a batch, running statistics) as `args`.
+Inside of `jax.jit` the loops here are unrolled.
 
-None of these measures survives a change of scale: divide the kernels in front
-of a normalization by ten, and the same network looks a hundred times sharper.
-Networks are compared here at equal relative steps, or better, where layers may
-differ in scale, `in_own_units`.
+All of these measures depend on scale: divide the kernels in front of a
+normalization by ten, and the same network looks a hundred times sharper.
+Compare networks at equal relative steps, or `in_own_units` if their layers may
+differ in scale.
 """
 
 import functools
@@ -19,25 +19,25 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ws_jax.core.kernels import Selector, conv_kernels, selected_kernels
+from ws_jax.core.kernels import Selector, conv_kernels, replace, select
 
 PyTree = Any
 Loss = Callable[..., jax.Array]
 
-# Of what may be zero and is divided by.
+# The smallest divisor, for norms that may be zero.
 _TINY = 1e-30
 
 
 class AlongGradient(NamedTuple):
-  """What is met on the way down the gradient from one point.
+  """Losses and gradients at several steps down the gradient from one point.
 
   Attributes:
-    loss: at the point itself.
-    gradient_norm: there.
-    distances: length of each step, in the units of the parameters, [n].
-    losses: at the end of each step, [n].
-    gradient_changes: how far the gradient there is from that at the point, as
-      the norm of the difference, [n].
+    loss: Loss at the point itself.
+    gradient_norm: Norm of the gradient at the point.
+    distances: Length of each step, in the units of the parameters, [n].
+    losses: Loss at the end of each step, [n].
+    gradient_changes: Norm of the difference between the gradient at the end of
+      each step and that at the point, [n].
   """
 
   loss: jax.Array
@@ -48,38 +48,39 @@ class AlongGradient(NamedTuple):
 
   @property
   def loss_variation(self) -> jax.Array:
-    """Largest minus smallest loss on the way, the point itself included."""
+    """Largest minus smallest loss of all steps and the point itself."""
     highest = jnp.maximum(self.loss, self.losses.max())
     return highest - jnp.minimum(self.loss, self.losses.min())
 
   @property
   def predictiveness(self) -> jax.Array:
-    """The largest change of the gradient over its norm; 0 is a plane."""
+    """Largest change of the gradient over its norm; 0 for a plane."""
     return self.gradient_changes.max() / jnp.maximum(self.gradient_norm, _TINY)
 
   @property
   def beta_smoothness(self) -> jax.Array:
-    """The largest change of the gradient over the length of the step."""
+    """Largest change of the gradient over the length of the step."""
     return jnp.max(self.gradient_changes / self.distances)
 
 
 def along_gradient(
   loss: Loss, params: PyTree, relative_steps: Sequence[float], *args: Any
 ) -> AlongGradient:
-  """Walks down the gradient: loss variation, predictiveness, beta-smoothness.
+  """Measures loss variation, predictiveness and beta-smoothness.
 
-  Santurkar et al. 2018 (arXiv:1805.11604), Fig. 4, with one change: the steps
-  are relative, r = rate * |gradient| / |params|, as the three measures at equal
-  rates say more of the scale of the parameters than of the network.
+  It takes steps of several lengths down the gradient, as in Santurkar et al.
+  2018 (arXiv:1805.11604), Fig. 4, with one change: the steps are relative,
+  r = rate * |gradient| / |params|, because at equal rates the three measures
+  say more about the scale of the parameters than about the network.
 
   Args:
-    loss: `loss(params, *args)`, a scalar.
-    params: the point, any pytree of real floats, not all zero.
-    relative_steps: lengths of the steps as parts of the norm of `params`.
-    *args: passed on to `loss`.
+    loss: Function `loss(params, *args)` that returns a scalar.
+    params: Point to start from, any pytree of real floats, not all zero.
+    relative_steps: Lengths of the steps as parts of the norm of `params`.
+    *args: Other arguments of `loss`.
 
   Returns:
-    An `AlongGradient`; its properties are the three measures.
+    An `AlongGradient`, whose properties are the three measures.
 
   Example:
     >>> walk = along_gradient(lambda x: 3 * jnp.sum(x * x), jnp.ones(4), [0.1])
@@ -88,7 +89,7 @@ def along_gradient(
   """
   value, grads = _value_and_grad(loss, params, args)
   norm = optax.tree.norm(grads)
-  # A gradient of zero leads nowhere, which is not an error.
+  # A gradient of zero is no error: all steps then end at the point itself.
   downhill = optax.tree.scale(-1 / jnp.maximum(norm, _TINY), grads)
   distances = jnp.asarray(relative_steps) * optax.tree.norm(params)
   losses, changes = [], []
@@ -103,12 +104,12 @@ def along_gradient(
 
 
 class Sharpness(NamedTuple):
-  """The largest eigenvalue of a Hessian, and how well it is known.
+  """The largest eigenvalue of a Hessian, and a bound on its error.
 
   Attributes:
-    eigenvalue: the largest, not the largest in magnitude.
-    residual: |H v - eigenvalue v| for the unit vector v that was found; there
-      is an eigenvalue no further than this from `eigenvalue`.
+    eigenvalue: Largest eigenvalue, not the largest in magnitude.
+    residual: Norm |H v - eigenvalue v| for the unit vector v that was found;
+      there is an eigenvalue no further than this from `eigenvalue`.
   """
 
   eigenvalue: jax.Array
@@ -122,21 +123,23 @@ def sharpness(
   seed: int = 0,
   num_iterations: int = 30,
 ) -> Sharpness:
-  """The largest eigenvalue of the Hessian, by power iteration.
+  """Returns the largest eigenvalue of the Hessian, by power iteration.
 
-  Power iteration finds the eigenvalue of the largest magnitude. If that one is
-  negative a second round, on the Hessian less this eigenvalue, whose own are
-  all positive, finds the largest; if not, it makes the first more exact.
+  Power iteration finds the eigenvalue of the largest magnitude. If it is
+  negative, a second round iterates on the Hessian minus this eigenvalue, whose
+  eigenvalues are all positive, and so finds the largest. If it is positive, the
+  second round makes it more exact.
 
-  Multiply by the squared norm of `params` before two networks are compared, or
-  take it `in_own_units`.
+  To compare two networks, multiply by the squared norm of `params`, or measure
+  `in_own_units`.
 
   Args:
-    loss: `loss(params, *args)`, a scalar that can be differentiated twice.
-    params: the point, any pytree of real floats.
-    *args: passed on to `loss`.
-    seed: of the first vector.
-    num_iterations: Hessian-vector products in each of the two rounds.
+    loss: Function `loss(params, *args)` that returns a scalar and can be
+      differentiated twice.
+    params: Point to measure at, any pytree of real floats.
+    *args: Other arguments of `loss`.
+    seed: Seed of the first vector.
+    num_iterations: Number of Hessian-vector products in each of the two rounds.
 
   Returns:
     The eigenvalue and its residual.
@@ -156,7 +159,8 @@ def sharpness(
 
   start = optax.tree.random_like(first, params)
   vector, largest, _ = iterate(start, 0.0)
-  # What has converged to the wrong end holds nothing of the right one.
+  # A vector that has converged to the wrong end of the spectrum has nothing of
+  # the right end left in it.
   fresh = optax.tree.random_like(second, params)
   vector = optax.tree.where(largest < 0, fresh, vector)
   _, eigenvalue, residual = iterate(vector, jnp.minimum(largest, 0))
@@ -166,27 +170,28 @@ def sharpness(
 def in_own_units(
   loss: Loss, params: PyTree, *, where: Selector = conv_kernels
 ) -> tuple[Loss, dict[str, jax.Array], PyTree]:
-  """Measures each kernel in units of its own norm, and holds the rest fixed.
+  """Returns a loss of each kernel in units of its norm, with the rest fixed.
 
-  A normalization makes the scale of the kernel before it meaningless: BN of
-  each filter, GN of a whole kernel, WS of each filter again. In units of its
-  own norm such a kernel looks the same at any scale, and so does all that this
-  module measures; a relative step moves every kernel by a part of itself, and
-  for one kernel alone the sharpness is the usual eigenvalue times squared norm.
-  The rest, the head and the scales of the norms, have no such freedom.
+  A normalization makes the scale of the kernel before it meaningless: BN that
+  of each filter, GN that of a whole kernel, WS that of each filter again. In
+  units of its own norm such a kernel looks the same at any scale, and so does
+  everything that this module measures. A relative step then moves every kernel
+  by a part of itself, and for one kernel alone the sharpness is the usual
+  eigenvalue times the squared norm. The scale of all other parameters (the head
+  and the scales of the norms) does matter, so they are fixed.
 
   Args:
-    loss: `loss(params, *args)`.
-    params: the parameters.
-    where: `(path, leaf) -> bool`, which leaves are measured.
+    loss: Function `loss(params, *args)`.
+    params: Parameters of the network.
+    where: Selector `(path, leaf) -> bool` of the leaves to measure.
 
   Returns:
     A loss `scaled(coordinates, frame, *args)`, the same object whenever `loss`
-    is; the coordinates `{path: kernel of norm 1}`; and the frame, a pytree that
-    holds what is fixed: pass it as the first of the `args`.
+    is; the coordinates `{path: kernel of norm 1}`; and the frame, a pytree of
+    all that is fixed: pass it as the first of the `args`.
 
   Raises:
-    ValueError: nothing is selected.
+    ValueError: Nothing is selected.
 
   Example:
     >>> params = {"conv": {"kernel": jnp.full((3, 3, 4, 2), 7.0)}}
@@ -194,15 +199,10 @@ def in_own_units(
     >>> scaled, coordinates, frame = in_own_units(loss, params)
     >>> round(float(optax.tree.norm(coordinates)), 3)
     1.0
-    >>> bool(scaled(coordinates, frame, 2.0) == loss(params, 2.0))
+    >>> bool(jnp.isclose(scaled(coordinates, frame, 2.0), loss(params, 2.0)))
     True
   """
-  paths, leaves, _ = selected_kernels(params, where)
-  chosen: dict[str, jax.Array] = {
-    path: leaf
-    for path, leaf in zip(paths, leaves, strict=True)
-    if path is not None
-  }
+  chosen = select(params, where)
   norms: dict[str, Any] = {
     path: jnp.sqrt(jnp.sum(leaf * leaf)) for path, leaf in chosen.items()
   }
@@ -212,15 +212,12 @@ def in_own_units(
 
 @functools.cache
 def _scaled(loss):
+  """Returns the loss of the coordinates; one object for each loss."""
+
   def scaled(coordinates, frame, *args):
     params, norms = frame
-    chosen = lambda path, _: path in coordinates
-    paths, leaves, treedef = selected_kernels(params, chosen)
-    leaves = [
-      leaf if path is None else coordinates[path] * norms[path]
-      for path, leaf in zip(paths, leaves, strict=True)
-    ]
-    return loss(jax.tree.unflatten(treedef, leaves), *args)
+    kernels = {path: x * norms[path] for path, x in coordinates.items()}
+    return loss(replace(params, kernels), *args)
 
   return scaled
 
@@ -232,11 +229,15 @@ def _value_and_grad(loss, params, args):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _iterate(loss, params, vector, shift, args):
-  """One step on H - shift: the next vector; eigenvalue and residual of now."""
+  """Takes one step of power iteration on H - shift.
+
+  Returns:
+    The next vector, and the eigenvalue and the residual of the vector given.
+  """
   unit = optax.tree.scale(1 / optax.tree.norm(vector), vector)
 
-  # Reverse mode twice: a layer with a backward pass of its own, as our norms
-  # have, knows no forward mode.
+  # Reverse mode twice: a layer with a backward pass of its own, such as our
+  # norms, has no forward mode.
   def slope(params):
     return optax.tree.vdot(jax.grad(loss)(params, *args), unit)
 

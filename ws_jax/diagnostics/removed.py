@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from ws_jax.core.kernels import (
   Axes,
   Selector,
+  by_path,
   conv_kernels,
   fan_in_axes,
-  selected_kernels,
+  select,
 )
 from ws_jax.core.standardize import standardize
 
@@ -19,12 +20,12 @@ PyTree = Any
 
 
 class RemovedTerms(NamedTuple):
-  """Parts of one kernel's squared gradient; the rest is what WS lets through.
+  """Parts of one kernel's squared gradient that WS removes.
 
   Attributes:
-    mean: the part along the constant filter, <1, g>^2 / (I |g|^2).
-    radial: the part along the filter itself, <W, g>^2 / (I |g|^2).
-    squared_norm: |g|^2, the whole that the two are parts of.
+    mean: Part along the constant filter, <1, g>^2 / (I |g|^2).
+    radial: Part along the filter itself, <W, g>^2 / (I |g|^2).
+    squared_norm: Whole squared gradient |g|^2, which the two are parts of.
   """
 
   mean: jax.Array
@@ -39,29 +40,31 @@ def removed_terms(
   where: Selector = conv_kernels,
   axes: Axes = fan_in_axes,
 ) -> dict[str, RemovedTerms]:
-  """Splits the gradient of every kernel as Weight Standardization would.
+  """Returns the parts of each kernel's gradient that WS removes.
 
   With g the gradient of one filter of fan-in I by its effective value, and W
   the standardized filter, the raw gradient obeys
 
       std^2 |dL/draw|^2 = |g|^2 - <1, g>^2 / I - <W, g>^2 / I
 
-  (Qiao et al. 2019, arXiv:1903.10520: why WS smooths). Both fractions are 0 to
-  1 and know no scale. Of a network without WS the effective kernels are the
-  parameters themselves, and the fractions say what WS would take away.
+  (Qiao et al. 2019, arXiv:1903.10520: why WS smooths). Both fractions are
+  between 0 and 1 and do not depend on scale. In a network without WS the
+  effective kernels are the parameters themselves, and the fractions say what WS
+  would remove.
 
   Args:
-    grads: of the loss by the effective parameters, a tree like `params`.
-    params: raw or effective: standardized, they are the same.
-    where: `(path, leaf) -> bool`, which leaves are kernels.
-    axes: `(path, leaf) -> tuple`, their fan-in axes.
+    grads: Gradient of the loss by the effective parameters, a tree like
+      `params`.
+    params: Raw or effective parameters; standardizing makes them the same.
+    where: Selector `(path, leaf) -> bool` of the kernels.
+    axes: Rule `(path, leaf) -> tuple` for their fan-in axes.
 
   Returns:
-    `{path: RemovedTerms}`, numerators and denominators summed over the filters
-    of a kernel; fractions of a gradient of zero are zero.
+    The parts as `{path: RemovedTerms}`, with numerators and denominators summed
+    over the filters of a kernel; fractions of a gradient of zero are zero.
 
   Raises:
-    ValueError: nothing is selected.
+    ValueError: Nothing is selected.
 
   Example:
     >>> kernel = jax.random.normal(jax.random.key(0), (3, 3, 4, 2))
@@ -69,13 +72,9 @@ def removed_terms(
     >>> round(float(terms.mean), 3), round(float(terms.radial), 3)
     (1.0, 0.0)
   """
-  paths, kernels, _ = selected_kernels(params, where)
-  found = {}
-  for path, kernel, grad in zip(
-    paths, kernels, jax.tree.leaves(grads), strict=True
-  ):
-    if path is None:
-      continue
+  grads_of, found = by_path(grads), {}
+  for path, kernel in select(params, where).items():
+    grad = grads_of[path]
     fan_in = axes(path, kernel)
     size = math.prod(kernel.shape[i] for i in fan_in)
     squared_norm = jnp.sum(grad * grad)

@@ -1,1 +1,6 @@
-"""Normalization layers and convolutions, with what of both is C++ on a CPU."""
+"""Normalization layers and convolutions, and their C++ for CPUs.
+
+`norm` holds the layers, over the one function of `normalize`; `convolve` is a
+function for `nn.Conv`; `native` calls C++ instead of XLA's code where that is
+faster.
+"""

@@ -1,4 +1,4 @@
-"""A convolution that is fast on a CPU, too, backwards and for few examples."""
+"""A convolution with gradients that are fast on a CPU, for few examples too."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,8 +9,8 @@ from jax import lax
 
 from ws_jax.layers.native import convolution
 
-# Up to so many examples the products below win: measured at 1, 2, 4 and 8 on
-# the layers of ResNet-20.
+# The products below win up to this number of examples: measured at 1, 2, 4 and
+# 8 on the layers of ResNet-20.
 SMALL_BATCH = 4
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
@@ -23,27 +23,28 @@ def conv_general_dilated(
   padding: str | Sequence[tuple[int, int]],
   **how: Any,
 ) -> jax.Array:
-  """`lax.conv_general_dilated` as layers of Flax call it, and take it.
+  """Convolves; a drop-in for `lax.conv_general_dilated` to pass to `nn.Conv`.
 
-  Where a program has asked for it (`ws_jax.backend.configure`), a CPU with
-  AVX-512 convolves by oneDNN. The rest is for those without.
+  On a CPU with AVX-512 oneDNN convolves, if the program has asked for it
+  (`ws_jax.layers.native`). Two other measures help CPUs without it; other
+  backends see neither.
 
-  XLA's CPU backend computes the filter gradient as a convolution in which the
-  examples play the channels. With few examples it is up to twelve times slower
-  than the forward pass. There this function computes it as one matrix product
-  for each position of the kernel, on the same numbers. Such a convolution has
-  no forward-mode derivative.
+  With few examples, the filter gradient is one matrix product for each position
+  of the kernel, on the same numbers. XLA's CPU backend computes it as a
+  convolution in which the examples play the channels, which is then up to
+  twelve times slower than the forward pass. A convolution with this gradient
+  has no forward-mode derivative.
 
-  With more examples XLA's kernel library would take the filter gradient and the
-  update that it goes into as one, and need three times as long: a barrier keeps
-  them apart. Other backends see neither.
+  With more examples, a barrier keeps the filter gradient and the update that
+  uses it apart. XLA's kernel library would fuse the two, and need three times
+  as long.
 
   Args:
-    x: `[N, H, W, in]`.
-    kernel: `[h, w, in, out]`.
-    window_strides: as in `lax.conv_general_dilated`.
-    padding: likewise.
-    **how: the rest of its arguments.
+    x: Images `[N, H, W, in]`.
+    kernel: Kernel `[h, w, in, out]`.
+    window_strides: Strides, as in `lax.conv_general_dilated`.
+    padding: Padding, as in `lax.conv_general_dilated`.
+    **how: All other arguments of `lax.conv_general_dilated`, by name.
 
   Example:
     >>> x, kernel = jnp.ones((1, 8, 8, 3)), jnp.ones((3, 3, 3, 4))
@@ -64,7 +65,7 @@ def conv_general_dilated(
 
 
 def _use_products(x, padding, how) -> bool:
-  """Few examples, and nothing but a stride and a padding."""
+  """Returns whether there are few examples, and no option but a stride."""
   if isinstance(padding, str) or x.ndim != 4:
     return False
   plain = all(
@@ -81,6 +82,7 @@ def _use_products(x, padding, how) -> bool:
 
 
 def _xla(x, kernel, strides, pads, precision):
+  """Convolves as XLA does, in the layout of Flax."""
   return lax.conv_general_dilated(
     x,
     kernel,
@@ -95,10 +97,12 @@ _conv = jax.custom_vjp(_xla, nondiff_argnums=(2, 3, 4))
 
 
 def _forward(x, kernel, strides, pads, precision):
+  """Returns the convolution, and what the backward pass needs."""
   return _xla(x, kernel, strides, pads, precision), (x, kernel)
 
 
 def _backward(strides, pads, precision, residuals, dy):
+  """Returns the gradients by x, as XLA has it, and by the kernel."""
   x, kernel = residuals
   apply = lambda x: _xla(x, kernel, strides, pads, precision)
   (dx,) = jax.vjp(apply, x)[1](dy)
@@ -108,7 +112,7 @@ def _backward(strides, pads, precision, residuals, dy):
   flat = dy.reshape(-1, dy.shape[-1])
 
   def product(i, j):
-    """The part of the gradient at row i and column j of the kernel."""
+    """Returns the gradient at row i and column j of the kernel."""
     seen = lax.slice(
       padded,
       (0, i, j, 0),

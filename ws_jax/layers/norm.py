@@ -1,7 +1,7 @@
 """Normalization layers that share one float32 core.
 
-Every layer here subtracts a mean and divides by a standard deviation; they
-differ only in which values share them, and `normalize` takes that as two
+Every layer here subtracts a mean and divides by a standard deviation. They
+differ only in which values share both, and `normalize` takes that as two
 numbers: how many consecutive examples, and how many groups of channels. On an
 input `[B, ..., C]`:
 
@@ -30,21 +30,21 @@ from ws_jax.layers.normalize import normalize
 class BatchNorm(nn.Module):
   """Batch normalization with a normalization batch of its own.
 
-  Statistics are shared by `batch_size` consecutive examples (a "ghost"
-  batch), so that the batch of the optimizer and that of the normalization are
-  two numbers. The running mean and biased variance, averaged over the ghost
-  batches, are in the collection `batch_stats`; they are what is used when
-  `train` is false, and they do not change during `init`.
+  `batch_size` consecutive examples (a "ghost" batch) share statistics, so that
+  the batch of the optimizer and that of the normalization are two numbers. The
+  running mean and biased variance, averaged over the ghost batches, are in the
+  collection `batch_stats`. They are used when `train` is false, and do not
+  change during `init`.
 
   Ioffe and Szegedy, 2015 (arXiv:1502.03167); ghost batches: Hoffer et al.,
   2017 (arXiv:1705.08741).
 
   Attributes:
-    batch_size: examples that share statistics; None: all that are given.
-    momentum: share of the old running statistics in the new ones.
-    epsilon: added to the variance.
-    dtype: of the result; statistics and parameters are float32.
-    scale_init: initializer of `scale`.
+    batch_size: Number of examples that share statistics; None for all.
+    momentum: Share of the old running statistics in the new ones.
+    epsilon: Number added to the variance.
+    dtype: Dtype of the result; statistics and parameters are float32.
+    scale_init: Initializer of `scale`.
 
   Example:
     >>> x = jnp.arange(8.0).reshape(4, 2)
@@ -66,7 +66,7 @@ class BatchNorm(nn.Module):
     """Normalizes `[B, ..., C]`; with `train`, updates `batch_stats`.
 
     Raises:
-      ValueError: the normalization batch does not divide B.
+      ValueError: The normalization batch does not divide B.
     """
     scale, bias = _affine_params(self, x)
     shape = (x.shape[-1],)
@@ -96,13 +96,13 @@ class GroupNorm(nn.Module):
   Wu and He, 2018 (arXiv:1803.08494).
 
   Attributes:
-    num_groups: how many groups the channels form.
-    channels_per_group: the same said the other way; at most one of the two is
-      given. With neither there are 8 groups, which fits the 16 channels where
-      CIFAR ResNets begin; ImageNet models use 32.
-    epsilon: added to the variance.
-    dtype: of the result; statistics and parameters are float32.
-    scale_init: initializer of `scale`.
+    num_groups: Number of groups that the channels form.
+    channels_per_group: Number of channels in a group, instead of `num_groups`.
+      With neither there are 8 groups, which fits the 16 channels where CIFAR
+      ResNets begin; ImageNet models use 32.
+    epsilon: Number added to the variance.
+    dtype: Dtype of the result; statistics and parameters are float32.
+    scale_init: Initializer of `scale`.
 
   Example:
     >>> layer = GroupNorm(channels_per_group=4)
@@ -122,7 +122,8 @@ class GroupNorm(nn.Module):
     """Normalizes `[B, ..., C]`, in training and evaluation alike.
 
     Raises:
-      ValueError: the channels cannot be divided as asked.
+      ValueError: The channels cannot form these groups, or both ways to say
+        them are given.
     """
     scale, bias = _affine_params(self, x)
     groups = _count_groups(
@@ -134,7 +135,7 @@ class GroupNorm(nn.Module):
 
 
 class LayerNorm(GroupNorm):
-  """One group: statistics per example, over positions and channels.
+  """Group normalization with one group: statistics per example.
 
   Not `flax.linen.LayerNorm`, which normalizes every position by itself.
   Ba et al., 2016 (arXiv:1607.06450); for convolutions as in Wu and He, 2018.
@@ -144,7 +145,7 @@ class LayerNorm(GroupNorm):
 
 
 class InstanceNorm(GroupNorm):
-  """One channel per group: statistics per example and channel.
+  """Group normalization with one channel in a group: statistics per channel.
 
   Ulyanov et al., 2016 (arXiv:1607.08022).
   """
@@ -153,14 +154,19 @@ class InstanceNorm(GroupNorm):
 
 
 class Affine(nn.Module):
-  """What is left of a layer here without its normalization: scale and bias.
+  """A norm layer without normalization: a scale and a bias per channel.
 
-  So the parameters are the same with and without normalization, the
-  convolutions before need no bias of their own, and a scale that starts at
-  zero switches a residual branch off as it does with normalization.
+  A model thus has the same parameters with and without normalization, its
+  convolutions need no bias of their own, and a scale that starts at zero
+  switches a residual branch off either way.
+
+  Attributes:
+    epsilon: Number that the other layers take; not used.
+    dtype: Dtype of the result; parameters are float32.
+    scale_init: Initializer of `scale`.
   """
 
-  epsilon: float = 1e-5  # unused
+  epsilon: float = 1e-5
   dtype: DTypeLike = jnp.float32
   scale_init: nn.initializers.Initializer = nn.initializers.ones
 
@@ -183,21 +189,22 @@ NORMS = {
 
 @dataclasses.dataclass(frozen=True)
 class NormSpec:
-  """Which normalization a model uses: plain values, equal if they are.
+  """The settings of a norm, as a hashable value.
 
-  What a kind has no use for is ignored, so that a sweep over kinds can leave
-  the rest as it is.
+  A setting that a kind does not have is ignored, so that a sweep over kinds can
+  leave the others as they are.
 
   Attributes:
-    kind: a name of `NORMS`.
-    num_groups: of `group`; see `GroupNorm` for the default.
-    channels_per_group: of `group`, instead of `num_groups`.
-    batch_size: of `batch`: the normalization batch; None: the whole batch.
-    momentum: of `batch`: share of the old running statistics in the new.
-    epsilon: added to the variance.
+    kind: Name of `NORMS`.
+    num_groups: Number of groups of `group`; see `GroupNorm` for the default.
+    channels_per_group: Number of channels in a group of `group`, instead of
+      `num_groups`.
+    batch_size: Normalization batch of `batch`; None for the whole batch.
+    momentum: Share of the old running statistics in the new ones, of `batch`.
+    epsilon: Number added to the variance.
 
   Raises:
-    ValueError: the kind is unknown, a number is out of range, or both
+    ValueError: The kind is unknown, a number is out of range, or both
       `num_groups` and `channels_per_group` are given.
 
   Example:
@@ -228,10 +235,14 @@ class NormSpec:
     _refuse_both(self.num_groups, self.channels_per_group)
 
   def check(self, channels: int) -> None:
-    """Refuses channels that cannot be divided into the groups; no compile.
+    """Refuses channels that cannot form the groups, before anything compiles.
+
+    Args:
+      channels: Number of channels.
 
     Raises:
-      ValueError: with the channels, what was asked for, and what is possible.
+      ValueError: The channels cannot form the groups; the message says which
+        numbers are possible.
     """
     if self.kind == "group":
       _count_groups(channels, self.num_groups, self.channels_per_group)
@@ -243,7 +254,13 @@ class NormSpec:
     scale_init: nn.initializers.Initializer = nn.initializers.ones,
     name: str | None = None,
   ) -> nn.Module:
-    """A layer of this kind, to be called as `layer(x, train=...)`."""
+    """Returns a layer of this kind, to be called as `layer(x, train=...)`.
+
+    Args:
+      dtype: Dtype of the result.
+      scale_init: Initializer of `scale`.
+      name: Name of the layer in its module.
+    """
     own: dict[str, Any] = {}
     if self.kind == "batch":
       own = {"batch_size": self.batch_size, "momentum": self.momentum}
@@ -262,7 +279,7 @@ class NormSpec:
 
 
 def _affine_params(module, x):
-  """The parameters `scale` and `bias` of a layer, float32 `[C]`."""
+  """Returns the parameters `scale` and `bias` of a layer, float32 `[C]`."""
   shape = (x.shape[-1],)
   scale = module.param("scale", module.scale_init, shape, jnp.float32)
   bias = module.param("bias", nn.initializers.zeros, shape, jnp.float32)
@@ -270,14 +287,21 @@ def _affine_params(module, x):
 
 
 def _channelwise(x, mean, factor, bias):
-  """`(x - mean) * factor + bias` in float32: `[B, ..., C]` and thrice `[C]`."""
+  """Returns `(x - mean) * factor + bias` in float32.
+
+  Args:
+    x: Array `[B, ..., C]`.
+    mean: Array `[C]`, as `factor` and `bias` are.
+    factor: Factor of each channel.
+    bias: Bias of each channel.
+  """
   shape = (1,) * (x.ndim - 1) + (-1,)
   mean, factor, bias = (v.reshape(shape) for v in (mean, factor, bias))
   return (x.astype(jnp.float32) - mean) * factor + bias
 
 
 def _count_groups(channels, num_groups, channels_per_group):
-  """How many groups `channels` form, or a ValueError saying why not."""
+  """Returns the number of groups, or raises a ValueError that says why not."""
   _refuse_both(num_groups, channels_per_group)
   if channels_per_group is not None:
     asked, what = channels_per_group, "groups of {} channels"

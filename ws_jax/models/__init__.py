@@ -1,8 +1,9 @@
 """Models by name: the families of this package, and the user's own.
 
 A family is a module with `MODELS` (its names), `KEYS` (its part of
-`config.model`) and `create`. A name `package.module:callable` is a model of the
-user's own, `ws_jax.models.own`.
+`config.model`), `create`, and `NATIVE` if it convolves by `ws_jax.layers`
+alone. A name `package.module:callable` is a model of the user's own,
+`ws_jax.models.own`.
 """
 
 from typing import Any
@@ -69,6 +70,14 @@ def create(
     settings["dtype"] = dtype
   make = own.create if ":" in name else _family(name).create
   return make(name, num_outputs=num_outputs, **settings)
+
+
+def convolves_natively(name: str) -> bool:
+  """Returns whether all convolutions of a model are those of `ws_jax.layers`.
+
+  On a CPU others are slow inside a compiled loop of steps.
+  """
+  return ":" not in name and getattr(_family(name), "NATIVE", False)
 
 
 def _family(name: str) -> Any:

@@ -56,6 +56,8 @@ STEMS = {
   "imagenet": "7x7 / 2, then a pool / 2",
 }
 VERSIONS = {"1": "post-activation", "2": "pre-activation"}
+# All of its convolutions are those of `ws_jax.layers.convolve`.
+NATIVE = True
 # The keys of `config.model` that a ResNet has.
 KEYS = {
   "version": keys.integer(1, "1: post-activation, 2: pre-activation", low=1),
@@ -86,15 +88,16 @@ def create_model(
   """Makes a model of a published shape; nothing is computed or compiled.
 
   Args:
-    name: a name of `MODELS`.
-    num_classes: how many logits there are per example.
-    norm: the normalization, everywhere in the model.
+    name: Name of a model, a key of `MODELS`.
+    num_classes: Number of logits for each example.
+    norm: Normalization, everywhere in the model.
     version: 1 (post-activation) or 2 (pre-activation).
-    width: factor on the number of channels.
-    stem: a name of `STEMS`; None: that of the published model.
-    zero_init_last: whether each block starts as its shortcut; see `ResNet`.
-    dtype: of the activations. Parameters, statistics and logits are float32.
-    remat: whether the backward pass computes each block a second time instead
+    width: Factor on the number of channels.
+    stem: Name of a stem, a key of `STEMS`; None for the published one.
+    zero_init_last: Whether each block starts as its shortcut; see `ResNet`.
+    dtype: Dtype of the activations. Parameters, statistics and logits are
+      float32.
+    remat: Whether the backward pass computes each block a second time instead
       of keeping what is inside.
 
   Returns:
@@ -151,24 +154,24 @@ class ResNet(nn.Module):
   """A residual network; `create_model` makes the published ones.
 
   Attributes:
-    num_classes: how many logits there are per example.
-    block_sizes: blocks in each stage; a stage halves the image (but not the
-      first) and doubles the channels.
-    channels: of the first stage.
-    bottleneck: whether blocks are 1x1, 3x3, 1x1 with 4 times the channels at
+    num_classes: Number of logits for each example.
+    block_sizes: Number of blocks in each stage; a stage halves the image (but
+      not the first) and doubles the channels.
+    channels: Number of channels of the first stage.
+    bottleneck: Whether blocks are 1x1, 3x3, 1x1 with 4 times the channels at
       the end, and not 3x3, 3x3. The stride is on the 3x3.
     stem: `cifar` (3x3), `half` (3x3 with stride 2, which makes small images a
       quarter of the work) or `imagenet` (7x7 with stride 2, then a max pool).
-    norm: the normalization.
+    norm: Normalization, everywhere in the model.
     version: 1 (post-activation) or 2 (pre-activation).
-    zero_init_last: whether each block starts as its shortcut. In version 1 the
+    zero_init_last: Whether each block starts as its shortcut. In version 1 the
       last scale of each block starts at zero (Goyal et al., 2017,
       arXiv:1706.02677). A block of version 2 ends with a convolution, whose
       zero kernel could not be standardized, and behind a zero scale its ReLU
       would pass no gradient ever: there the block is multiplied by a learnt
       number that starts at zero (De and Smith, 2020, arXiv:2002.10444).
-    dtype: of the activations.
-    remat: whether blocks are computed a second time in the backward pass.
+    dtype: Dtype of the activations.
+    remat: Whether blocks are computed a second time in the backward pass.
   """
 
   num_classes: int
@@ -184,7 +187,7 @@ class ResNet(nn.Module):
 
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-    """Images `[B, H, W, C]` to logits, float32 `[B, num_classes]`."""
+    """Turns images `[B, H, W, C]` into logits, float32 `[B, num_classes]`."""
     block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
     x = self._stem(images.astype(self.dtype), train)
     for stage, size in enumerate(self.block_sizes):
@@ -234,11 +237,11 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    """`[B, H, W, C]` to `[B, ceil(H / stride), ceil(W / stride), C']`."""
+    """Turns `[B, H, W, C]` into `[B, H', W', C']`, H' = ceil(H / stride)."""
     return self._post(x, train) if self.version == 1 else self._pre(x, train)
 
   def _convs(self):
-    """Of each convolution: its channels, size and stride."""
+    """Returns channels, size and stride of each convolution."""
     if self.bottleneck:
       return (
         (self.channels, 1, 1),
@@ -283,7 +286,7 @@ class Block(nn.Module):
 
 
 def _conv(channels, size, stride, dtype, name):
-  """A convolution without bias that pads both sides alike."""
+  """Makes a convolution without bias that pads both sides alike."""
   return nn.Conv(
     channels,
     (size, size),

@@ -1,7 +1,7 @@
-"""What a sweep over learning rates says, as numbers: pure functions.
+"""Statistics of sweeps over learning rates, as pure functions.
 
-A score is an accuracy or the like, more being better; what has none, because
-it diverged or has not run, is NaN.
+A score is a number of which more is better, such as an accuracy. A run that has
+diverged or has not ended has no score, which is NaN.
 """
 
 from collections.abc import Sequence
@@ -13,9 +13,15 @@ Numbers = Sequence[float] | np.ndarray
 
 
 class Estimate(NamedTuple):
-  """A mean over `n` seeds, its sample standard deviation and 95 % interval.
+  """A mean over seeds, with its spread and its confidence interval.
 
-  What needs two seeds is NaN for one, and all of it for none.
+  Attributes:
+    n: Number of seeds.
+    mean: Mean; NaN without a seed.
+    std: Sample standard deviation; NaN with fewer than two seeds, as all below.
+    stderr: Standard error of the mean.
+    low: Start of the interval.
+    high: End of the interval.
   """
 
   n: int
@@ -27,11 +33,11 @@ class Estimate(NamedTuple):
 
 
 def estimate(values: Numbers, confidence: float = 0.95) -> Estimate:
-  """Mean, spread, and the interval of Student's t for the mean.
+  """Returns mean, spread, and the interval of Student's t for the mean.
 
   Args:
-    values: one a seed; NaN is left out.
-    confidence: of the interval.
+    values: Value of each seed; NaN is left out.
+    confidence: Probability that the interval covers the true mean.
 
   Example:
     >>> estimate([1.0, 2.0, 3.0]).high  # 2 + 4.303 / sqrt(3)
@@ -51,10 +57,14 @@ def estimate(values: Numbers, confidence: float = 0.95) -> Estimate:
 
 
 class Range(NamedTuple):
-  """Learning rates from `low` to `high`, `decades` wide.
+  """A range of learning rates.
 
-  `open_low` and `open_high` say that the grid ended before the range did, so
-  that it is at least so wide.
+  Attributes:
+    low: Start of the range.
+    high: End of the range.
+    decades: Width of the range, as a base-10 logarithm.
+    open_low: Whether the grid ends before the range does, below.
+    open_high: Whether the grid ends before the range does, above.
   """
 
   low: float
@@ -67,15 +77,16 @@ class Range(NamedTuple):
 def usable_range(
   rates: Numbers, scores: Numbers, tolerance: float = 0.01
 ) -> Range | None:
-  """The rates around the best one that score within `tolerance` of it.
+  """Returns the range of rates around the best one that score nearly as well.
 
   Between two points of the grid the score is taken as linear in the logarithm
-  of the rate; towards a point without a score the range ends where it is.
+  of the rate. Next to a point without a score the range ends at the grid point.
 
   Args:
-    rates: increasing [n].
-    scores: their scores [n].
-    tolerance: in units of the score; 0.01 is one point of accuracy.
+    rates: Learning rates, increasing [n].
+    scores: Scores of the rates [n].
+    tolerance: Largest distance to the best score; 0.01 is one point of
+      accuracy.
 
   Returns:
     The range, or None if no rate has a score.
@@ -97,9 +108,12 @@ def usable_range(
 def _edge(
   logs: np.ndarray, scores: np.ndarray, floor: float
 ) -> tuple[float, bool]:
-  """Where scores, going up from the first, fall below the floor."""
+  """Returns where the scores fall below the floor, and whether they do not.
+
+  Without such a place it is the last point, and the second value is True.
+  """
   for i, score in enumerate(scores):
-    if not score >= floor:  # also NaN
+    if not score >= floor:  # true of NaN too
       if not np.isfinite(score):
         return float(logs[i - 1]), False
       part = (scores[i - 1] - floor) / (scores[i - 1] - score)
@@ -108,19 +122,20 @@ def _edge(
 
 
 def sensitivity(losses: Numbers, first_loss: float) -> float:
-  """Learning-rate sensitivity of Wortsman et al. (2023), section 2.2.
+  """Returns the learning-rate sensitivity of Wortsman et al. (2023).
 
-  The mean over the grid of min(loss, loss at initialization), less the best
-  loss (https://arxiv.org/abs/2309.14322).
+  It is the mean over the grid of min(loss, loss at initialization), less the
+  best loss (https://arxiv.org/abs/2309.14322, section 2.2).
 
   Args:
-    losses: one a rate, of a grid with equal ratios; NaN for a run that
+    losses: Loss at each rate of a grid with equal ratios; NaN for a run that
       diverged, which counts as the loss at initialization.
-    first_loss: the loss at initialization; NaN if it is not known, which is
-      good enough while nothing diverged.
+    first_loss: Loss at initialization; NaN if it is not known, which is enough
+      if no run diverged.
 
   Returns:
-    0 is no sensitivity; NaN if it cannot be told, or nothing learnt.
+    A number from 0, which is no sensitivity; NaN if it cannot be computed or no
+    run has learnt.
 
   Example:
     >>> sensitivity([0.5, 0.3, float("nan")], first_loss=2.3)
@@ -137,22 +152,22 @@ def relative_sensitivity(
   low: float,
   high: float,
 ) -> float:
-  """`sensitivity`, with relative steps in the place of learning rates.
+  """Returns `sensitivity` with relative steps instead of learning rates.
 
   A learning rate means another thing where weights are standardized, so arms
   are compared over one range of relative steps, ||update|| / ||weights||. The
   mean is over the logarithm of the step, the loss linear between the points.
 
   Args:
-    steps: relative step of each run, in any order; a run where it is not
+    steps: Relative step of each run, in any order; a run whose step is not
       known is left out.
-    losses: as in `sensitivity`, and of the same runs.
-    first_loss: as in `sensitivity`.
-    low: start of the range; the arms compared share it.
-    high: end of the range.
+    losses: Losses of the same runs, as in `sensitivity`.
+    first_loss: Loss at initialization, as in `sensitivity`.
+    low: Start of the range, which is the same for all arms compared.
+    high: End of the range.
 
   Returns:
-    NaN where it cannot be told: fewer than two steps, or an empty range.
+    The sensitivity; NaN with fewer than two steps, or for an empty range.
   """
   steps = np.asarray(steps, float)
   capped = _capped(losses, first_loss)
@@ -169,16 +184,22 @@ def relative_sensitivity(
 
 
 def _capped(losses: Numbers, first_loss: float) -> np.ndarray:
-  """Losses, none above the first; empty if that leaves the measure unknown."""
+  """Returns the losses, none above the first; empty if that is not known.
+
+  It is also empty if no run has learnt.
+  """
   losses = np.asarray(losses, float)
   finite, learnt = np.isfinite(losses), losses < first_loss
   known = learnt.any() if np.isfinite(first_loss) else finite.all()
-  # fmin: of a number and a NaN, the number.
+  # Of a number and a NaN, fmin takes the number.
   return np.fmin(losses, first_loss) if known else losses[:0]
 
 
 def common_range(steps: Sequence[Numbers]) -> tuple[float, float]:
-  """The range that every series of relative steps covers; NaN if none does."""
+  """Returns the range that every series of relative steps covers.
+
+  Both ends are NaN if no series has a step.
+  """
   known = [np.asarray(series, float) for series in steps]
   known = [series[np.isfinite(series)] for series in known]
   known = [series for series in known if len(series)]

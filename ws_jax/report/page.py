@@ -1,4 +1,4 @@
-"""One HTML page that holds all it shows, and asks no network for anything."""
+"""Renders one HTML page that holds all it shows and needs no network."""
 
 import base64
 import html
@@ -11,13 +11,19 @@ from string import Template
 from typing import Any, NamedTuple
 
 Lines = Sequence[Sequence[str]]
-_CURVES = "Training curves"  # the section that the script fills
-# A cell that is a number, with its sign or bound or spread; or has none.
+_CURVES = "Training curves"  # The section that the script fills.
+# Matches a number, with its sign, bound or spread, or a dash in its place.
 _NUMBER = re.compile(r"[≤≥+−-]? ?\d[\d.e+-]*( ± .*| to .*)?$|-$")
 
 
 class Picture(NamedTuple):
-  """A figure as SVG: `wide`, and `narrow` for a phone."""
+  """A figure of the page.
+
+  Attributes:
+    caption: Text below the figure.
+    wide: SVG for a screen.
+    narrow: SVG for a phone.
+  """
 
   caption: str
   wide: str
@@ -25,10 +31,15 @@ class Picture(NamedTuple):
 
 
 class Section(NamedTuple):
-  """A part of the page; all text is plain, and escaped here.
+  """A section of the page. All text is plain; this module escapes it.
 
-  `links` holds a target for the first word of each line but the titles, or
-  None. A `folded` table opens when it is asked for.
+  Attributes:
+    title: Title of the section.
+    notes: Paragraphs below the title.
+    pictures: Figures of the section.
+    lines: Table of the section; the first line has the titles.
+    links: Link of the first word of each line below the titles, or None.
+    folded: Whether the table is closed until a reader opens it.
   """
 
   title: str
@@ -46,21 +57,21 @@ def render(
   sections: Sequence[Section],
   curves: dict[str, Any],
 ) -> str:
-  """The page.
+  """Returns the HTML of the page.
 
   Args:
-    title: at its top.
-    facts: what was trained, on what; one line each.
-    warnings: what a reader must know first, e.g. that runs are missing.
-    sections: in their order; the folded ones come last.
-    curves: for the script: `arms` (name to colour), `fields` (names of the
+    title: Title of the page.
+    facts: Lines on what was trained, and on what.
+    warnings: Lines that a reader must see first, e.g. that runs are missing.
+    sections: Sections in their order; those that are folded come last.
+    curves: Data for the script: `arms` (name to colour), `fields` (names of the
       filters), `metrics` (names), and `runs`: each with `run`, `arm`, `values`
       of the fields, `status`, `href`, `best`, and `series`, for each metric
       `[steps, values]` or None.
   """
   files = resources.files("ws_jax.report")
   read = lambda name: (files / name).read_text(encoding="utf-8")
-  # "<" would end the script element from within a string.
+  # A "<" within a string could end the script element.
   data = json.dumps(curves, allow_nan=False, separators=(",", ":"))
   joined = lambda parts: "\n".join(map(_section, parts))
   shown = [section for section in sections if not section.folded]

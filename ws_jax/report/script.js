@@ -1,5 +1,5 @@
 "use strict";
-// Draws the curves of the chosen runs, and says which one the pointer is at.
+// Draws the curves of the chosen runs, and names the one under the pointer.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const byId = (id) => document.getElementById(id);
@@ -67,7 +67,7 @@
       return want === "best" ? run.best : run.values[i] === want.slice(1);
     });
 
-  // About n round numbers between two others.
+  // Returns about n round numbers between two others.
   const ticks = (low, high, n) => {
     const rough = (high - low) / n || 1;
     const power = 10 ** Math.floor(Math.log10(rough));
@@ -132,7 +132,7 @@
     });
   };
 
-  // The point nearest to the pointer, within 40 pixels.
+  // Returns the point nearest to the pointer, within 40 pixels.
   const nearest = (event) => {
     const box = plot.getBoundingClientRect();
     const at = [event.clientX - box.left, event.clientY - box.top];
@@ -186,13 +186,13 @@
       return;
     }
     const options = [["all", "all"], ...values.map((v) => [v, `=${v}`])];
-    // Hundreds of curves say nothing: it starts with the best rates.
+    // Hundreds of curves show nothing, so the first view has the best rates.
     if (i === 0) options.unshift(["each arm's best", "best"]);
     addFilter(name, options, (value) => { chosen[`field ${i}`] = value; });
   });
   plot.addEventListener("pointermove", point);
   plot.addEventListener("pointerdown", point);
-  // A finger cannot point without touching: it has the link below the plot.
+  // A finger cannot point without touching: it uses the link below the plot.
   plot.addEventListener("click", (event) => {
     const href = near && event.pointerType !== "touch" && near.curve.run.href;
     if (href) location.href = href;

@@ -1,4 +1,4 @@
-"""Sweeps: which runs there are, what trains them, and the row of each."""
+"""Plans the runs of a sweep, trains them anywhere, and keeps a row of each."""
 
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Run", "log_grid", "plan", "product", "run_sweep", "zipped"]
 
-# Plans and reports train nothing: only this name needs the training stack.
+# Plans and reports train nothing. Only this name needs the training stack.
 __getattr__, __dir__ = lazy.attributes(
-  __name__, {"run_sweep": "ws_jax.sweep.runner"}
+  __name__, {"run_sweep": "ws_jax.sweep.runner"}, extra="train"
 )

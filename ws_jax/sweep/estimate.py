@@ -1,4 +1,4 @@
-"""How long runs will take, from one timed block of their program."""
+"""Estimates how long runs take, from one timed block of their program."""
 
 import dataclasses
 import time
@@ -6,25 +6,25 @@ import time
 import jax
 import ml_collections
 
-from ws_jax.train import backend, build
+from ws_jax.train import build
 from ws_jax.train import step as steps
 from ws_jax.train.clock import Clock
 
-# Enough for a figure that is good to a tenth; a slow program has fewer steps.
+# Enough steps for an error of a tenth; a slow program is given fewer.
 _STEPS = 20
 _SECONDS = 5.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-  """What a run takes.
+  """The time that a run takes.
 
   Attributes:
-    compiling: seconds, once for all runs of the program.
-    step: seconds of a training step.
-    evaluation: seconds of going over the test set once.
-    steps: training steps of a run.
-    evaluations: of a run.
+    compiling: Seconds to compile, once for all runs of the program.
+    step: Seconds of one training step.
+    evaluation: Seconds of one evaluation of the test set.
+    steps: Number of training steps of a run.
+    evaluations: Number of evaluations of a run.
   """
 
   compiling: float
@@ -34,7 +34,7 @@ class Cost:
   evaluations: int
 
   def seconds(self, runs: int = 1) -> float:
-    """Of so many runs, one after the other.
+    """Returns the seconds for `runs` runs in sequence.
 
     Example:
       >>> Cost(20.0, 0.1, 5.0, 600, 6).seconds(runs=2)
@@ -55,8 +55,7 @@ def measure(config: ml_collections.ConfigDict) -> Cost:
   """
   setup = build.start(config)
   config, program, source = setup.config, setup.program, setup.source
-  most, dtype = config.train.log_every_steps, config.model.get("dtype")
-  block = backend.steps_of_a_loop(most, dtype or "float32")
+  block = setup.block
   size = min(block or 1, config.train.steps)
   clock = Clock()
 

@@ -1,11 +1,11 @@
-"""Sweeps: flat dicts of overrides -> runs, each in its folder -> `runs.csv`.
+"""Trains the runs of a sweep, each in its folder, and writes their rows.
 
 An experiment yields flat dicts of dotted overrides of one config. `run_sweep`
-trains each of them and writes its row as soon as it is finished, so a sweep
-can be stopped at any moment and started again: what has a row is not repeated,
-and what was under way goes on from its last checkpoint. Several processes, on
-one machine or on several that share the folder, do the work of one sweep
-together: each run has a lock that its process holds while it trains.
+trains each of them and writes its row to `runs.csv` as soon as it is finished.
+So a sweep can be stopped at any moment and started again: a run that has a row
+is not repeated, and one that was under way goes on from its last checkpoint.
+Several processes, on one machine or on several that share the folder, can work
+on one sweep together: a process holds a lock on the run that it trains.
 """
 
 import contextlib
@@ -31,17 +31,17 @@ from ws_jax.base import disk, signals
 from ws_jax.sweep import grid
 from ws_jax.sweep import rows as rows_lib
 from ws_jax.sweep.grid import Overrides, Run, plan
-from ws_jax.train import loop, record
+from ws_jax.train import build, loop, record
 
 Row = rows_lib.Row
 Train = Callable[[ml_collections.ConfigDict, str], Mapping[str, Any]]
-Tell = Callable[[Run, Row | None], None]
+Notify = Callable[[Run, Row | None], None]
 
-# Nothing more is done for a run whose row says one of these.
+# A run whose row has one of these is finished.
 _FINAL = ("done", "diverged", "failed")
-# The config that the overrides are of, by dotted key.
+# Holds the config that the overrides change, by dotted key.
 _BASE = "base_config.json"
-# How often to look whether a run that another process holds has become free.
+# Seconds between two looks whether another process has released a run.
 _POLL_SECONDS = 1.0
 
 
@@ -60,41 +60,43 @@ def run_sweep(
   limit: int | None = None,
   retry_failed: bool = False,
   train_fn: Train = loop.train_and_evaluate,
-  tell: Tell = print_line,
+  notify: Notify = print_line,
 ) -> list[Row]:
   """Trains every run that has no finished row yet; see the top of this file.
 
-  Runs that another process has under way are waited for, and taken over if it
-  dies.
+  Waits for runs that another process trains, and takes them over if it dies.
 
   Args:
-    config: the base config; it is not changed.
-    overrides: flat dicts of dotted overrides, as an experiment's `sweep()`.
-    out: folder of the sweep: `runs.csv` and one folder per run.
-    only: a filter, as in `plan`.
-    limit: at most so many runs now; None for all.
-    retry_failed: also runs those whose row says `failed`.
-    train_fn: called as `train_fn(config, workdir)`; returns final metrics.
-    tell: called with each run when it begins, and with its row when it ended.
+    config: Base config; it is not changed.
+    overrides: Flat dicts of dotted overrides, as an experiment's `sweep()`
+      returns them.
+    out: Folder of the sweep, for `runs.csv` and one folder per run.
+    only: Filter, as in `plan`.
+    limit: Largest number of runs to train in this call; None for all.
+    retry_failed: Whether to train runs again whose row says `failed`.
+    train_fn: Function to train with, called as `train_fn(config, workdir)`; it
+      returns the final metrics.
+    notify: Function that is called with each run and None when it begins, and
+      with the run and its row when it has ended.
 
   Returns:
     The rows that these runs have now, in the order of the plan.
 
   Raises:
-    ValueError: before anything runs, if an override names no key of the config,
-      a data set is missing, or `out` holds runs of another base config.
-    KeyboardInterrupt, Interrupted: stopped by Ctrl-C or SIGTERM; every finished
-      row is kept, and the same call goes on from there.
+    ValueError: An override does not fit the config, a data set is missing, or
+      `out` holds runs of another base config. Raised before anything runs.
+    KeyboardInterrupt, Interrupted: Ctrl-C or SIGTERM stopped the sweep. Every
+      finished row is kept, and the same call goes on from there.
   """
   out, runs = pathlib.Path(out), plan(overrides, only)
   todo = choose(config, runs, out, limit=limit, retry_failed=retry_failed)
-  # Closed even if somebody keeps the exception: it holds locks.
+  # The generator holds locks: close it even if somebody keeps the exception.
   with signals.interrupt(), contextlib.closing(_take(todo, out)) as mine:
     for run in mine:
-      tell(run, None)
+      notify(run, None)
       row, stop = _run_one(config, run, out, train_fn)
       rows_lib.append(out / "runs.csv", row)
-      tell(run, row)
+      notify(run, row)
       if stop is not None:
         raise stop
   rows = {row["key"]: row for row in rows_lib.read(out / "runs.csv")}
@@ -109,40 +111,65 @@ def choose(
   limit: int | None = None,
   retry_failed: bool = False,
 ) -> list[Run]:
-  """The runs that are still to be done, after all of them have been checked.
+  """Returns the runs that are still to be done, after it has checked all.
 
   Args:
-    config: the base config.
-    runs: of the sweep.
-    out: its folder, made if need be.
-    limit: at most so many.
-    retry_failed: also those that failed before.
+    config: Base config of the sweep.
+    runs: Runs of the sweep.
+    out: Folder of the sweep, made if need be.
+    limit: Largest number of runs to return; None for all.
+    retry_failed: Whether runs that failed before are to be done again.
 
   Raises:
-    ValueError: as `run_sweep`.
+    ValueError: As `run_sweep` raises it.
   """
-  # All of them first: a misspelt key should end the sweep in a second, not
-  # after the runs that come before it.
-  configs = [config_of(config, run) for run in runs]
-  # The same for data that are not there: not a failure of each of the runs.
-  for name, folder in {(c.data.name, c.data.dir) for c in configs}:
-    data.check_dataset(name, folder)
+  configs = check(config, runs)
+  # Data that are not there end the sweep too, instead of failing every run.
+  for request in {build.request(one) for one in configs}:
+    data.read_info(request)
   (out / ".locks").mkdir(parents=True, exist_ok=True)
   _claim(out, config)
   if retry_failed:
-    # Written down, and not just remembered: of the processes that share this
-    # sweep each would else try again what has failed again.
+    # This is written to the file, and not only remembered: otherwise each of
+    # the processes that share the sweep would retry what has failed again.
     for row in rows_lib.read(out / "runs.csv"):
       if row["status"] == "failed" and row["key"] in {run.key for run in runs}:
         rows_lib.append(out / "runs.csv", row | {"status": "interrupted"})
   return unfinished(runs, out)[:limit]
 
 
+def check(
+  config: ml_collections.ConfigDict, runs: Sequence[Run]
+) -> list[ml_collections.ConfigDict]:
+  """Returns the config of every run.
+
+  A misspelt key or a value of a wrong type should end a sweep in a second, and
+  not after the runs that come before it.
+
+  Args:
+    config: Base config of the sweep.
+    runs: Runs of the sweep.
+
+  Raises:
+    ConfigError: An override names no key, or its value is of a wrong type or
+      out of range.
+  """
+  configs = [config_of(config, run) for run in runs]
+  for one in configs:
+    config_lib.check(one)
+  return configs
+
+
 def give_up(run: Run, out: pathlib.Path, reason: str) -> Row | None:
-  """Records that a run failed in a way that its own process could not record.
+  """Records a failure that the run's own process could not record.
+
+  Args:
+    run: Run whose process died.
+    out: Folder of the sweep.
+    reason: Reason to write into the row.
 
   Returns:
-    Its row; None if another process has finished it or is at it.
+    The row; None if another process has finished the run or is training it.
   """
   with disk.locked(_lock_of(out, run.name), wait=False) as free:
     if not free or not unfinished([run], out):
@@ -153,17 +180,18 @@ def give_up(run: Run, out: pathlib.Path, reason: str) -> Row | None:
 
 
 def unfinished(runs: Sequence[Run], out: pathlib.Path) -> list[Run]:
-  """Those of `runs` whose row in `runs.csv` is not final, or missing."""
+  """Returns the runs whose row in `runs.csv` is missing or not final."""
   rows = rows_lib.read(out / "runs.csv")
   ended = {row["key"] for row in rows if row["status"] in _FINAL}
   return [run for run in runs if run.key not in ended]
 
 
 def _take(runs: Sequence[Run], out: pathlib.Path) -> Generator[Run, None, None]:
-  """Yields each run that is free, locked while the caller is at it.
+  """Yields each run that is free, locked until the next one is asked for.
 
-  Compiling is shared best if a process has the runs of one program for itself.
-  So it first takes groups that nobody is at, and then helps the others.
+  A process compiles least if it has all runs of one program to itself. So this
+  first takes groups of runs that no other process works on, and then helps
+  with the rest.
   """
   while left := unfinished(runs, out):
     idle = True
@@ -173,7 +201,7 @@ def _take(runs: Sequence[Run], out: pathlib.Path) -> Generator[Run, None, None]:
         with disk.locked(_lock_of(out, digest), wait=False) as mine:
           for run in members if mine or not alone else ():
             with disk.locked(_lock_of(out, run.name), wait=False) as free:
-              # Again, for it may have been finished before it became free.
+              # Look again: it may have been finished before it became free.
               if free and unfinished([run], out):
                 idle = False
                 yield run
@@ -191,11 +219,11 @@ def _run_one(
   out: pathlib.Path,
   train_fn: Train,
 ) -> tuple[Row, BaseException | None]:
-  """Runs one; returns its row, and the exception that ends the sweep."""
+  """Trains a run; returns its row, and an exception that ends the sweep."""
   workdir = out / run.name
   outcome: dict[str, Any] = {}
   stop: BaseException | None = None
-  # A run that is finished but has no row: the sweep was killed in between.
+  # A finished run has no row if the sweep was killed in between.
   if rows_lib.status_of(workdir).get("status") not in ("done", "diverged"):
     workdir.mkdir(parents=True, exist_ok=True)
     try:
@@ -211,15 +239,15 @@ def _run_one(
     except KeyboardInterrupt as error:
       stop = error
       outcome = {"status": "interrupted", "reason": str(error)}
-    except Exception as error:  # One broken run must not cost the others.
-      (workdir / "error.txt").write_text(traceback.format_exc())
+    except Exception as error:  # One broken run must not end the others.
+      disk.write_text(workdir / "error.txt", traceback.format_exc())
       reason = f"{type(error).__name__}: {error}".splitlines()[0]
       outcome = {"status": "failed", "reason": reason}
   return _row(run, out, outcome), stop
 
 
 def _row(run: Run, out: pathlib.Path, outcome: dict[str, Any]) -> Row:
-  """The row of a run, of what is in its folder and of how it ended."""
+  """Returns the row of a run, from its folder and from how it ended."""
   workdir = out / run.name
   resolved = disk.read_json(workdir / "config.json")
   base = disk.read_json(out / _BASE)
@@ -236,13 +264,13 @@ def _row(run: Run, out: pathlib.Path, outcome: dict[str, Any]) -> Row:
 def config_of(
   config: ml_collections.ConfigDict, run: Run
 ) -> ml_collections.ConfigDict:
-  """The config of one run."""
+  """Returns the config of one run."""
   copy = config.copy_and_resolve_references()
   return config_lib.apply(copy, run.overrides)
 
 
 def _claim(out: pathlib.Path, config: ml_collections.ConfigDict) -> None:
-  """Keeps a folder to one base config: a row's key holds just the overrides."""
+  """Keeps a folder to one base config: the key of a row has overrides only."""
   mine = json.loads(json.dumps(config_lib.flatten(config.to_dict())))
   path = out / _BASE
   theirs = disk.read_json(path)

@@ -1,4 +1,4 @@
-"""Which part of a machine one process of several has."""
+"""Divides the CPU cores, GPUs or TPUs of a machine among several processes."""
 
 import contextlib
 import os
@@ -8,12 +8,11 @@ from collections.abc import Iterator, Sequence
 
 
 def machine() -> tuple[str, int]:
-  """The platform and the number of devices that JAX would use here.
+  """Returns the platform and the number of devices that JAX would use here.
 
-  Of TPUs it is chips that are counted: some have two devices.
-
-  It is asked in a process that ends: one that has opened a GPU keeps most of
-  its memory from the workers.
+  TPUs are counted in chips, some of which have two devices. The question is put
+  in a process that then ends: a process that has opened a GPU keeps most of the
+  GPU's memory from the workers.
   """
   code = (
     "import jax; d = jax.local_devices();"
@@ -33,17 +32,17 @@ def machine() -> tuple[str, int]:
 def share(
   platform: str, count: int, number: int, workers: int
 ) -> tuple[dict[str, str], set[int] | None]:
-  """The environment and the cores of one worker of several.
+  """Returns the environment and the CPU cores of one worker.
 
   Args:
-    platform: as `machine` says.
-    count: of devices.
-    number: of the worker, from 0.
-    workers: how many there are.
+    platform: Platform, as `machine` returns it.
+    count: Number of devices.
+    number: Number of the worker, from 0.
+    workers: Number of workers.
 
   Returns:
-    Environment variables that leave it its devices, and the CPU cores to run
-    on: None for all, where the work is not done by them.
+    Environment variables that show the worker its devices only, and the CPU
+    cores for it; None for all cores, where other devices do the work.
 
   Example:
     >>> share("gpu", 4, 1, 2)[0]["CUDA_VISIBLE_DEVICES"]
@@ -60,7 +59,7 @@ def share(
     port = str(8476 + number)
     return {
       "TPU_VISIBLE_CHIPS": ",".join(mine),
-      # A system of its own, and not a part of one that spans the workers.
+      # Each worker is a system of its own, not a part of one that spans all.
       "TPU_CHIPS_PER_PROCESS_BOUNDS": f"1,{len(mine)},1",
       "TPU_PROCESS_BOUNDS": "1,1,1",
       "TPU_PROCESS_ADDRESSES": f"localhost:{port}",
@@ -73,14 +72,14 @@ def share(
     given = os.environ.get(name)
     mine = _part(given.split(",") if given else every, number, workers)
     env[name] = ",".join(mine)
-  if workers > count:  # each JAX would take three quarters of a GPU's memory
+  if workers > count:  # Each would take three quarters of a GPU's memory.
     fraction = 0.9 / -(-workers // count)
     env["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{fraction:.2f}"
   return env, None
 
 
 def _part(things: Sequence, number: int, parts: int) -> Sequence:
-  """A fair part of them; shared with others if they are fewer than parts."""
+  """Returns part `number` of equal ones; it is shared if there are too few."""
   if len(things) < parts:
     return [things[number % len(things)]]
   size = len(things) / parts
@@ -89,7 +88,7 @@ def _part(things: Sequence, number: int, parts: int) -> Sequence:
 
 @contextlib.contextmanager
 def pinned(cores: set[int] | None) -> Iterator[None]:
-  """What is started in a `with` block inherits these cores; None: all."""
+  """Pins what is started in the `with` block to these cores; None for all."""
   if cores is None:
     yield
     return

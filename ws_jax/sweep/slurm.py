@@ -1,4 +1,4 @@
-"""A sweep as a job array of Slurm: a task for the runs of each program.
+"""Submits a sweep as a job array of Slurm: one task for the runs of a program.
 
 A task runs a `ws_jax.sweep.workers.Fleet` on what Slurm has allocated. Before
 its time is over, or when it is preempted, its workers save and it queues again.
@@ -13,21 +13,21 @@ from ws_jax.sweep import grid
 from ws_jax.sweep import rows as rows_lib
 from ws_jax.sweep.workers import Fleet
 
-# Before the end of its time a task is told, to save, this long.
+# Slurm warns a task this long before the end of its time, so that it can save.
 _NOTICE_SECONDS = 120
-# A sweep has a need of time that is not known: how often a task may queue again
-# because its time was over.
+# Number of times that a task may queue again because its time was over. It is
+# large, as nobody knows how much time a sweep needs.
 _MAX_TIMEOUTS = 1000
 
 
 class Task:
-  """What runs in one task of the array; submitit pickles it, and calls it.
+  """The work of one task of the array; submitit pickles it, and calls it.
 
   Args:
-    overrides: of each of its runs.
-    out: folder of the sweep.
-    command: starts a worker.
-    workers: how many.
+    overrides: Overrides of each run of the task.
+    out: Folder of the sweep.
+    command: Command that starts a worker.
+    workers: Number of workers.
   """
 
   def __init__(
@@ -47,18 +47,18 @@ class Task:
       pathlib.Path(out),
       command,
       workers=workers,
-      tell=_print_line,
+      notify=_print_line,
     )
     try:
       self._fleet.run()
     except KeyboardInterrupt:
-      # SIGTERM, so the task is being cancelled or preempted. Which of them is
-      # for Slurm to say: it either kills now, or asks for a checkpoint.
+      # SIGTERM means that the task is being cancelled or preempted. Slurm then
+      # either kills it, or asks for a checkpoint: wait for one of them.
       time.sleep(_NOTICE_SECONDS)
       raise
 
   def checkpoint(self) -> Any:
-    """Called by submitit when the task has to go: saves, and queues again."""
+    """Saves and queues again; submitit calls this when the task has to end."""
     import submitit
 
     if self._fleet:
@@ -77,17 +77,18 @@ def submit(
   gpus: int | None = None,
   cpus: int | None = None,
 ) -> list[str]:
-  """Submits `runs` as a job array.
+  """Submits runs as a job array.
 
   Args:
-    runs: what `runner.choose` has left to do.
-    out: folder of the sweep, which all nodes see; logs are in `out/slurm`.
-    command: starts a worker.
-    workers: of each task.
-    partition: of the cluster; None for its default.
-    minutes: time limit of a task. One that needs more saves and queues again.
-    gpus: of each task.
-    cpus: of each task.
+    runs: Runs to do, as `runner.choose` returns them.
+    out: Folder of the sweep, which all nodes see. Logs go to `out/slurm`.
+    command: Command that starts a worker.
+    workers: Number of workers of each task.
+    partition: Partition of the cluster; None for its default.
+    minutes: Time limit of a task. A task that needs more saves and queues
+      again.
+    gpus: Number of GPUs of each task; None for the cluster's default.
+    cpus: Number of CPU cores of each task; None for the cluster's default.
 
   Returns:
     The job ids, one for each program.

@@ -1,4 +1,4 @@
-"""What a sweep shows of itself: a live table on a terminal, lines elsewhere."""
+"""Shows how far a sweep is: a live table on a terminal, lines elsewhere."""
 
 import collections
 import datetime
@@ -18,14 +18,14 @@ _ENDS = ("done", "diverged", "failed", "interrupted")
 
 
 class View:
-  """Shows what `Fleet` tells; a context manager.
+  """Display of the runs of a `Fleet`; a context manager.
 
   Args:
-    runs: what there is to do.
-    out: folder of the sweep.
-    workers: how many.
-    console: of rich; None for standard output, without a live table where that
-      is no terminal.
+    runs: Runs to do.
+    out: Folder of the sweep.
+    workers: Number of workers.
+    console: Console of rich; None for standard output, which has a live table
+      only on a terminal.
   """
 
   def __init__(
@@ -38,8 +38,8 @@ class View:
     self._runs, self._out, self._workers = runs, out, workers
     self._began = time.monotonic()
     self._current: dict[int, tuple[grid.Run, float]] = {}
-    self._ended: dict[str, str] = {}  # name of a run -> its status
-    self._seconds = collections.defaultdict(list)  # of the runs of a structure
+    self._ended: dict[str, str] = {}  # Name of a run -> its status.
+    self._seconds = collections.defaultdict(list)  # Structure -> of its runs.
     self._lock = threading.Lock()
     self._live = None
     if console or sys.stdout.isatty():
@@ -58,8 +58,10 @@ class View:
     if self._live:
       self._live.stop()
 
-  def tell(self, number: int, run: grid.Run, row: rows_lib.Row | None) -> None:
-    """A run begins (no row yet) or ended, at worker `number`."""
+  def update(
+    self, number: int, run: grid.Run, row: rows_lib.Row | None
+  ) -> None:
+    """Shows that worker `number` begins a run (no row yet) or has ended it."""
     with self._lock:
       if row is None:
         self._current[number] = run, time.monotonic()
@@ -80,8 +82,12 @@ class View:
       print(line, flush=True)
 
   def seconds_left(self) -> float | None:
-    """A guess by what the runs of each program took; None before the first."""
-    every = [taken for runs in self._seconds.values() for taken in runs]
+    """Returns the time left, by the mean time of the runs of each program.
+
+    A program of which no run has ended is taken to need the mean of all. None
+    before the first run has ended.
+    """
+    every = [took for runs in self._seconds.values() for took in runs]
     if not every:
       return None
     left = 0.0
@@ -94,7 +100,7 @@ class View:
     return left / self._workers
 
   def table(self) -> Any:
-    """The table of now, for rich, which asks for it in a thread of its own."""
+    """Returns the table as it is now; rich asks for it in its own thread."""
     from rich import console, text
 
     with self._lock:
@@ -125,12 +131,12 @@ class View:
     ended = f"{len(self._ended)} of {len(self._runs)} runs ended"
     gone, left = time.monotonic() - self._began, self.seconds_left()
     about = "" if left is None else f", about {clock(left)} left"
-    # Above the table: what does not fit on a screen is cut off below.
+    # These lines are above the table, as a screen cuts off what is below it.
     return "".join([f"{ended}, {clock(gone)} gone{about}\n", *lines])
 
 
 def progress(out: pathlib.Path, number: int, run: grid.Run) -> str:
-  """The newest line on this run in the log of its worker."""
+  """Returns the newest line on this run in the log of its worker."""
   path = log_of(out, number)
   with path.open("rb") as file:
     file.seek(max(path.stat().st_size - 4096, 0))
@@ -140,5 +146,5 @@ def progress(out: pathlib.Path, number: int, run: grid.Run) -> str:
 
 
 def clock(seconds: float) -> str:
-  """Seconds as `h:mm:ss`."""
+  """Returns seconds as `h:mm:ss`."""
   return str(datetime.timedelta(seconds=round(seconds)))

@@ -1,9 +1,9 @@
-"""Launchers: a sweep in worker processes of this machine.
+"""Runs a sweep in worker processes of this machine.
 
 A worker is a process that calls `work`. It reads the runs of the sweep from its
 standard input, as one line of JSON, and writes a line of JSON for each run that
-begins or ends. When its standard input ends it stops and saves: it does so
-whether the parent has closed it or was killed.
+begins or ends. When its standard input ends, it saves and stops. So it stops
+too if its parent is killed.
 """
 
 import collections
@@ -26,24 +26,24 @@ from ws_jax.sweep import runner, shares
 from ws_jax.sweep.grid import Run
 from ws_jax.train import loop, record
 
-# Exit code of a worker that was told to stop, and did.
+# Exit code of a worker that was asked to stop, and did.
 STOPPED = 130
-# A run whose process died this often at one point is given up.
+# A run is given up when its process has died this often at one point of it.
 _DEATHS = 2
 
-# Called with the number of the worker, what it is at, and how that ended.
-Tell = Callable[[int, Run, rows_lib.Row | None], None]
+# Called with the number of the worker, its run, and the row if that has ended.
+Notify = Callable[[int, Run, rows_lib.Row | None], None]
 
 
 class Fleet:
-  """Worker processes at one list of runs, each on its share of the machine.
+  """Worker processes that share a list of runs and the machine.
 
   Args:
-    runs: what `runner.choose` has left to do.
-    out: folder of the sweep; `worker-N.log` has what worker N says.
-    command: starts a worker.
-    workers: how many.
-    tell: called when a run begins or ends.
+    runs: Runs to do, as `runner.choose` returns them.
+    out: Folder of the sweep. Worker N writes its messages to `worker-N.log`.
+    command: Command that starts a worker.
+    workers: Number of workers.
+    notify: Function that is called when a run begins or ends.
   """
 
   def __init__(
@@ -53,29 +53,30 @@ class Fleet:
     command: Sequence[str],
     *,
     workers: int,
-    tell: Tell,
+    notify: Notify,
   ):
     self._runs = {run.name: run for run in runs}
     self._out, self._command, self._workers = out, command, workers
-    self._tell = tell
+    self._notify = notify
     self._machine = shares.machine() if workers > 1 else None
     self._stopping = False
     self._processes: dict[int, subprocess.Popen[str]] = {}
     self._messages: queue.Queue[tuple[int, dict | int]] = queue.Queue()
-    # What each worker is at; how often one died at a run when it was so far.
+    # Name of the run of each worker, and how often a worker died in a run when
+    # that had come so far.
     self._current: dict[int, str] = {}
     self._deaths: collections.Counter[tuple[str, int]] = collections.Counter()
 
   def run(self) -> None:
     """Starts the workers and returns when all runs are done.
 
-    A worker that dies is replaced; a run that kills another one, having got no
-    further, is a failed one.
+    A worker that dies is replaced. A run has failed if it kills a second worker
+    without having come further.
 
     Raises:
-      KeyboardInterrupt: on Ctrl-C or SIGTERM, when all workers have saved and
-        ended, or if all of them were stopped from outside.
-      ChildProcessError: the workers die before they begin.
+      KeyboardInterrupt: Ctrl-C or SIGTERM came, and all workers have saved and
+        ended; or somebody else stopped all of them.
+      ChildProcessError: The workers die before they begin a run.
     """
     with signals.interrupt():
       try:
@@ -93,7 +94,7 @@ class Fleet:
       raise KeyboardInterrupt("the workers were stopped")
 
   def stop(self, seconds: float = 0.0) -> None:
-    """Asks all workers to save and end; waits for it at most so long."""
+    """Asks all workers to save and end, and waits up to `seconds` for that."""
     self._stopping = True
     processes = list(self._processes.values())
     for process in processes:
@@ -105,6 +106,7 @@ class Fleet:
       time.sleep(0.1)
 
   def _attend(self) -> None:
+    """Handles the messages of the workers until all of them have ended."""
     while self._processes:
       number, message = self._messages.get()
       if isinstance(message, int):
@@ -114,21 +116,22 @@ class Fleet:
       else:
         name, row = message["run"], message["row"]
         self._current[number] = "" if row else name
-        self._tell(number, self._runs[name], row)
+        self._notify(number, self._runs[name], row)
 
   def _replace(self, number: int, code: int) -> None:
+    """Starts a worker in the place of one that died."""
     cause = f"exit code {code}"
     if code < 0:
       cause = f"signal {-code} ({signal.strsignal(-code)})"
     name, log = self._current.pop(number, ""), log_of(self._out, number)
-    # One that got further than the last time is not what kills its process.
+    # A run that came further than the last time is not what kills its process.
     at = (name, len(record.read_metrics(self._out / name)))
     self._deaths[at] += 1
     if name and self._deaths[at] >= _DEATHS:
       reason = f"its process died {_DEATHS} times, {cause}: {log.name}"
       row = runner.give_up(self._runs[name], self._out, reason)
       if row:
-        self._tell(number, self._runs[name], row)
+        self._notify(number, self._runs[name], row)
     elif self._deaths[at] > 2 * self._workers:
       raise ChildProcessError(f"workers die at once ({cause}): see {log}")
     self._start(number)
@@ -137,13 +140,13 @@ class Fleet:
     env, cores = {}, None
     if self._machine:
       env, cores = shares.share(*self._machine, number, self._workers)
-    with log_of(self._out, number).open("a") as log, shares.pinned(cores):
+    with log_of(self._out, number).open("ab") as log, shares.pinned(cores):
       process = subprocess.Popen(
         self._command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=log,
-        text=True,
+        encoding="utf-8",
         env=os.environ | env,
         # Ctrl-C is for the parent, which then asks each worker to stop, once.
         start_new_session=True,
@@ -154,15 +157,16 @@ class Fleet:
     listen.start()
 
   def _listen(self, number: int, process: subprocess.Popen[str]) -> None:
+    """Sends a worker its runs, and queues its messages and its exit code."""
     assert process.stdin and process.stdout
     order = json.dumps([run.overrides for run in self._runs.values()])
-    with contextlib.suppress(BrokenPipeError, ValueError):  # it may be closed
+    with contextlib.suppress(BrokenPipeError, ValueError):  # It may be closed.
       process.stdin.write(order + "\n")
       process.stdin.flush()
     for line in process.stdout:
-      if line.startswith("{"):  # else printed before it knew that it is one
+      if line.startswith("{"):  # Others were printed before `work` began.
         self._messages.put((number, json.loads(line)))
-    # Not sooner: the end of its input would tell it to stop.
+    # The input is closed last, as its end asks the worker to stop.
     code = process.wait()
     process.stdout.close()
     with contextlib.suppress(BrokenPipeError):
@@ -176,31 +180,31 @@ def work(
   *,
   train_fn: runner.Train = loop.train_and_evaluate,
 ) -> None:
-  """Is a worker; see the top of this file.
+  """Trains runs as a worker; see the top of this file.
 
   Args:
-    config: the base config of the sweep.
-    out: its folder.
-    train_fn: as in `runner.run_sweep`.
+    config: Base config of the sweep.
+    out: Folder of the sweep.
+    train_fn: Function to train with, as in `runner.run_sweep`.
 
   Raises:
-    KeyboardInterrupt, Interrupted: it was told to stop, and has saved.
+    KeyboardInterrupt, Interrupted: The worker was asked to stop, and has saved.
   """
-  # That of a cluster is for the parent; its processes all receive it.
+  # A cluster sends this to all processes, and the parent deals with it.
   signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-  # Whatever else is printed shall not mix with what the parent reads.
-  answers = os.fdopen(os.dup(1), "w")
+  # The parent reads standard output: everything else is printed elsewhere.
+  answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
   os.dup2(2, 1)
 
-  def tell(run: Run, row: rows_lib.Row | None) -> None:
-    # A parent that is gone will not read it; the end of stdin tells of that.
+  def notify(run: Run, row: rows_lib.Row | None) -> None:
+    # A parent that has died reads nothing; the end of stdin stops the worker.
     with contextlib.suppress(BrokenPipeError):
       print(json.dumps({"run": run.name, "row": row}), file=answers, flush=True)
 
   def stop_at_end_of_input() -> None:
     while os.read(0, 4096):
       pass
-    # A second SIGTERM, after that of a cluster, would kill; this one does not.
+    # A SIGTERM would kill if it came after one of the cluster; SIGINT does not.
     os.kill(os.getpid(), signal.SIGINT)
 
   line = b""
@@ -212,10 +216,10 @@ def work(
   with signals.interrupt():
     threading.Thread(target=stop_at_end_of_input, daemon=True).start()
     runner.run_sweep(
-      config, json.loads(line), out, train_fn=train_fn, tell=tell
+      config, json.loads(line), out, train_fn=train_fn, notify=notify
     )
 
 
 def log_of(out: pathlib.Path, number: int) -> pathlib.Path:
-  """Where worker `number` writes what it has to say to people."""
+  """Returns the path of the file for the messages of worker `number`."""
   return out / f"worker-{number}.log"

@@ -25,17 +25,19 @@ _STEPS_ON_CPU = 10
 
 
 def configure() -> str:
-  """What a program that trains sets up, once, before it does anything.
+  """Sets up JAX for training; call once, before anything else.
 
   Returns:
-    A line that says what was set, for the program to announce.
+    Lines that say what was set, for the program to announce.
   """
   said = [keep_freed_memory()]  # before all that starts the backend
   said += [f"compiled programs are kept in {enable_compilation_cache()}"]
   said += [native.enable()]
   if options := options_to_run_fast():
-    said += [f"{name}={value}" for name, value in options.items()]
-  return "; ".join(filter(None, said))
+    said += [
+      f"XLA's newer kernels for all but convolutions: {', '.join(options)}"
+    ]
+  return "\n".join(filter(None, said))
 
 
 def enable_compilation_cache() -> pathlib.Path:
@@ -55,8 +57,10 @@ def enable_compilation_cache() -> pathlib.Path:
   return folder
 
 
-def steps_of_a_loop(most: int, dtype: str = "float32") -> int | None:
-  """How many training steps one compiled loop should run here.
+def steps_of_a_loop(
+  most: int, dtype: str = "float32", native_convolutions: bool = True
+) -> int | None:
+  """Returns the number of training steps that one compiled loop should run.
 
   XLA's CPU backend runs its own convolutions inside a loop on one thread: 8
   times slower for a small ResNet, and their filter gradients 38 to 64 times.
@@ -65,20 +69,22 @@ def steps_of_a_loop(most: int, dtype: str = "float32") -> int | None:
   them save all of that, and leave the process answering to signals.
 
   Args:
-    most: steps until something else is due.
-    dtype: what the convolutions compute in.
+    most: Number of steps until something else is due.
+    dtype: Dtype of the convolutions.
+    native_convolutions: Whether all convolutions of the model are those of
+      `ws_jax.layers`, which oneDNN computes where it can.
 
   Returns:
     At most `most`; None where each step is to be dispatched.
   """
   if jax.default_backend() != "cpu":
     return most
-  ours = native.enabled("convolution", dtype)
+  ours = native_convolutions and native.enabled("convolution", dtype)
   return min(most, _STEPS_ON_CPU) if ours else None
 
 
 def keep_freed_memory() -> str:
-  """On a CPU, asks the C allocator to keep what is freed, for the next step.
+  """Asks the C allocator to keep freed memory for the next step, on a CPU.
 
   XLA's CPU backend takes fresh memory for every result, and the allocator gives
   large pieces back to the system as soon as they are free: each step then pays
@@ -108,7 +114,7 @@ def keep_freed_memory() -> str:
 
 @functools.cache
 def options_to_run_fast() -> dict[str, str] | None:
-  """Compiler options for training and evaluation steps.
+  """Returns compiler options for training and evaluation steps.
 
   On a CPU, XLA's newer kernel library takes all but the convolutions, at which
   it is two to three times slower than the older one, although XLA's default.
@@ -128,7 +134,7 @@ def options_to_run_fast() -> dict[str, str] | None:
 
 
 def options_to_compile_quickly() -> dict[str, int] | None:
-  """Compiler options for a program that runs once.
+  """Returns compiler options for a program that runs once.
 
   On a CPU the initialization of a ResNet compiles six times sooner when it is
   hardly optimized; other backends have other options.
@@ -139,7 +145,7 @@ def options_to_compile_quickly() -> dict[str, int] | None:
 
 
 def describe() -> dict[str, Any]:
-  """Versions, device and commit, for the record of a run."""
+  """Returns versions, device and commit, for the record of a run."""
   device = jax.devices()[0]
   versions = {"python": sys.version.split()[0]}
   versions |= {name: importlib.metadata.version(name) for name in _PACKAGES}
@@ -155,7 +161,7 @@ def describe() -> dict[str, Any]:
 
 
 def _cpu_count() -> int | None:
-  """The cores that this process may use."""
+  """Returns the number of cores that this process may use."""
   if hasattr(os, "sched_getaffinity"):
     return len(os.sched_getaffinity(0))
   return os.cpu_count()
@@ -163,7 +169,7 @@ def _cpu_count() -> int | None:
 
 @functools.cache
 def _commit() -> str:
-  """The commit of the checkout this file is in, `+` if changed; or empty."""
+  """Returns the commit of this checkout, with `+` if changed, or ""."""
   git = ["git", "-C", str(pathlib.Path(__file__).parent)]
   try:
     run = functools.partial(

@@ -137,10 +137,7 @@ def _loop(
   with run.clock("train"):
     state, step = checkpoints.newest(setup.state())
   run.start(step)
-  # One compiled loop where that is fast; else a dispatch for every step.
-  block = backend.steps_of_a_loop(
-    train.log_every_steps, setup.config.model.get("dtype", "float32")
-  )
+  block = setup.block
   due = {
     "log": train.log_every_steps,
     "evaluate": train.eval_every_steps,

@@ -19,10 +19,10 @@ Arrays = dict[str, np.ndarray]
 
 SUFFIXES = (".npz", ".safetensors")
 
-# Where the text is kept: in the metadata of a safetensors file, and as an array
-# of text in an npz file.
+# The key of the text: in the metadata of a safetensors file, and of an array of
+# text in an npz file.
 _NOTE = "ws_jax"
-# Of https://github.com/huggingface/safetensors; little-endian.
+# The dtypes of https://github.com/huggingface/safetensors; little-endian.
 DTYPES = {
   "BOOL": np.dtype(np.bool_),
   "U8": np.dtype(np.uint8),
@@ -47,8 +47,11 @@ _LONGEST_HEADER = 100_000_000
 def read(path: pathlib.Path) -> Arrays:
   """Reads all arrays of a file.
 
+  Args:
+    path: Path of the file, ending in one of `SUFFIXES`.
+
   Raises:
-    ValueError: the file is damaged, or holds what would need pickle.
+    ValueError: The file is damaged, or holds an array that would need pickle.
   """
   if path.suffix == ".npz":
     arrays = _read_npz(path)
@@ -69,8 +72,13 @@ def read_note(path: pathlib.Path) -> str:
 def write(path: pathlib.Path, arrays: Arrays, note: str) -> None:
   """Writes a file in one step: a reader sees the old one or the new one.
 
+  Args:
+    path: Path of the file to write, ending in one of `SUFFIXES`.
+    arrays: Arrays by name.
+    note: Text to write beside them.
+
   Raises:
-    ValueError: a dtype that the format does not have.
+    ValueError: The format does not have the dtype of an array.
   """
   writer = _write_npz if path.suffix == ".npz" else _write_safetensors
   with disk.whole(path) as file:
@@ -78,6 +86,7 @@ def write(path: pathlib.Path, arrays: Arrays, note: str) -> None:
 
 
 def _read_npz(path: pathlib.Path, only: str | None = None) -> Arrays:
+  """Reads all arrays of an npz file, or `only` one."""
   try:
     with np.load(path, allow_pickle=False) as file:
       if not isinstance(file, np.lib.npyio.NpzFile):
@@ -89,6 +98,7 @@ def _read_npz(path: pathlib.Path, only: str | None = None) -> Arrays:
 
 
 def _read_safetensors(path: pathlib.Path) -> Arrays:
+  """Reads all arrays of a safetensors file."""
   header, start = _read_header(path)
   header.pop("__metadata__", None)
   size = path.stat().st_size
@@ -104,7 +114,14 @@ def _read_safetensors(path: pathlib.Path) -> Arrays:
 
 
 def _read_header(path: pathlib.Path) -> tuple[dict[str, Any], int]:
-  """Eight bytes that say how long the header is, the header (JSON), data."""
+  """Reads the header of a safetensors file.
+
+  The file is eight bytes that give the length of the header, the header (JSON),
+  and the data.
+
+  Returns:
+    The header, and the position at which the data start.
+  """
   size = path.stat().st_size
   with path.open("rb") as file:
     length = int.from_bytes(file.read(8), "little")
@@ -120,6 +137,14 @@ def _read_header(path: pathlib.Path) -> tuple[dict[str, Any], int]:
 
 
 def _read_tensor(file, entry: dict, start: int, size: int) -> np.ndarray:
+  """Reads one array.
+
+  Args:
+    file: Open safetensors file.
+    entry: Entry of the array in the header.
+    start: Position at which the data start.
+    size: Size of the file in bytes.
+  """
   dtype = DTYPES.get(entry["dtype"])
   if dtype is None:
     raise ValueError(f"dtype {entry['dtype']!r}, known are {', '.join(DTYPES)}")
@@ -137,6 +162,7 @@ def _read_tensor(file, entry: dict, start: int, size: int) -> np.ndarray:
 
 
 def _write_npz(file: IO[bytes], arrays: Arrays, note: str):
+  """Writes arrays and a note as npz."""
   with zipfile.ZipFile(file, "w") as archive:
     for name, array in {_NOTE: np.array(note), **arrays}.items():
       if array.dtype.kind == "V" or array.dtype.hasobject:
@@ -148,6 +174,7 @@ def _write_npz(file: IO[bytes], arrays: Arrays, note: str):
 
 
 def _write_safetensors(file: IO[bytes], arrays: Arrays, note: str):
+  """Writes arrays and a note as safetensors."""
   names = {dtype: name for name, dtype in DTYPES.items()}
   header: dict[str, Any] = {"__metadata__": {_NOTE: note}}
   begin = 0

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ws_jax.base import extras
 from ws_jax.core.conventions import CONVENTIONS, Convention, get_convention
 from ws_jax.core.kernels import path_string
 from ws_jax.weights import formats
@@ -25,18 +26,18 @@ def read_params(path: str | os.PathLike[str]) -> PyTree:
   """Reads the parameters of a checkpoint into host memory.
 
   Args:
-    path: a `.npz` or `.safetensors` file, an orbax folder, or the workdir of
-      a run, of which the newest step is read.
+    path: Path of a `.npz` or `.safetensors` file, of an orbax folder, or of the
+      workdir of a run, from which the newest step is read.
 
   Returns:
-    A tree of NumPy arrays. Of a training state in an orbax folder it is the
-    `params` alone. Of a file it is one dict by name; the dots of PyTorch's
+    A tree of NumPy arrays. For a training state in an orbax folder it is the
+    `params` alone. For a file it is one dict by name; the dots of PyTorch's
     names become "/", so that selectors see the same kind of path everywhere.
 
   Raises:
-    ValueError: not such a file, damaged, or a kind of array that would need
-      pickle; the message names the path.
-    FileNotFoundError: there is nothing at `path`.
+    ValueError: It is no such file, it is damaged, or it holds an array that
+      would need pickle; the message names the path.
+    FileNotFoundError: There is nothing at `path`.
 
   Example:
     >>> import tempfile
@@ -59,12 +60,12 @@ def read_params(path: str | os.PathLike[str]) -> PyTree:
 
 @dataclasses.dataclass(frozen=True)
 class Info:
-  """What a file says about its kernels.
+  """The note of a file about its kernels.
 
   Attributes:
     folded: True for effective kernels, False for raw ones, None if the file
-      does not say, as those of others.
-    convention: that of the folded kernels.
+      does not say, as files of other programs.
+    convention: Convention of folded kernels, or None.
   """
 
   folded: bool | None = None
@@ -82,12 +83,12 @@ def read_info(path: str | os.PathLike[str]) -> Info:
   """Reads whether the kernels of a file are folded, and nothing else.
 
   Args:
-    path: as in `read_params`; orbax folders hold raw parameters, as far as we
-      write them.
+    path: Path as in `read_params`; orbax folders hold raw parameters, if this
+      package wrote them.
 
   Raises:
-    ValueError: as `read_params`.
-    FileNotFoundError: there is nothing at `path`.
+    ValueError: As `read_params`.
+    FileNotFoundError: There is nothing at `path`.
 
   Example:
     >>> import tempfile
@@ -115,11 +116,14 @@ def read_info(path: str | os.PathLike[str]) -> Info:
 
 
 def read_raw_params(path: str | os.PathLike[str]) -> PyTree:
-  """As `read_params`, for parameters to be trained on or folded.
+  """Reads parameters to be trained on or folded, and refuses folded ones.
+
+  Args:
+    path: Path as in `read_params`.
 
   Raises:
-    ValueError: the file holds folded kernels; or as `read_params`.
-    FileNotFoundError: there is nothing at `path`.
+    ValueError: The file holds folded kernels, or as `read_params`.
+    FileNotFoundError: There is nothing at `path`.
 
   Example:
     >>> import tempfile
@@ -141,16 +145,19 @@ def read_raw_params(path: str | os.PathLike[str]) -> PyTree:
 
 
 def read_raw_variables(path: str | os.PathLike[str]) -> PyTree:
-  """As `read_raw_params`, but of a run whatever its model is applied with.
+  """Reads raw parameters, and for a run all variables of its model.
+
+  Args:
+    path: Path as in `read_params`.
 
   Returns:
-    Of a training state a dict of `params`, the moving average if the run kept
-    one, and of the model's other collections, as `batch_stats`; of anything
-    else what `read_raw_params` returns.
+    For a training state a dict of `params` (their moving average if the run
+    kept one) and of the model's other collections, such as `batch_stats`; for
+    anything else what `read_raw_params` returns.
 
   Raises:
-    ValueError: as `read_raw_params`.
-    FileNotFoundError: there is nothing at `path`.
+    ValueError: As `read_raw_params`.
+    FileNotFoundError: There is nothing at `path`.
   """
   path = _existing(path)
   if not path.is_dir():
@@ -172,14 +179,14 @@ def write_params(
   """Writes parameters to a file, whole or not at all.
 
   Args:
-    path: ends in `.npz` or `.safetensors`; replaced if it is there.
-    params: a pytree of arrays; each is named by its path, as "Conv_0/kernel".
-    folded: the convention if `params` are from `ws_jax.fold`, None if they are
-      raw.
+    path: Path of the file to write, ending in `.npz` or `.safetensors`; a file
+      that is there is replaced.
+    params: Pytree of arrays; each is named by its path, as "Conv_0/kernel".
+    folded: Convention if `params` are from `ws_jax.fold`, None if they are raw.
 
   Raises:
-    ValueError: another ending, an unknown convention, two leaves of one name,
-      or a dtype that the format does not have.
+    ValueError: The path has another ending, the convention is unknown, two
+      leaves have one name, or the format does not have a dtype.
 
   Example:
     >>> import tempfile
@@ -208,6 +215,7 @@ def write_params(
 
 
 def _existing(path: str | os.PathLike[str]) -> pathlib.Path:
+  """Returns the path, or raises an error if there is nothing."""
   path = pathlib.Path(path)
   if not path.exists():
     raise FileNotFoundError(f"{path}: no such file or folder")
@@ -215,21 +223,23 @@ def _existing(path: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def _as_path(name: str) -> str:
+  """Returns the name of an array with the dots of PyTorch as "/"."""
   return name if "/" in name else name.replace(".", "/")
 
 
 def _read_orbax(
   path: pathlib.Path, keys: tuple[str, ...] = ("params",)
 ) -> PyTree:
-  """Of a training state the parts named, of any other tree the whole."""
+  """Reads some parts of a training state, or the whole of any other tree."""
+  extras.need("train", by=f"the orbax folder {path}")
   from orbax.checkpoint import v1 as ocp
 
   folder = _newest_step(path.absolute())
   try:
-    load: Any = ocp.load  # its annotations admit no tree
+    load: Any = ocp.load  # its annotations allow no tree
     metadata: Any = ocp.metadata(str(folder)).metadata
-    # To host memory, whatever devices it was written from; the optimizer's
-    # state is not read at all.
+    # It is read into host memory, whatever devices it was written from; the
+    # optimizer's state is not read at all.
     as_array = lambda x: np.empty(x.shape, x.dtype)
     if isinstance(metadata, dict) and "params" in metadata:
       wanted = {
@@ -243,7 +253,7 @@ def _read_orbax(
         return state["params"]
       return {key: state[key] for key in keys if key in state}
     return load(str(folder), jax.tree.map(as_array, metadata))
-  # What orbax raises depends on which of its files is missing.
+  # The error that orbax raises depends on which of its files is missing.
   except Exception as error:
     raise ValueError(
       f"{folder}: no orbax checkpoint that can be read: {error}"

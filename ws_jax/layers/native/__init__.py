@@ -1,11 +1,13 @@
-"""What XLA's CPU backend calls instead of its own code, where that is faster.
+"""C++ that XLA's CPU backend calls instead of its own code, where it is faster.
 
-Normalization (`normalization.cc`) on all processors, convolutions by oneDNN
-(`convolution.cc`) on those with AVX-512, if it is installed
-(`pip install 'ws_jax[onednn]'`). Both are C++ behind XLA's foreign function
+It normalizes (`normalization.cc`) on all processors, and convolves by oneDNN
+(`convolution.cc`) on those with AVX-512, if oneDNN is installed
+(`pip install 'ws_jax[onednn]'`). Both are behind XLA's foreign function
 interface, compiled when a program first asks for them (`enable`), and kept in
-the user's cache folder. Who does not ask has XLA's code, and so have other
-backends, several devices and other dtypes than float32.
+the user's cache folder. XLA's own code runs without `enable()`, on other
+backends, on several devices, and for dtypes other than float32.
+
+Start reading at `enable`. Layers ask `enabled` while they are traced.
 """
 
 import ctypes
@@ -22,10 +24,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-# Set to 0, everything stays XLA's.
+# The environment variable; 0 leaves everything to XLA.
 SWITCH = "WS_JAX_NATIVE"
 
-# What may be enabled, and the handlers that XLA is to know of.
+# The names that may be enabled, and the handlers that XLA knows each by.
 _HANDLERS = {
   "convolution": ("WsJaxConvolve",),
   "normalization": ("WsJaxNormalize", "WsJaxNormalizeBackward"),
@@ -37,17 +39,17 @@ _enabled: set[str] = set()
 
 
 def enable() -> str:
-  """Has this process use what is faster than XLA here.
+  """Makes this process use the native code that is faster than XLA here.
 
-  It is for float32 on one CPU device: over several, XLA cannot split what is
-  not its own. With AVX2 alone XLA's convolutions are as fast as oneDNN's.
+  It is for float32 on one CPU device: XLA cannot split foreign code over
+  several. With AVX2 alone XLA's convolutions are as fast as oneDNN's.
 
   Returns:
-    What was decided, in words for the caller to announce; empty if there was
+    The decision, in words for the caller to announce; empty if there was
     nothing to decide.
 
   Raises:
-    ValueError: the environment's `WS_JAX_NATIVE` is neither 0 nor 1.
+    ValueError: The environment's `WS_JAX_NATIVE` is neither 0 nor 1.
   """
   _enabled.clear()
   wanted = os.environ.get(SWITCH, "1")
@@ -71,28 +73,28 @@ def enable() -> str:
 
 
 def enabled(name: str, dtype: DTypeLike) -> bool:
-  """Whether a computation on a dtype is not XLA's in this process.
+  """Returns whether the native kernel is used for this dtype.
 
   Args:
-    name: `convolution` or `normalization`.
-    dtype: of its arguments.
+    name: Name of the computation, `convolution` or `normalization`.
+    dtype: Dtype of its arguments.
   """
   return name in _enabled and jnp.dtype(dtype) == jnp.float32
 
 
 def in_use() -> list[str]:
-  """What is not XLA's in this process, for the record of a run."""
+  """Returns the names of the native code in use, for the record of a run."""
   return sorted(_enabled)
 
 
 def cache_folder() -> pathlib.Path:
-  """Where what was compiled for this user is kept."""
+  """Returns the folder in which compiled code is kept for this user."""
   cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
   return pathlib.Path(cache, "ws_jax")
 
 
 def processor_flags() -> str:
-  """What the processor can do, in Linux's words; empty on other systems."""
+  """Returns the processor's flags as Linux names them; empty elsewhere."""
   info = pathlib.Path("/proc/cpuinfo")
   lines = info.read_text().splitlines() if info.exists() else []
   flags = ("flags", "Features")  # on x86, on Arm
@@ -101,15 +103,15 @@ def processor_flags() -> str:
 
 @functools.cache
 def load(name: str) -> None:
-  """Compiles code, unless that was done before, and tells XLA of it.
+  """Compiles code, unless that was done before, and registers it with XLA.
 
   Args:
-    name: `convolution` or `normalization`.
+    name: Name of the code, `convolution` or `normalization`.
 
   Raises:
     RuntimeError: oneDNN is not installed, or there is no C++ compiler, or it
       failed.
-    OSError: the compiled code cannot be written or loaded.
+    OSError: The compiled code cannot be written or loaded.
   """
   library = ctypes.CDLL(str(_build(name)))
   for handler in _HANDLERS[name]:
@@ -118,7 +120,7 @@ def load(name: str) -> None:
 
 
 def _build(name: str) -> pathlib.Path:
-  """The compiled code, from the cache or made anew."""
+  """Returns the path of the compiled code; compiles it if it is not there."""
   here = pathlib.Path(__file__).parent
   source = here / f"{name}.cc"
   command = ["-std=c++17", "-O3", "-march=native", "-w", "-fPIC", "-shared"]
@@ -152,7 +154,7 @@ def _build(name: str) -> pathlib.Path:
 
 
 def _onednn(name: str) -> pathlib.Path:
-  """Where pip put a file of oneDNN."""
+  """Returns the path at which pip installed a file of oneDNN."""
   for package in _ONEDNN:
     try:
       files = importlib.metadata.files(package) or []

@@ -6,8 +6,10 @@
 // kernel (2) is computed from the other two.
 //
 // The examples are split over XLA's own threads, and oneDNN computes each part
-// with one thread. Threads of its own would sleep, or fight with XLA's for the
-// cores, and to wake one takes longer than a small convolution.
+// with one thread. Threads of oneDNN's own would compete with XLA's for the
+// cores, or sleep, and waking one takes longer than a small convolution.
+//
+// Start reading at `Convolve`, then `Run` (all parts), then `Compute` (one).
 
 #include <algorithm>
 #include <cstdint>
@@ -47,8 +49,8 @@ dnnl::stream& Stream() {
   return stream;
 }
 
-// oneDNN splits its work by what OpenMP says of the calling thread, which may
-// be the user's: it gets back what it had.
+// oneDNN uses the number of threads that OpenMP has set for the calling thread.
+// That thread may be the user's, so its number is put back at the end.
 class OneThread {
  public:
   OneThread() : before_(omp_get_max_threads()) { omp_set_num_threads(1); }
@@ -60,7 +62,7 @@ class OneThread {
 
 enum class Use { kPacked, kScratch, kShares, kCount };
 
-// Memory that a thread keeps for its next call, at least `size` bytes.
+// Returns memory that a thread keeps for its next call, at least `size` bytes.
 char* Kept(Use which, size_t size) {
   constexpr size_t kAlign = 64;
   thread_local std::vector<char> kept[static_cast<int>(Use::kCount)];
@@ -70,7 +72,7 @@ char* Kept(Use which, size_t size) {
   return reinterpret_cast<char*>((address + kAlign - 1) / kAlign * kAlign);
 }
 
-// What shapes a primitive; x and y are those of one part.
+// All that a oneDNN primitive depends on; x and y are those of one part.
 struct Geometry {
   Result result;
   Dims x, kernel, y, strides, low, high, dilation;
@@ -91,8 +93,8 @@ struct Plan {
   memory::desc x, y, plain, packed, scratch;
 };
 
-// Adds the spatial dimensions of `shape`, which lie `step` apart, behind those
-// that are there; returns how far apart what comes before them is.
+// Appends the spatial dimensions of `shape`, of which the last has the stride
+// `step`; returns the stride of the dimension before them.
 int64_t AddSpatial(Dims::const_iterator begin, Dims::const_iterator end,
                    int64_t step, Dims& dims, Dims& strides) {
   const size_t first = dims.size();
@@ -105,7 +107,8 @@ int64_t AddSpatial(Dims::const_iterator begin, Dims::const_iterator end,
   return step;
 }
 
-// [N, spatial..., C] in memory, for oneDNN [N, C, spatial...].
+// Describes [N, spatial..., C] in memory, which oneDNN calls
+// [N, C, spatial...].
 memory::desc Images(const Dims& shape) {
   Dims dims{shape.front(), shape.back()}, strides{0, 1};
   strides[0] = AddSpatial(shape.begin() + 1, shape.end() - 1, shape.back(),
@@ -113,7 +116,8 @@ memory::desc Images(const Dims& shape) {
   return {dims, memory::data_type::f32, strides};
 }
 
-// [spatial..., I, O] in memory, for oneDNN [groups, O / groups, I, spatial...].
+// Describes [spatial..., I, O] in memory, which oneDNN calls
+// [groups, O / groups, I, spatial...].
 std::pair<Dims, memory::desc> Kernel(const Dims& shape, int64_t groups) {
   const int64_t outputs = shape.back(), inputs = shape[shape.size() - 2];
   Dims dims{outputs / groups, inputs}, strides{1, outputs};
@@ -180,7 +184,7 @@ int64_t Size(const Dims& shape) {
                          std::multiplies<int64_t>());
 }
 
-// One part, in one thread.
+// Computes one part, in one thread.
 void Compute(const Plan& plan, Result result, float* x, float* kernel,
              float* y) {
   auto kept = [](Use use, const memory::desc& desc) {
@@ -199,6 +203,7 @@ void Compute(const Plan& plan, Result result, float* x, float* kernel,
   if (result == kKernel) plan.reorder.execute(Stream(), packed, plain);
 }
 
+// Computes all parts, and sums what they give for the kernel.
 ffi::Error Run(ffi::ThreadPool& pool, Geometry g, float* x, float* kernel,
                float* y) {
   const int64_t examples = g.x[0], count = Parts(pool, examples);
@@ -209,7 +214,8 @@ ffi::Error Run(ffi::ThreadPool& pool, Geometry g, float* x, float* kernel,
     g.x[0] = g.y[0] = first(i + 1) - first(i);
     plans.push_back(&GetPlan(g));
   }
-  // Each part has a gradient of the kernel of its own; the first's is `kernel`.
+  // Each part writes a kernel gradient of its own; that of the first part is
+  // `kernel`.
   const int64_t size = Size(g.kernel);
   const int64_t others = g.result == kKernel ? (count - 1) * size : 0;
   float* shares = reinterpret_cast<float*>(Kept(Use::kShares, 4 * others));
@@ -222,7 +228,7 @@ ffi::Error Run(ffi::ThreadPool& pool, Geometry g, float* x, float* kernel,
             y + first(i) * y_size);
   });
   if (!error.empty()) return ffi::Error(ffi::ErrorCode::kInternal, error);
-  // Summed in the order of the examples, whoever does it.
+  // The sum is in the order of the examples, whichever thread computes it.
   const int64_t ranges = std::clamp<int64_t>(others >> 18, 1, count);
   Split(pool, ranges, [&](int64_t range) {
     const int64_t end = Start(size, range + 1, ranges);
@@ -240,7 +246,7 @@ ffi::Error Convolve(ffi::ThreadPool pool, Array a, Array b,
                     ffi::Span<const int64_t> strides,
                     ffi::Span<const int64_t> low, ffi::Span<const int64_t> high,
                     ffi::Span<const int64_t> dilation, int64_t groups) {
-  // The arguments are those of x, kernel and y that are not the result.
+  // The arguments a and b are the two of x, kernel and y that are given.
   Array& x = result == kInput ? *out : a;
   Array& kernel = result == kKernel ? *out : b;
   Array& y = result == kOutput ? *out : result == kInput ? a : b;

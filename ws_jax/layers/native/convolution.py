@@ -1,9 +1,10 @@
 """Convolutions by oneDNN, as a JAX primitive.
 
 The convolution and its two gradients are three maps, each linear in both of its
-arguments, and the derivative of each is made of the other two. So one primitive
-that says which of them it is can be differentiated in either mode and as often
-as one likes. Elsewhere than on a CPU it is XLA's convolution.
+arguments, and the derivative of each is made of the other two. One primitive,
+with a parameter that says which of the three it is, can therefore be
+differentiated in either mode and as often as one likes. On other backends than
+the CPU it is XLA's convolution.
 """
 
 import dataclasses
@@ -20,7 +21,7 @@ from jax.interpreters import ad, batching, mlir
 
 from ws_jax.layers import native
 
-# The result of a map, and what it is computed from.
+# The result of each map, and the two arguments that it is computed from.
 _ARGUMENTS = {"y": ("x", "kernel"), "x": ("y", "kernel"), "kernel": ("x", "y")}
 
 
@@ -29,13 +30,13 @@ class Geometry:
   """Shapes and settings of a convolution, as in `lax.conv_general_dilated`.
 
   Attributes:
-    x: `[N, spatial..., C]`.
-    kernel: `[spatial..., C / groups, O]`.
-    y: `[N, spatial..., O]`.
-    strides: one for each spatial dimension.
-    padding: low and high for each.
-    dilation: of the kernel, one for each.
-    groups: of channels.
+    x: Shape of the input, `[N, spatial..., C]`.
+    kernel: Shape of the kernel, `[spatial..., C / groups, O]`.
+    y: Shape of the result, `[N, spatial..., O]`.
+    strides: Stride of each spatial dimension.
+    padding: Low and high padding of each spatial dimension.
+    dilation: Dilation of the kernel in each spatial dimension.
+    groups: Number of groups of channels.
   """
 
   x: tuple[int, ...]
@@ -54,14 +55,16 @@ def geometry(
   padding: str | Sequence[tuple[int, int]],
   how: Mapping[str, Any],
 ) -> Geometry | None:
-  """What `convolve` needs to know; None if oneDNN is not to compute this.
+  """Returns the geometry for `convolve`, or None if XLA is to convolve.
+
+  The arguments are those of `lax.conv_general_dilated`.
 
   Args:
-    x: of the convolution.
-    kernel: likewise.
-    strides: likewise, as the rest of its arguments.
-    padding: likewise.
-    how: likewise.
+    x: Input.
+    kernel: Kernel.
+    strides: Stride of each spatial dimension.
+    padding: Padding of each spatial dimension, or a name such as "SAME".
+    how: All other arguments, by name.
   """
   ours = functools.partial(native.enabled, "convolution")
   if not (ours(x.dtype) and ours(kernel.dtype)) or isinstance(padding, str):
@@ -100,7 +103,7 @@ def geometry(
 
 
 def convolve(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
-  """The convolution, float32; can be differentiated as often as one likes."""
+  """Convolves in float32; can be differentiated as often as one likes."""
   return _bind("y", geometry, x=x, kernel=kernel)
 
 
@@ -108,6 +111,7 @@ _primitive = core.Primitive("ws_jax_convolve")
 
 
 def _bind(result: str, geometry: Geometry, **known: jax.Array) -> jax.Array:
+  """Applies the map to `result` from the two other arrays, given by name."""
   first, second = _ARGUMENTS[result]
   return _primitive.bind(
     known[first], known[second], result=result, geometry=geometry
@@ -115,18 +119,19 @@ def _bind(result: str, geometry: Geometry, **known: jax.Array) -> jax.Array:
 
 
 def _abstract(*_, result, geometry):
+  """Returns the shape and dtype of the result."""
   return jax.core.ShapedArray(getattr(geometry, result), jnp.float32)
 
 
 def _transpose(which, cotangent, first, second, *, result, geometry):
-  """The map from a cotangent of the result to one of argument `which`."""
+  """Maps a cotangent of the result to one of the argument `which`."""
   names = _ARGUMENTS[result]
   other = {names[1 - which]: (second, first)[which]}
   return _bind(names[which], geometry, **{result: cotangent}, **other)
 
 
 def _by_xla(first, second, *, result, geometry):
-  """The same map, of XLA's own convolutions."""
+  """Applies the same map by XLA's own convolutions."""
   if result == "y":
     return _xla(geometry, first, second)
   if result == "x":
@@ -140,6 +145,7 @@ def _by_xla(first, second, *, result, geometry):
 
 
 def _xla(geometry, x, kernel):
+  """Convolves as XLA does."""
   return lax.conv_general_dilated(
     x,
     kernel,
@@ -152,16 +158,19 @@ def _xla(geometry, x, kernel):
 
 
 def _layout(spatial: int) -> tuple[str, str, str]:
+  """Returns the dimension numbers of Flax for `spatial` spatial dimensions."""
   axes = "DHW"[-spatial:]
   return f"N{axes}C", f"{axes}IO", f"N{axes}C"
 
 
 def _batched(arguments, axes, **how):
+  """Applies the map to a batch of arguments, by XLA."""
   apply = jax.vmap(functools.partial(_by_xla, **how), in_axes=axes)
   return apply(*arguments), 0
 
 
 def _lower(context, first, second, *, result, geometry):
+  """Writes the call of the C++ into a program for the CPU."""
   low, high = zip(*geometry.padding, strict=True)
   whole = lambda numbers: np.asarray(numbers, np.int64)
   return jax.ffi.ffi_lowering("WsJaxConvolve")(
@@ -172,7 +181,7 @@ def _lower(context, first, second, *, result, geometry):
     strides=whole(geometry.strides),
     low=whole(low),
     high=whole(high),
-    dilation=whole(geometry.dilation) - 1,  # as oneDNN counts it
+    dilation=whole(geometry.dilation) - 1,  # oneDNN counts from 0
     groups=np.int64(geometry.groups),
   )
 

@@ -1,9 +1,11 @@
 // Normalization with two passes over memory, for XLA's CPU backend to call.
 //
-// The formulas are those of `ws_jax.layers.normalize`, for x [B, ..., C] in float32:
-// `examples` consecutive examples and C / groups channels share a mean and a
-// variance. XLA reads x once for each sum, and writes down what it sums. Here
-// one example at a time is summed up and used while it is in a cache.
+// The formulas are those of `ws_jax.layers.normalize`, for x [B, ..., C] in
+// float32: `examples` consecutive examples and C / groups channels share a mean
+// and a variance. XLA reads x once for each sum, and stores the terms. Here one
+// example at a time is summed and used while it is in a cache.
+//
+// Start reading at `Forward` and `Backward`; `InTwoPasses` runs their passes.
 
 #include <algorithm>
 #include <array>
@@ -37,8 +39,8 @@ void Store(float* to, T value) {
   std::memcpy(to, &value, sizeof(T));
 }
 
-// Neighbouring channels, `kWide` times T, of `kRows` positions at once: so much
-// is in flight that no sum waits for the one before.
+// Neighbouring channels, `kWide` times T, of `kRows` positions at once: with
+// this many sums in flight, none waits for the one before.
 template <typename T, int kWide, int kRows>
 struct Tile {
   using Value = T;
@@ -59,8 +61,8 @@ void ForChannels(int64_t channels, Work work) {
   cover(Tile<float, 1, 4>{});
 }
 
-// Sums `term(offset, k)`, an array of `kSums` values, over `size` positions
-// that are `stride` apart, into sums[i][channel].
+// Sums `term(offset, k)`, which returns an array of `kSums` values, over `size`
+// positions that are `stride` apart, into sums[i][channel].
 template <int kSums, typename Tile, typename Term>
 void Sum(Tile, int64_t size, int64_t stride, int64_t channel,
          std::array<float*, kSums> sums, Term term) {
@@ -86,7 +88,7 @@ void Sum(Tile, int64_t size, int64_t stride, int64_t channel,
   }
 }
 
-// The channels of a tile, out of a table of all.
+// Returns the channels of a tile from a table of all channels.
 template <typename Tile>
 auto Row(Tile, const float* table, int64_t channel) {
   std::array<typename Tile::Value, Tile::wide> row;
@@ -119,15 +121,15 @@ void ForGroups(const Shape& s, Use use) {
   }
 }
 
-// A number for each set and group, as one for each channel of an example.
+// Copies a number per set and group to each channel of one example.
 void Spread(const Shape& s, const float* table, int64_t example, float* row) {
   const float* set = table + example / s.examples * s.groups;
   ForGroups(s, [=](int64_t g, int64_t c) { row[c] = set[g]; });
 }
 
 // Calls `first` for each example, `between` for each set of examples with
-// shared statistics, and `last` for each example again; in one go where an
-// example is a set, so that it is still in a cache.
+// shared statistics, and `last` for each example again. If each example is a
+// set, all three are called in turn while the example is in a cache.
 template <typename First, typename Between, typename Last>
 ffi::Error InTwoPasses(ffi::ThreadPool& pool, const Shape& s, First first,
                        Between between, Last last) {
@@ -168,10 +170,10 @@ ffi::Error Forward(ffi::ThreadPool pool, Array x, Array scale, Array bias,
                    float epsilon) {
   const Shape s = MakeShape(x, examples, groups);
   const float* const xs = x.typed_data();
-  std::vector<float> all[2];  // of each example and channel
+  std::vector<float> all[2];  // a number for each example and channel
   float* const means = Table(all[0], s);
   float* const squares = Table(all[1], s);
-  std::vector<float> rests(s.sets() * s.groups);  // of means, beyond float32
+  std::vector<float> rests(s.sets() * s.groups);  // the means' rounding errors
   float* const rest = rests.data();
 
   // Measured from the first values of the set a mean loses no digits, however
@@ -200,7 +202,8 @@ ffi::Error Forward(ffi::ThreadPool pool, Array x, Array scale, Array bias,
       });
     });
   };
-  // Means and squares of parts make those of the whole (Chan et al. 1979).
+  // The means and squares of the parts give those of the whole (Chan et al.
+  // 1979).
   auto pool_moments = [=, mean = mean->typed_data(),
                        var = var->typed_data()](int64_t set) {
     std::vector<double> middle(s.groups), square(s.groups);
@@ -340,7 +343,7 @@ ffi::Error Backward(ffi::ThreadPool pool, Array x, Array scale, Array mean,
     });
   };
   ffi::Error error = InTwoPasses(pool, s, sums, pool_sums, apply);
-  // Summed in the order of the examples, whoever computed them.
+  // The sum is in the order of the examples, whichever thread computed them.
   std::vector<double> to_scale(s.channels), to_bias(s.channels);
   for (int64_t i = 0; i < s.batch; ++i) {
     const float* const set = rstd + i / s.examples * s.groups;

@@ -1,7 +1,7 @@
-"""Normalization in two passes over memory, and its gradient.
+"""Normalization by C++ in two passes over memory, and its gradient.
 
-Other code for two functions of `ws_jax.layers.normalize`; their derivatives
-are those of the functions there.
+It replaces two functions of `ws_jax.layers.normalize`, and takes its
+derivatives from them.
 """
 
 import functools
@@ -22,15 +22,17 @@ def call(
   groups: int,
   epsilon: float,
 ) -> Any:
-  """What `plain` returns, by a handler of XLA's where that is enabled.
+  """Returns what `plain` returns, computed by C++ where that is enabled.
 
   Args:
-    handler: its name; it takes and returns what `plain` does.
-    plain: the same in JAX, for all else and for the derivatives.
-    arguments: of both; the first two are x `[B, ..., C]` and scale `[C]`.
-    examples: an argument by name of both, as the rest.
-    groups: likewise.
-    epsilon: likewise.
+    handler: Name under which XLA knows the C++, which takes and returns what
+      `plain` does.
+    plain: Function in JAX, for all other cases and for the derivatives.
+    arguments: Arguments of both; the first two are x `[B, ..., C]` and scale
+      `[C]`.
+    examples: Number of consecutive examples that share statistics.
+    groups: Number of groups that the channels form.
+    epsilon: Number added to the variance.
   """
   plain = functools.partial(
     plain, examples=examples, groups=groups, epsilon=epsilon

@@ -1,4 +1,4 @@
-// Work in parts on XLA's own threads.
+// Splits work into parts for XLA's own threads.
 
 #ifndef WS_JAX_NATIVE_THREADS_H_
 #define WS_JAX_NATIVE_THREADS_H_
@@ -17,7 +17,7 @@
 
 namespace ws_jax {
 
-// Parts of one call: whoever is free takes the next one.
+// The parts of one call: a thread that is free takes the next one.
 template <typename Part>
 class Work {
  public:
@@ -36,8 +36,8 @@ class Work {
     }
   }
 
-  // Waits awake: parts are of equal size, so the last ones end together, and to
-  // be woken takes longer than a small part.
+  // Waits without sleeping: parts are of equal size, so the last ones end
+  // together, and waking a thread takes longer than a small part.
   std::string Wait() {
     for (int turns = 0; done_ < count_; ++turns) {
       if (turns > 10000) std::this_thread::yield();
@@ -54,7 +54,7 @@ class Work {
   std::string error_;
 };
 
-// Calls `part` for 0 to `count` - 1; returns what went wrong, or nothing.
+// Calls `part` for 0 to `count` - 1; returns an error's message, or "".
 template <typename Part>
 std::string Split(xla::ffi::ThreadPool& pool, int64_t count, Part part) {
   auto work = std::make_shared<Work<Part>>(std::move(part), count);
@@ -63,12 +63,12 @@ std::string Split(xla::ffi::ThreadPool& pool, int64_t count, Part part) {
   return work->Wait();
 }
 
-// How many parts `size` things are best split into.
+// Returns the number of parts that `size` things are best split into.
 inline int64_t Parts(const xla::ffi::ThreadPool& pool, int64_t size) {
   return std::clamp<int64_t>(pool.num_threads(), 1, std::max<int64_t>(size, 1));
 }
 
-// Where part `i` of `size` things begins, and the one before it ends.
+// Returns where part `i` of `size` things begins, and the one before it ends.
 inline int64_t Start(int64_t size, int64_t i, int64_t parts) {
   return size * i / parts;
 }

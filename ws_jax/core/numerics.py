@@ -1,0 +1,238 @@
+"""The arithmetic of Weight Standardization, on one kernel.
+
+For one filter `w`, with its mean and variance over its fan-in of `n` weights,
+
+    effective = (w - mean) / spread * scale * gain + kept mean
+
+where `spread` is sqrt(var + eps), or another place for eps as the convention
+says, and `scale` is 1 or 1 / sqrt(n). Plain JAX says this in four lines. There
+are more here, for three reasons:
+
+- Digits. Filters may be constant, tiny, huge, or have a mean far above their
+  spread. `_mean` and `_std` measure them so that nothing cancels or overflows.
+- Gradients. The derivative of sqrt(var) is infinite where a filter is constant,
+  and what JAX derives stores more arrays of the kernel's size than are needed.
+  `_normalize` has a derivative of its own.
+- Speed. XLA's CPU backend is fast if each sum reads the kernel itself, and if
+  a broadcast is one step. `_centred` and `_over` are written for that.
+
+Start reading at `standardize`: it handles the options of a convention, around
+`_normalize`, which is the formula. All functions take one kernel `[..., out]`
+and its fan-in `axes`; "per filter" means an array of the kernel's shape without
+these axes. The arguments are checked in `ws_jax.core.standardize`.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ws_jax.core.conventions import Convention
+
+Axes = tuple[int, ...]
+
+
+# Jitted so that kernels of one shape share a trace, and eager calls are one
+# dispatch.
+@functools.partial(jax.jit, static_argnames=("axes", "convention"))
+def standardize(
+  kernel: jax.Array,
+  gain: jax.Array | None,
+  mean: jax.Array | None,
+  *,
+  axes: Axes,
+  convention: Convention,
+) -> jax.Array:
+  """Returns the effective kernel, in the shape and dtype of the raw one.
+
+  Args:
+    kernel: Raw kernel, of any floating-point dtype.
+    gain: Factor per filter, or None.
+    mean: Mean per filter to add at the end, or None.
+    axes: Fan-in axes of the kernel, sorted and not negative.
+    convention: Convention to follow.
+  """
+  fan_in = _fan_in(kernel, axes)
+  wide = _widen(kernel)
+  if gain is not None:
+    gain = gain.astype(wide.dtype)
+  if kernel.dtype == jnp.float16 and convention.rescale:
+    wide = _tame_gradient(wide, axes, convention)
+  if convention.rescale:
+    out, std = _normalize(wide, gain, axes, convention)
+    if not convention.center:
+      spread = _spread(std, fan_in, convention)
+      # A mean that is too large to be differentiated times slope zero is NaN.
+      spread = jnp.where(std > 0, spread, lax.stop_gradient(spread))
+      low, shift = _mean(wide, axes)
+      kept = (low + shift) * _scale(fan_in, convention) / spread
+      out = out + _over(kept if gain is None else kept * gain, wide, axes)
+  else:
+    out = _centred(wide, *_mean(wide, axes), axes)
+    out = out if gain is None else out * _over(gain, wide, axes)
+  if mean is not None:
+    out = out + _over(mean.astype(wide.dtype), wide, axes)
+  if kernel.dtype == jnp.float16:
+    limit = float(jnp.finfo(jnp.float16).max)
+    out = jnp.clip(out, -limit, limit)
+  return out.astype(kernel.dtype)
+
+
+@functools.partial(jax.jit, static_argnames=("axes", "convention"))
+def scale_and_mean(
+  kernel: jax.Array, *, axes: Axes, convention: Convention
+) -> tuple[jax.Array, jax.Array]:
+  """Returns the gain and the mean, per filter, that undo `standardize`."""
+  fan_in = _fan_in(kernel, axes)
+  wide = _widen(kernel)
+  low, shift = _mean(wide, axes)
+  if convention.rescale:
+    std = _std(wide, low, shift, axes, fan_in - convention.ddof)
+    scale = _spread(std, fan_in, convention)
+    if convention.fan_in_scale:
+      scale = scale * fan_in**0.5
+  else:
+    scale = jnp.ones_like(low)
+  return scale, low + shift if convention.center else jnp.zeros_like(low)
+
+
+# It has a derivative of its own because the one that JAX derives keeps more
+# arrays of the kernel's size in memory, and is NaN where a filter is constant.
+# Written for forward mode, it serves every mode and order.
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _normalize(wide, gain, axes, convention):
+  """Returns (wide - mean) / spread * scale * gain, and the deviation."""
+  fan_in = _fan_in(wide, axes)
+  low, shift = _mean(wide, axes)
+  std = _std(wide, low, shift, axes, fan_in - convention.ddof)
+  factor = _scale(fan_in, convention) / _spread(std, fan_in, convention)
+  if gain is not None:
+    factor = factor * gain
+  return _centred(wide, low, shift, axes) * _over(factor, wide, axes), std
+
+
+@_normalize.defjvp
+def _normalize_jvp(axes, convention, primals, tangents):
+  """Differentiates `_normalize`.
+
+  With W the standardized filter, and for a gain of 1,
+
+      dW = (scale * (dw - mean(dw)) - W * dspread) / spread
+
+  where dspread is `along` if eps is added to the variance, and `share * along`
+  for any place of eps.
+  """
+  (wide, gain), (tangent, gain_tangent) = primals, tangents
+  over = functools.partial(_over, like=wide, axes=axes)
+  fan_in = _fan_in(wide, axes)
+  scale = _scale(fan_in, convention)
+  unit, std = _normalize(wide, None, axes, convention)
+  spread = _spread(std, fan_in, convention)
+  count = fan_in - convention.ddof
+  along = jnp.sum(unit * tangent, axes) / (scale * count)
+  # A constant filter has no direction in which its deviation grows first. Its
+  # share is 0: the subgradient that keeps the slope finite.
+  alive = std > jnp.sqrt(jnp.finfo(std.dtype).tiny)
+  ratio = spread / jnp.where(alive, std, spread)
+  if convention.eps_place == "variance":
+    share = 1.0
+  elif convention.eps_place == "std":
+    share = jnp.where(alive, ratio, 0.0)
+  else:
+    share = jnp.where(spread == std, 1.0, 0.0)
+  slope = 1.0 / spread if gain is None else gain / spread
+  # Multiply per-filter factors first and sum the raw tangent: in reverse mode
+  # each term then reduces the incoming gradient, and no further array of the
+  # kernel's size is stored.
+  mean = jnp.sum(tangent, axes) / fan_in
+  centred = tangent * over(scale * slope) - over(mean * (scale * slope))
+  out, out_tangent = unit, centred - unit * over(share * along * slope)
+  if gain is not None:
+    out_tangent = out_tangent + unit * over(gain_tangent)
+    out = unit * over(gain)
+  return (out, std), (out_tangent, jnp.where(alive, ratio, 0.0) * along)
+
+
+def _mean(x, axes):
+  """Returns the mean per filter as a sum of two: smallest weight and rest."""
+  # Measured from one of its own weights a filter loses no digits, however far
+  # its mean is from zero, and a constant one becomes exactly zero. The slope of
+  # the result does not depend on where one measures from. (The smallest weight
+  # rather than the first: a sharded axis can be reduced, but not sliced.)
+  low = lax.stop_gradient(jnp.min(x, axes))
+  return low, jnp.sum(x + _over(-low, x, axes), axes) / _fan_in(x, axes)
+
+
+def _std(x, low, shift, axes, count):
+  """Returns sqrt(sum((x - low - shift)**2) / count), per filter."""
+  # In units of the shift no square is larger than fan_in**2, and that of the
+  # smallest weight is 1: nothing overflows or is lost, whatever the size.
+  size = jnp.maximum(shift, jnp.finfo(x.dtype).tiny)
+  # Rounding of the mean is harmless here: its error enters squared.
+  centred = (x - _over(low + shift, x, axes)) * _over(1.0 / size, x, axes)
+  return size * jnp.sqrt(jnp.sum(centred * centred, axes) / count)
+
+
+# The mean is subtracted in three ways: in `_mean`, in `_std` and here. Shared,
+# XLA's CPU backend would store the centred kernel and read it three times;
+# written out, each sum recomputes it.
+def _centred(x, low, shift, axes):
+  """Returns the kernel less the mean of each filter."""
+  return (x - _over(low, x, axes)) - _over(shift, x, axes)
+
+
+def _over(value, like, axes):
+  """Spreads an array per filter over the shape of the kernel."""
+  # In one step, because in reverse mode this is then one sum over all the axes.
+  # A reshape and a broadcast would leave the axes of size one out of the sum,
+  # which is slow on a CPU.
+  kept = [i for i in range(like.ndim) if i not in axes]
+  sharding = jax.typeof(like).sharding
+  return lax.broadcast_in_dim(value, like.shape, kept, out_sharding=sharding)
+
+
+def _scale(fan_in, convention):
+  """Returns the factor that a convention puts on every filter."""
+  return fan_in**-0.5 if convention.fan_in_scale else 1.0
+
+
+def _spread(std, fan_in, convention):
+  """Returns the divisor per filter: the standard deviation, kept above eps."""
+  eps = convention.eps
+  if convention.eps_place == "variance":
+    return jnp.hypot(std, eps**0.5)
+  if convention.eps_place == "std":
+    return std + eps
+  if convention.eps_place == "floor_fan_in":
+    eps = eps / fan_in
+  return jnp.maximum(std, eps**0.5)
+
+
+def _tame_gradient(wide, axes, convention):
+  """Bounds the slope of (nearly) constant filters that are stored in float16.
+
+  Their true slope, up to 1 / sqrt(eps) = 1e5, is beyond what float16 can hold.
+  """
+  fan_in = _fan_in(wide, axes)
+  frozen = lax.stop_gradient(wide)
+  _, std = _normalize(frozen, None, axes, convention)
+  spread = _spread(std, fan_in, convention)
+  slope = 1.0 / spread
+  if not convention.center:
+    slope *= 1.0 + jnp.max(jnp.abs(frozen), axes) / spread
+  share = _over(jnp.minimum(1.0, 2.0**10 / slope), wide, axes)
+  return share * wide + (1.0 - share) * frozen
+
+
+def _fan_in(kernel, axes):
+  """Returns the number of weights of one filter."""
+  return math.prod(kernel.shape[i] for i in axes)
+
+
+def _widen(kernel):
+  """Returns the kernel in float32, or in float64 if that is its dtype."""
+  return kernel.astype(
+    jnp.float64 if kernel.dtype == jnp.float64 else jnp.float32
+  )
