@@ -24,10 +24,21 @@ from ws_jax.base import names
 from ws_jax.base.keys import Key, table
 from ws_jax.tasks.image import ImageClassification
 from ws_jax.tasks.metric import Metric
+from ws_jax.tasks.speech import KeywordSpotting
 
-__all__ = ["TASKS", "ImageClassification", "Metric", "create", "keys"]
+__all__ = [
+  "TASKS",
+  "ImageClassification",
+  "KeywordSpotting",
+  "Metric",
+  "create",
+  "keys",
+]
 
-TASKS = {"image_classification": ImageClassification}
+TASKS = {
+  "image_classification": ImageClassification,
+  "keyword_spotting": KeywordSpotting,
+}
 
 
 def keys(name: str) -> dict[str, Key]:
