@@ -176,14 +176,14 @@ def declared() -> set[str]:
   """Top-level modules of the packages that pyproject.toml asks for."""
   project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
   extras = project["optional-dependencies"]
-  extra = ("report", "slurm", "tf", "bench")
+  extra = ("report", "slurm", "text", "tf", "bench")
   wanted = {
     re.split(r"[^\w-]", requirement)[0].lower().replace("-", "_")
     for group in (project["dependencies"], *map(extras.get, extra))
     for requirement in group
   }
-  # Of tensorflow-cpu and of `bench`: they need not be installed.
-  found = {"tensorflow", "timm", "torch"}
+  # Of tensorflow-cpu, `text` and `bench`: they need not be installed.
+  found = {"sentencepiece", "tensorflow", "timm", "torch"}
   for module, packages in importlib.metadata.packages_distributions().items():
     if wanted & {name.lower().replace("-", "_") for name in packages}:
       found.add(module)
