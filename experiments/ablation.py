@@ -1,23 +1,22 @@
-"""Which half of WS does the work: the mean, the deviation, or neither?
+"""Which half of WS does the work: subtracting the mean, or dividing by the std?
 
-Question: GN with kernels that are only centred, only scaled, both (WS), or
-with centred gradients instead (Gradient Centralization): which helps, at each
-one's best rate and away from it? (Qiao et al. 2019; Yong et al. 2020.)
+Question: with GN, is it enough to only center the kernels (GN+mean), or to only
+scale them to unit deviation (GN+std), or does it take both (GN+WS)? And does
+it do as well to center the gradients instead (GN+GC, Gradient Centralization)?
+Compared at the best rate of each arm and away from it. (Qiao et al. 2019,
+1903.10520; Yong et al. 2020, 2004.01461.)
 
-Scientific parameters: GN, GN+mean, GN+std, GN+WS, GN+GC.
-Nuisance parameters: the learning rate, one grid for all arms. Seeds: 3.
-Fixed parameters: as experiments/lr_batch_size.py, but two epochs of batch 128.
+Scientific parameters: what is done to the kernels or their gradients: GN,
+  GN+mean, GN+std, GN+WS, GN+GC.
+Nuisance parameters: the learning rate, on one grid for all arms. Seeds: 3.
+Fixed parameters: configs/resnet8_small.py, batch 128, two epochs.
 
   python scripts/sweep.py --experiment=experiments/ablation.py --workers=2
 """
 
 from ws_jax.sweep import log_grid, product
 
-CONFIG = (
-  "configs/fashion_mnist_10k.py:model=resnet8,stem=half,width=0.5,"
-  "channels_per_group=4,crop_padding=0,log_every_steps=10,keep_checkpoints=0,"
-  "epochs=2"
-)
+CONFIG = "configs/resnet8_small.py:epochs=2"
 
 ARMS = (
   {"model.ws": False},
@@ -29,6 +28,6 @@ ARMS = (
 
 
 def sweep():
-  """Five arms, seven rates, three seeds."""
+  """Returns the runs: five arms, seven rates, three seeds."""
   rates = log_grid(0.02, 5, 7)
   return product(ARMS, seed=range(3), **{"optim.learning_rate": rates})

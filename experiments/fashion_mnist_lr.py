@@ -1,12 +1,12 @@
-"""Which learning rate suits BN, and which GN+WS? Tuned alike, on little data.
+"""Which learning rate suits BN, and which suits GN+WS, on little data?
 
-Question: the best peak learning rate of each arm, for the runs of
-experiments/fashion_mnist_resnet20.py.
+Question: what is the best peak learning rate of each arm, for the runs of
+experiments/fashion_mnist_resnet20.py?
 
 Scientific parameters: the arm, BN or GN+WS.
-Nuisance parameters: the peak learning rate, the same grid for both arms.
-Fixed parameters: ResNet-20 and the recipe of configs/fashion_mnist.py, but a
-  sixth of the images and 1.5 epochs of them. One seed.
+Nuisance parameters: the peak learning rate, on the same grid for both arms.
+Fixed parameters: configs/fashion_mnist.py, a ResNet-20, but 1.5 epochs of the
+  10,000 images of fashion_mnist_10k instead of 6 epochs of 60,000. One seed.
 
   python scripts/sweep.py --experiment=experiments/fashion_mnist_lr.py
 """
@@ -25,5 +25,5 @@ ARMS = (
 
 
 def sweep():
-  """Two arms, five rates."""
+  """Returns the runs: two arms, five rates."""
   return product(ARMS, **{"optim.learning_rate": [0.025, 0.05, 0.1, 0.2, 0.4]})

@@ -2,16 +2,16 @@
 
 Question: over three decades of the learning rate and optimizer batches from
 small to large, where does each of BN, BN+WS, GN and GN+WS still learn, how well
-does it learn at its best rate, and where does it break?
+does it learn at its best rate, and at which rate does it fail?
 
 Scientific parameters: the norm, WS (a 2x2), the learning rate, the optimizer
-  batch, and for the middle batch the training budget.
-Nuisance parameters: none besides; the learning rate is the axis of the figures,
-  and every comparison of arms is made at each arm's own best rate. Seeds: 3.
-Fixed parameters: a ResNet-8 of half width on images of half resolution, SGD
-  with Nesterov momentum 0.9 and weight decay 5e-4, cosine schedule without
-  warm-up; GN with 4 channels in a group; three epochs whatever the batch, so a
-  large batch takes few steps.
+  batch, and for the middle batch the number of epochs.
+Nuisance parameters: none; the learning rate is the axis of the figures, and
+  arms are compared at their own best rates. Seeds: 3.
+Fixed parameters: configs/resnet8_small.py: a ResNet-8 of half width and half
+  resolution, SGD with Nesterov momentum 0.9 and weight decay 5e-4, a cosine
+  schedule without warm-up. Three epochs at every batch size, so a large batch
+  takes few steps.
 
   python scripts/sweep.py --experiment=experiments/lr_batch_size.py --workers=2
 """
@@ -20,10 +20,7 @@ import itertools
 
 from ws_jax.sweep import log_grid, product
 
-CONFIG = (
-  "configs/fashion_mnist_10k.py:model=resnet8,stem=half,width=0.5,"
-  "channels_per_group=4,crop_padding=0,log_every_steps=10,keep_checkpoints=0"
-)
+CONFIG = "configs/resnet8_small.py"
 
 ARMS = tuple(
   {"model.norm": norm, "model.ws": ws}
@@ -40,7 +37,7 @@ SETTINGS = (
 
 
 def sweep():
-  """Four arms, ten rates, four settings, three seeds; seed 0 comes first."""
+  """Yields four arms, ten rates, four settings, three seeds; seed 0 first."""
   grids = (
     product(ARMS, SETTINGS, seed=[seed], **{"optim.learning_rate": RATES})
     for seed in range(3)

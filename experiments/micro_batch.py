@@ -1,24 +1,22 @@
 """Are micro-batches free for GN+WS, and what do they cost BN?
 
-Question: an optimizer batch of 128 as micro-batches of 1 to 128 examples: GN+WS
-computes the same gradient however the batch is cut; BN normalizes over what is
-left of it. What happens to the accuracy? (Qiao et al. 2019, section 1.)
+Question: an optimizer batch of 128 is cut into micro-batches of 1 to 128
+examples, whose gradients are added up. With GN+WS the sum is the same however
+the batch is cut; BN takes its statistics from one micro-batch, and so computes
+something else. What happens to the test accuracy? (Qiao et al. 2019,
+1903.10520, section 1.)
 
-Scientific parameters: BN, GN+WS; the micro-batch.
-Nuisance parameters: the learning rate, one grid for all; each at its best.
-  Seeds: 3.
-Fixed parameters: as experiments/lr_batch_size.py, but two epochs of batch 128.
+Scientific parameters: BN or GN+WS; the size of the micro-batch.
+Nuisance parameters: the learning rate, on one grid for all arms; arms are
+  compared at their own best rates. Seeds: 3.
+Fixed parameters: configs/resnet8_small.py, batch 128, two epochs.
 
   python scripts/sweep.py --experiment=experiments/micro_batch.py --workers=2
 """
 
 from ws_jax.sweep import product
 
-CONFIG = (
-  "configs/fashion_mnist_10k.py:model=resnet8,stem=half,width=0.5,"
-  "channels_per_group=4,crop_padding=0,log_every_steps=10,keep_checkpoints=0,"
-  "epochs=2"
-)
+CONFIG = "configs/resnet8_small.py:epochs=2"
 
 ARMS = tuple(
   {
@@ -32,6 +30,6 @@ ARMS = tuple(
 
 
 def sweep():
-  """Ten arms, four rates, three seeds."""
+  """Returns the runs: ten arms, four rates, three seeds."""
   rates = [0.1, 0.2, 0.4, 0.8]
   return product(ARMS, seed=range(3), **{"optim.learning_rate": rates})

@@ -1,11 +1,15 @@
-"""Why does GN+WS stay at chance at the rate 3.0? What lets it learn there?
+"""Why does GN+WS stay at chance at the rate 3.0, and what lets it learn there?
 
-Question: in experiments/rate_limit.py, is it the kernels that cannot bear the
-rate, or the head and the norms' scales and biases? Which remedy helps?
+Question: experiments/rate_limit.py finds GN+WS at chance at the rate 3.0. Is
+that rate too high for the kernels, or for the head and the norms' scales and
+biases? Which change to the step lets GN+WS learn?
 
-Scientific parameters: what is changed about the step.
+Scientific parameters: the change to the step: a lower rate for all but the
+  kernels, a warm-up, a clipped gradient, no momentum.
 Nuisance parameters: none; the rate of the kernels is 3.0 throughout. Seeds: 3.
-Fixed parameters: as experiments/rate_limit.py, but for a stem of stride 2.
+Fixed parameters: configs/resnet8_small.py, batch 128, three epochs, but with
+  the 8 groups and the crop of rate_limit.py. Only the stem differs from there:
+  it has stride 2 here.
 
   python scripts/sweep.py --experiment=experiments/rate_limit_why.py
 """
@@ -13,8 +17,8 @@ Fixed parameters: as experiments/rate_limit.py, but for a stem of stride 2.
 from ws_jax.sweep import product
 
 CONFIG = (
-  "configs/fashion_mnist_10k.py:model=resnet8,stem=half,width=0.5,epochs=3,"
-  "keep_checkpoints=0"
+  "configs/resnet8_small.py:channels_per_group=none,crop_padding=2,epochs=3,"
+  "log_every_steps=50"
 )
 
 BN = {"model.norm": "batch", "model.ws": False}
@@ -31,7 +35,7 @@ REMEDIES = (
 
 
 def sweep():
-  """Three arms as they are and with a slow rest; more remedies for GN+WS."""
+  """Yields three arms, unchanged and with a slow rest, then more for GN+WS."""
   fixed = {"optim.learning_rate": [3.0], "seed": range(3)}
   yield from product((BN, GN, GN_WS), ({}, SLOW_REST), **fixed)
   yield from product((GN_WS,), REMEDIES, **fixed)

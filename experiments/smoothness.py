@@ -1,25 +1,25 @@
-"""Does WS smooth the loss, and what does it do to channels and gradients?
+r"""Does WS smooth the loss, and what does it do to channels and gradients?
 
 Question: at equal relative steps, how much do the loss and its gradient change
-along the gradient, and how sharp is the loss, with BN and GN, with WS and
-without? What part of the gradient does WS remove, and would it remove from the
-same network without it? How many channels are dead?
+along the gradient, and how sharp is the loss, with BN and GN, with and without
+WS? Which part of the gradient does WS remove, and would it remove as much from
+the same network without it? How many channels are dead?
 
 Scientific parameters: the norm, WS.
-Nuisance parameters: none; each arm trains at its best rate of lr_batch_size.
-Fixed parameters: as experiments/lr_batch_size.py at a batch of 256 and three
-  epochs, 117 steps. Seeds: 3.
+Nuisance parameters: none; each arm trains at its best rate of
+  experiments/lr_batch_size.py. Seeds: 3.
+Fixed parameters: configs/resnet8_small.py, batch 256, three epochs: 117 steps.
 
   python scripts/sweep.py --experiment=experiments/smoothness.py
-  python scripts/diagnose.py workdirs/smoothness --to=experiments/smoothness
+  python scripts/diagnose.py workdirs/smoothness --steps=0,39,117 \
+      --to=experiments/smoothness
 """
 
 from ws_jax.sweep import product
 
 CONFIG = (
-  "configs/fashion_mnist_10k.py:model=resnet8,stem=half,width=0.5,"
-  "channels_per_group=4,crop_padding=0,log_every_steps=13,batch_size=256,"
-  "epochs=3,checkpoint_every_steps=13,keep_checkpoints=9"
+  "configs/resnet8_small.py:batch_size=256,epochs=3,log_every_steps=13,"
+  "checkpoint_every_steps=13,keep_checkpoints=9"
 )
 
 ARMS = (
@@ -31,5 +31,5 @@ ARMS = (
 
 
 def sweep():
-  """Four arms, each at its rate, three seeds."""
+  """Returns the runs: four arms, each at its own rate, three seeds."""
   return product(ARMS, seed=range(3))

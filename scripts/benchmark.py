@@ -20,7 +20,10 @@ import platform
 import sys
 from collections.abc import Sequence
 
-from absl import app, flags, logging
+from ws_jax.base import extras
+
+with extras.program("train", by="scripts/benchmark.py"):
+  from absl import app, flags, logging
 
 from ws_jax.base import names
 from ws_jax.bench import (
@@ -69,6 +72,10 @@ def options() -> Options:
     names.lookup(ARMS, arm, "arm")
   for library in _AGAINST.value:
     names.lookup(LIBRARIES, library, "library")
+    if library != "flax":
+      extras.need("bench", by=f"--against={library}")
+  if _TO.value:
+    extras.need("report", by="the figure of --to")
   return Options(
     model=_MODEL.value,
     batch_sizes=tuple(int(size) for size in _BATCH_SIZE.value),

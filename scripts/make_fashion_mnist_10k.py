@@ -17,7 +17,11 @@ import sys
 import zipfile
 
 import numpy as np
-from absl import app, flags
+
+from ws_jax.base import extras
+
+with extras.program("train", by="scripts/make_fashion_mnist_10k.py"):
+  from absl import app, flags
 
 from ws_jax import data
 

@@ -1,14 +1,14 @@
-"""Runs an experiment: every run of its sweep, one row each in OUT/runs.csv.
+"""Trains every run of an experiment, and writes a row each to OUT/runs.csv.
 
   python scripts/sweep.py --experiment=experiments/quickstart.py
   python scripts/sweep.py --experiment=experiments/quickstart.py --plan
   python scripts/sweep.py --experiment=experiments/quickstart.py \
       --filter='norm=group,learning_rate=0.*' --limit=1
 
-Stopped at any moment and started again it repeats nothing that is finished.
-Started twice, also on two machines that share the folder, the work is shared.
-OUT/worker-N.log has what worker N says while it is at a run.
-Exits 2 if it cannot run, 4 if some runs failed, 130 if it was stopped.
+It can be stopped at any moment. Started again it repeats nothing that is
+finished. Started twice, also on two machines that share the folder, the two
+share the work. Worker N writes its messages to OUT/worker-N.log.
+Exits with 2 if it cannot run, 4 if some runs failed, 130 if it was stopped.
 """
 
 import functools
@@ -20,7 +20,10 @@ import sys
 import threading
 from types import ModuleType
 
-from absl import app, flags, logging
+from ws_jax.base import extras
+
+with extras.program("train", by="scripts/sweep.py"):
+  from absl import app, flags, logging
 
 from ws_jax import config
 from ws_jax.base import disk, names, signals
@@ -37,52 +40,75 @@ from ws_jax.sweep.workers import STOPPED, Fleet, work
 from ws_jax.train import backend, loop
 
 _EXPERIMENT = flags.DEFINE_string(
-  "experiment", None, "The file: experiments/NAME.py.", required=True
+  "experiment",
+  None,
+  "Experiment to run: the path of a file such as experiments/NAME.py.",
+  required=True,
 )
 _OUT = flags.DEFINE_string(
-  "out", None, "Folder of the runs and runs.csv. Default: workdirs/NAME."
+  "out", None, "Folder for the runs and runs.csv. Default: workdirs/NAME."
 )
 _FILTER = flags.DEFINE_string(
-  "filter", "", "Only runs whose name has these terms; shell patterns allowed."
+  "filter",
+  "",
+  "Runs only those whose name has all of these comma-separated terms, which may"
+  " be shell patterns.",
 )
-_LIMIT = flags.DEFINE_integer("limit", None, "At most so many runs now.")
+_LIMIT = flags.DEFINE_integer(
+  "limit", None, "Largest number of runs to train now. Default: all."
+)
 _MAX_HOURS = flags.DEFINE_float(
-  "max_hours", None, "Stops after this time, as on Ctrl-C.", lower_bound=0.0
+  "max_hours", None, "Hours after which to stop, as on Ctrl-C.", lower_bound=0.0
 )
 _WORKERS = flags.DEFINE_integer(
   "workers",
   1,
-  "Processes that share the work, each with its part of the CPU cores or with"
-  " devices of its own.",
+  "Number of processes that share the work, each with its part of the CPU cores"
+  " or with devices of its own.",
   lower_bound=1,
 )
 _LAUNCHER = flags.DEFINE_enum(
   "launcher",
   "local",
   ["local", "slurm"],
-  "Trains here, or submits a job array with a task for each compile.",
+  "Place to train: this machine, or a Slurm job array that has one task for"
+  " each compile.",
 )
-_PARTITION = flags.DEFINE_string("slurm_partition", None, "Of the cluster.")
+_PARTITION = flags.DEFINE_string(
+  "slurm_partition", None, "Partition of the cluster. Default: its own."
+)
 _MINUTES = flags.DEFINE_integer(
   "slurm_minutes",
   60,
-  "Time limit of a task; one that needs more saves and queues again.",
+  "Time limit of a task. A task that needs more time saves and queues again.",
   lower_bound=1,
 )
-_GPUS = flags.DEFINE_integer("slurm_gpus", None, "GPUs of a task.")
-_CPUS = flags.DEFINE_integer("slurm_cpus", None, "CPU cores of a task.")
-_WORKER = flags.DEFINE_bool("worker", False, "Is one of them; not for people.")
-_PLAN = flags.DEFINE_bool("plan", False, "Print the runs, and train none.")
+_GPUS = flags.DEFINE_integer("slurm_gpus", None, "Number of GPUs of a task.")
+_CPUS = flags.DEFINE_integer(
+  "slurm_cpus", None, "Number of CPU cores of a task."
+)
+_WORKER = flags.DEFINE_bool(
+  "worker", False, "Internal: run as a worker process."
+)
+_PLAN = flags.DEFINE_bool(
+  "plan", False, "Print the runs, and train none of them."
+)
 _DRY_RUN = flags.DEFINE_bool(
-  "dry_run", False, "The same, and how long they take: times each program."
+  "dry_run",
+  False,
+  "Like --plan, and time each program to estimate the total.",
 )
 _RETRY_FAILED = flags.DEFINE_bool(
-  "retry_failed", False, "Also runs those that failed before."
+  "retry_failed", False, "Run the runs again that failed before."
 )
 
 
 def load_experiment(path: pathlib.Path) -> ModuleType:
-  """Reads an experiment: a file with `CONFIG` and `sweep()`."""
+  """Returns an experiment: the module in a file with `CONFIG` and `sweep()`.
+
+  Raises:
+    ValueError: There is no such file, or it has no usable `CONFIG` and `sweep`.
+  """
   if not path.is_file():
     known = [other.stem for other in path.parent.glob("*.py")]
     raise ValueError(f"no experiment {path}: {names.suggest(path.stem, known)}")
@@ -94,16 +120,38 @@ def load_experiment(path: pathlib.Path) -> ModuleType:
   for name in ("CONFIG", "sweep"):
     if not hasattr(module, name):
       raise ValueError(f"experiment {path} has no {name}")
+  if not isinstance(module.CONFIG, str):
+    raise ValueError(
+      f"experiment {path}: CONFIG is {grid.kind(module.CONFIG)}, and must be"
+      ' the path of a config file, such as "configs/x.py:norm=batch"'
+    )
+  if not callable(module.sweep):
+    raise ValueError(
+      f"experiment {path}: sweep is {grid.kind(module.sweep)}, and must be"
+      " a function that returns or yields dicts of overrides"
+    )
   return module
 
 
+def plan_of(path: pathlib.Path, experiment: ModuleType) -> list[grid.Run]:
+  """Returns the runs of an experiment.
+
+  Raises:
+    ValueError: Its `sweep()` gives something else than dicts of overrides.
+  """
+  try:
+    return grid.plan(experiment.sweep())
+  except ValueError as error:
+    raise ValueError(f"experiment {path}: sweep(): {error}") from error
+
+
 def describe(base, runs: list[grid.Run]) -> None:
-  """Prints the runs, those of one compile together; and times them if asked."""
+  """Prints the runs by compile; with --dry_run also the time they take."""
   groups = grid.by_structure(runs)
   workers, total = _WORKERS.value, 0.0
   if _DRY_RUN.value:
     print("compiling each program and timing a block (--plan: without)")
-    if workers > 1:  # as a worker would
+    if workers > 1:  # Time it on the share of the machine that a worker has.
       env, cores = shares.share(*shares.machine(), 0, workers)
       os.environ |= env
       if cores:
@@ -129,14 +177,14 @@ def describe(base, runs: list[grid.Run]) -> None:
 
 
 def worker_command(out: pathlib.Path) -> list[str]:
-  """Starts a worker of this sweep, from any folder."""
+  """Returns the command that starts a worker of this sweep, from any folder."""
   experiment = pathlib.Path(_EXPERIMENT.value).absolute()
   command = [sys.executable, os.path.abspath(__file__), "--worker"]
   return [*command, f"--experiment={experiment}", f"--out={out.absolute()}"]
 
 
 def run_here(todo: list[grid.Run], out: pathlib.Path) -> None:
-  """Trains them, in view."""
+  """Trains the runs on this machine, and shows how far they are."""
   workers = _WORKERS.value
   with signals.interrupt(), view.View(todo, out, workers) as shown:
     if _MAX_HOURS.value is not None:
@@ -150,7 +198,7 @@ def run_here(todo: list[grid.Run], out: pathlib.Path) -> None:
 
 
 def submit(todo: list[grid.Run], out: pathlib.Path, say) -> None:
-  """Submits them to Slurm; says how to look after them."""
+  """Submits the runs to Slurm, and says how to follow them."""
   jobs = slurm.submit(
     todo,
     out,
@@ -166,7 +214,7 @@ def submit(todo: list[grid.Run], out: pathlib.Path, say) -> None:
 
 
 def main(argv: list[str]) -> None:
-  """Loads the experiment and runs what is left of it."""
+  """Loads the experiment and trains the runs that are not finished."""
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
   logging.set_verbosity(logging.WARNING)
@@ -177,19 +225,22 @@ def main(argv: list[str]) -> None:
     experiment = load_experiment(path)
     base = config.load(experiment.CONFIG)
     if _WORKER.value:
-      # Not in the parent: it would take a device from the workers.
+      # The parent does not: it would take a device from the workers.
       print(backend.configure(), file=sys.stderr, flush=True)
       work(base, out)
       return
-    runs = grid.plan(experiment.sweep(), _FILTER.value)
+    # All of them, whatever the filter: a report says which runs are missing.
+    every = plan_of(path, experiment)
+    runs = grid.plan((run.overrides for run in every), _FILTER.value)
+    runner.check(base, every)
+    if cut := rows.incomplete(out / "runs.csv"):
+      say(f"incomplete in runs.csv, and not finished: {' '.join(cut)}")
     if _PLAN.value or _DRY_RUN.value:
       describe(base, runner.unfinished(runs, out)[: _LIMIT.value])
       return
     todo = runner.choose(
       base, runs, out, limit=_LIMIT.value, retry_failed=_RETRY_FAILED.value
     )
-    # The whole of it, whatever the filter: a report says what is missing.
-    every = grid.plan(experiment.sweep())
     disk.write_json(out / "plan.json", [run.key for run in every])
     left = len(runner.unfinished(runs, out))
     say(f"{len(runs)} runs, {len(runs) - left} finished before, in {out}")
@@ -198,12 +249,17 @@ def main(argv: list[str]) -> None:
       return
     if todo:
       run_here(todo, out)
-  except (ValueError, ChildProcessError) as error:
-    say(f"error: {error}")
+  except (ValueError, OSError) as error:
+    say(rows.printable(f"error: {error}"))
     sys.exit(2)
   except (KeyboardInterrupt, loop.Interrupted) as error:
     say(f"stopped ({error}); {out} is kept: the same command goes on")
     sys.exit(STOPPED)
+  sys.exit(report_ends(runs, out, say))
+
+
+def report_ends(runs: list[grid.Run], out: pathlib.Path, say) -> int:
+  """Says how the runs ended; returns the exit code."""
   keys = {run.key for run in runs}
   found = [r for r in rows.read(out / "runs.csv") if r["key"] in keys]
   say(f"{len(found)} rows: {out / 'runs.csv'}")
@@ -211,7 +267,7 @@ def main(argv: list[str]) -> None:
   failed = [row["run"] for row in found if row["status"] == "failed"]
   if failed:
     say(f"failed (each has an error.txt; --retry_failed): {' '.join(failed)}")
-    sys.exit(4)
+  return 4 if failed else 0
 
 
 if __name__ == "__main__":

@@ -7,13 +7,8 @@ import math
 import numpy as np
 
 from ws_jax.sweep import grid, rows
+from ws_jax.sweep.arms import ARMS, arm_of
 
-ARMS = {
-  "BN": {"model.norm": "batch", "model.ws": False},
-  "BN+WS": {"model.norm": "batch", "model.ws": True},
-  "GN": {"model.norm": "group", "model.ws": False},
-  "GN+WS": {"model.norm": "group", "model.ws": True},
-}
 # Best rate at batch 128, decades that are usable around it, best accuracy.
 _SHAPES = {
   "BN": (0.2, 1.2, 0.925),
@@ -34,18 +29,21 @@ def fill(
   batches=(32, 128, 512),
   seeds=(0, 1, 2),
   missing=(),
+  metric=None,
   **more,
 ):
   """Writes `runs.csv`, `plan.json` and a folder for each run.
 
   Args:
-    out: the folder; it must be there.
-    arms: of `ARMS`.
-    rates: learning rates.
-    batches: optimizer batches.
-    seeds: of the runs.
-    missing: numbers of planned runs that have not run.
-    **more: further axes, by dotted key.
+    out: Folder to fill; it must be there.
+    arms: Names of `ARMS`.
+    rates: Learning rates.
+    batches: Optimizer batches.
+    seeds: Seeds of the runs.
+    missing: Numbers of planned runs that have not run.
+    metric: Metric of the task, as in `status.json`; None for runs from before
+      they named it. Any but `accuracy` is the better, the lower it is.
+    **more: Further axes, by dotted key.
   """
   axes = {"optim.learning_rate": rates, "data.batch_size": batches}
   axes |= more | {"seed": seeds}
@@ -54,7 +52,7 @@ def fill(
   table = []
   for number, run in enumerate(runs):
     if number not in missing:
-      status, points = _train(run.overrides, number)
+      status, points = _train(run.overrides, number, metric)
       folder = out / run.name
       folder.mkdir()
       text = "".join(json.dumps(point) + "\n" for point in points)
@@ -66,10 +64,17 @@ def fill(
   return runs
 
 
-def _train(overrides, number):
-  """What a run would leave: its status and its metrics."""
+def loss_like(accuracy):
+  """Returns the value that a metric to be minimized has, for an accuracy."""
+  return 1 + 4 * (1 - accuracy)
+
+
+def _train(overrides, number, metric):
+  """Returns what a run would leave: its status and its metrics."""
+  name = metric["name"] if metric else "accuracy"
+  measured = (lambda x: x) if name == "accuracy" else loss_like
   rng = np.random.default_rng(number)
-  arm = rows.arm_of(overrides)
+  arm = arm_of(overrides)
   center, width, top = _SHAPES[arm]
   batch = overrides["data.batch_size"]
   away = math.log10(overrides["optim.learning_rate"] * 128 / batch / center)
@@ -95,7 +100,7 @@ def _train(overrides, number):
       points.append(
         {
           "step": step,
-          "eval/accuracy": accuracy,
+          f"eval/{name}": measured(accuracy),
           "eval/loss": 3 * (1 - accuracy),
         }
       )
@@ -104,6 +109,7 @@ def _train(overrides, number):
   metrics["train/first_loss"] = _FIRST_LOSS
   return {
     "status": "diverged" if lost else "done",
+    **({"metric": metric} if metric else {}),
     "step": points[-1]["step"],
     "reason": f"loss not finite {NASTY}" if lost else None,
     "metrics": metrics,

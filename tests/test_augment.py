@@ -16,7 +16,7 @@ def _images(shape=(16, 7, 5, 3), seed=0):
 
 
 def _crops(image, padding):
-  """Every crop that padding allows, by offset, in plain NumPy."""
+  """Returns every crop that padding allows, by offset, in plain NumPy."""
   height, width, _ = image.shape
   padded = np.zeros(
     (height + 2 * padding, width + 2 * padding, image.shape[2]), image.dtype

@@ -8,12 +8,14 @@ import pytest
 from ws_jax.layers import native
 from ws_jax.train import backend
 
-SAID = "from ws_jax import backend; print(repr(backend.keep_freed_memory()))"
+SAID = (
+  "from ws_jax.train import backend; print(repr(backend.keep_freed_memory()))"
+)
 # Pages that a step maps again, with 200 MB for its results.
 FAULTS = """
 import resource
 import jax, jax.numpy as jnp
-from ws_jax import backend
+from ws_jax.train import backend
 backend.keep_freed_memory()
 step = jax.jit(lambda x: (x[:, 1:] + x[:, :-1], x[1:] - x[:-1]))
 x = jnp.ones((100, 250_000))

@@ -21,7 +21,7 @@ from ws_jax.bench import (
   timing,
   worker,
 )
-from ws_jax.sweep import rows
+from ws_jax.sweep import arms, rows
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -163,7 +163,7 @@ def test_cost_is_written_and_drawn(tmp_path):
   cost.write([table], tmp_path, {"machine": "m"})
   written = rows.read(tmp_path / "runs.csv")
   assert [row["time / BN"] for row in written] == [2.0, 1.0] * 2
-  assert [rows.arm_of(row) for row in written] == ["GN+WS", "BN"] * 2
+  assert [arms.arm_of(row) for row in written] == ["GN+WS", "BN"] * 2
   assert "GN+WS" in (tmp_path / "summary.md").read_text()
   assert (tmp_path / "figure.png").stat().st_size > 10_000
 

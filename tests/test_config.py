@@ -1,3 +1,8 @@
+"""Keys, overrides and derived numbers; what cannot run is refused by name."""
+
+import json
+import math
+
 import pytest
 
 from ws_jax import config
@@ -95,3 +100,126 @@ def test_numbers_that_cannot_run(overrides, message):
 def test_devices_must_share_the_micro_batch_evenly():
   with pytest.raises(config.ConfigError, match="by the 3 devices"):
     resolve(num_devices=3)
+
+
+BAD = {
+  float: (math.nan, math.inf, -1.0, "0.1", True),
+  int: (-1, 1.5, "ten", True, 2**40),
+  bool: (1, "true", None),
+  str: (3, True),
+  dict: (3, "x"),
+}
+WHERE = ("stem/*", "head/kernel")
+# A size has no upper end.
+FREE = {(int, 2**40)}
+
+
+def bad_values():
+  found = []
+  for path, key in config.keys(config.default()).items():
+    values = [x for x in BAD[key.kind] if (key.kind, x) not in FREE]
+    if key.many:
+      values = [(x,) for x in values] + ["x", 3]
+    if path == "seed":
+      values.append(2**31)
+    if not key.optional and key.kind is not dict:
+      values.append(None)
+    for value in values:
+      found.append((path, value))
+  return found
+
+
+@pytest.mark.parametrize(("path", "value"), bad_values(), ids=str)
+def test_every_key_refuses_what_it_cannot_mean(path, value):
+  """Set by an override, or in a config file, which nothing checks before."""
+  c = config.default()
+  config._set(c, path, value)
+  attempts = [lambda: resolve({path: value})]
+  if value is not True:  # a ConfigDict takes it for the number 1
+    attempts.append(lambda: config.resolve(c, num_examples=1000, num_devices=1))
+  for refuse in attempts:
+    with pytest.raises(config.ConfigError) as caught:
+      refuse()
+    message = str(caught.value)
+    assert path.rpartition(".")[2] in message and "\n" not in message
+
+
+def test_every_key_has_a_meaning_and_its_default_is_allowed():
+  declared = config.keys(config.default())
+  config.check(config.default())
+  for path, key in declared.items():
+    assert len(key.meaning) > 8, path
+
+
+def test_a_key_that_a_file_misspells_is_named():
+  c = config.default()
+  c.optim.learning_rat = 0.1
+  with pytest.raises(config.ConfigError, match="did you mean 'optim.lea"):
+    config.check(c)
+  c = config.default()
+  c.data.flip = True
+  with pytest.raises(config.ConfigError, match="is 'task.flip' now"):
+    config.check(c)
+
+
+@pytest.mark.parametrize(
+  ("text", "path", "value"),
+  [
+    ("optim.clip_norm=None", "optim.clip_norm", None),
+    ("optim.clip_norm=none", "optim.clip_norm", None),
+    ("model.norm=none", "model.norm", "none"),
+    ("boundaries=(1/3,2/3)", "optim.boundaries", (1 / 3, 2 / 3)),
+    ("boundaries=[0.5, 0.75]", "optim.boundaries", (0.5, 0.75)),
+    ("boundaries=0.5", "optim.boundaries", (0.5,)),
+    ("ws_where=('stem/*','head/kernel')", "model.ws_where", WHERE),
+    ("steps=1e3", "train.steps", 1000),
+    ("learning_rate=1e-3", "optim.learning_rate", 1e-3),
+    ("ws=False", "model.ws", False),
+    ("init_from=none", "init_from", None),
+    ("data.dir=workdirs/none", "data.dir", "workdirs/none"),
+  ],
+)
+def test_a_text_stands_for_a_value(text, path, value):
+  c = config.variant(config.default(), text)
+  assert config.flatten(c)[path] == value
+  config.check(c)
+
+
+def test_naming_a_model_exchanges_its_keys():
+  c = config.variant(config.default(), "model=tests.my_lab:Net,ws=false")
+  assert "stem" not in c.model and "norm" not in c.model and not c.model.ws
+  config.apply(c, {"model.kwargs.width": 3})
+  assert c.model.kwargs.to_dict() == {"width": 3}
+  config.apply(c, {"model.name": "resnet8"})
+  assert c.model.stem is None and "kwargs" not in c.model
+
+
+def test_the_old_name_of_a_key_still_sets_it():
+  """Rows of old sweeps, and old runs, have them."""
+  c = config.apply(config.default(), {"data.crop_padding": 0})
+  assert c.task.crop_padding == 0
+
+
+def test_a_saved_configuration_comes_back():
+  c = resolve({"model.ws_where": ("a/*", "b"), "optim.clip_norm": 1.0})
+  saved = json.loads(json.dumps(c.to_dict()))
+  assert config.flatten(config.from_saved(saved)) == config.flatten(c)
+
+
+@pytest.mark.parametrize(
+  ("text", "message"),
+  [
+    ("", "has no function get_config"),
+    ("def get_config(arg=''):\n  return 1 +", "line 2: invalid syntax"),
+  ],
+)
+def test_a_file_that_is_no_config_is_one_line(tmp_path, text, message):
+  file = tmp_path / "mine.py"
+  file.write_text(text)
+  with pytest.raises(config.ConfigError, match=message) as caught:
+    config.load(str(file))
+  assert "\n" not in str(caught.value)
+  readme = tmp_path / "README.md"
+  readme.write_text("# No config")
+  with pytest.raises(config.ConfigError, match=r"a config is a \.py file"):
+    config.load(str(readme))

@@ -1,4 +1,4 @@
-"""Data sets and batches: what is loaded, in which order, and what is said."""
+"""The embedded set, prepared sets, the order of batches, and the errors."""
 
 import hashlib
 import io
@@ -197,7 +197,9 @@ def _png(image: np.ndarray) -> io.BytesIO:
   return buffer
 
 
-def _write_set(folder, name, shape, splits, *, keys=("image", "label")):
+def _write_set(
+  folder, name, shape, splits, *, keys=("image", "label"), classes=None
+):
   """Prepares a small set by a TFDS builder, in array_record, without TF."""
   import tensorflow_datasets as tfds
 
@@ -217,7 +219,9 @@ def _write_set(folder, name, shape, splits, *, keys=("image", "label")):
     def _info(self):
       features = {
         "image": tfds.features.Image(shape=shape),
-        "label": tfds.features.ClassLabel(num_classes=4),
+        "label": tfds.features.ClassLabel(
+          num_classes=None if classes else 4, names=classes
+        ),
         "number": tfds.features.Scalar(np.int64),
       }
       return self.dataset_info_from_configs(
@@ -240,7 +244,7 @@ def _write_set(folder, name, shape, splits, *, keys=("image", "label")):
 
 @pytest.fixture(scope="module")
 def small_set(tmp_path_factory):
-  """A prepared set of 12 + 5 images of 6x5x3 and what went into it."""
+  """Prepares a set of 12 + 5 images of 6x5x3 and what went into it."""
   folder = tmp_path_factory.mktemp("tfds")
   path, arrays = _write_set(
     folder, "small", (6, 5, 3), {"train": 12, "test": 5}
@@ -249,7 +253,7 @@ def small_set(tmp_path_factory):
 
 
 def _match(dataset, arrays):
-  """The images with their labels, in whatever order TFDS shuffled them."""
+  """Checks images and labels, in whatever order TFDS shuffled them."""
   for ours, split in ((dataset.train, "train"), (dataset.test, "test")):
     images, labels = arrays[split]
     assert ours["image"].dtype == np.uint8 and ours["label"].dtype == np.int32
@@ -292,9 +296,72 @@ def test_second_start_decodes_nothing(small_set, monkeypatch):
   assert not list(path.glob("*.tmp"))
 
 
+def test_info_of_a_prepared_set_has_the_names_of_its_classes(tmp_path):
+  classes = ("ant", "bee", "cat", "dog")
+  splits = {"train": 12, "test": 5}
+  _write_set(tmp_path, "named", (6, 5, 3), splits, classes=list(classes))
+  info = data.read_info(data.Request("named", dir=str(tmp_path)))
+  shape = (6, 5, 3)
+  assert info == data.Info(
+    "named", "image", "label", 12, 5, shape, "uint8", 4, classes
+  )
+
+
+def test_a_prepared_set_has_other_splits_and_keys(small_set, monkeypatch):
+  folder, path, arrays = small_set
+  (path / cache.CACHE_NAME).unlink(missing_ok=True)
+  held_out = data.Request(
+    "small",
+    dir=str(folder),
+    train_split="train[:75%]",
+    eval_split="train[75%:]",
+  )
+  numbered = data.Request("small", dir=str(folder), label_key="number")
+  assert data.read_info(held_out).classes == ()  # TFDS knows no names.
+  assert data.read_info(numbered).num_classes is None
+  dataset = data.load(held_out)
+  assert len(dataset.train["image"]) == dataset.num_train == 9
+  both = {
+    key: np.concatenate([dataset.train[key], dataset.test[key]])
+    for key in ("image", "label")
+  }
+  whole = data.load_dataset("small", folder)
+  for key, array in both.items():
+    np.testing.assert_array_equal(array, whole.train[key])
+  other = data.load(numbered)
+  assert sorted(other.train["number"]) == list(range(12))
+  # One decoding of each: what other runs ask for is kept beside it.
+  monkeypatch.setattr(prepared, "_decode", None)
+  _match(data.load_dataset("small", folder), arrays)
+  again = data.load(numbered)
+  np.testing.assert_array_equal(again.train["number"], other.train["number"])
+
+
+@pytest.mark.parametrize(
+  ("keys", "message"),
+  [
+    ({"eval_split": "tset"}, "no split 'tset': did you mean 'test'?"),
+    ({"label_key": "lable"}, "no label_key='lable': did you mean 'label'?"),
+    ({"input_key": "label"}, None),
+    ({"label_key": "image"}, "not image classification: its inputs and labels"),
+  ],
+)
+def test_keys_of_a_prepared_set_are_checked(small_set, keys, message):
+  folder, _, _ = small_set
+  wanted = data.Request("small", dir=str(folder), **keys)
+  if message is None:  # Numbers are inputs for whoever asks for them.
+    assert data.read_info(wanted).input_shape == ()
+    return
+  for function in (data.read_info, data.load):
+    with pytest.raises(data.DataError) as caught:
+      function(wanted)
+    assert message in str(caught.value)
+
+
 def test_stale_or_damaged_cache_is_decoded_again(small_set):
   folder, path, arrays = small_set
   kept = path / cache.CACHE_NAME
+  kept.unlink(missing_ok=True)  # Other tests keep further arrays in it.
   data.load_dataset("small", folder)
   whole = kept.read_bytes()
   kept.write_bytes(whole[: len(whole) // 2])
@@ -325,7 +392,7 @@ def test_folder_that_cannot_be_written_still_loads(small_set, monkeypatch):
 
 
 def test_tfrecord_is_read_too(small_set, tmp_path):
-  """What `tfds.load` writes unless told otherwise, so users have it."""
+  """Users have it: `tfds.load` writes it unless told otherwise."""
   import tensorflow_datasets as tfds
 
   folder, path, arrays = small_set
@@ -447,6 +514,47 @@ def test_default_folder_is_that_of_tfds(tmp_path, monkeypatch):
   monkeypatch.delenv("TFDS_DATA_DIR")
   monkeypatch.setenv("HOME", str(tmp_path))
   assert data.default_data_dir() == tmp_path / "tensorflow_datasets"
+
+
+def test_a_set_that_is_not_found_says_why_and_where(tmp_path):
+  """They were all `unknown data set 'mine': did you mean 'mine'`."""
+
+  def refused(name, folder=tmp_path):
+    lines = set()
+    for function in (data.check_dataset, data.load_dataset):
+      with pytest.raises(data.DataError) as caught:
+        function(name, folder)
+      lines.add(str(caught.value))
+    (line,) = lines
+    assert "\n" not in line and "unknown" not in line
+    return line
+
+  mine = tmp_path / "mine"
+  _touch_set(mine / "1.0.0")
+  _touch_set(mine / "2.0.0")
+  line = refused("mine:3.0.0")
+  assert f"version 3.0.0 is not in {mine}, which has 1.0.0, 2.0.0" in line
+  # Preparing was interrupted: TFDS writes to a folder of another name first.
+  left = mine / "incomplete.AB12_3.0.0"
+  left.mkdir()
+  line = refused("mine:3.0.0")
+  assert f"its preparation in {left} was interrupted" in line
+  assert f"prepare_data.py mine:3.0.0 --data_dir={tmp_path}" in line
+  other = tmp_path / "other" / "1.0.0"
+  other.mkdir(parents=True)
+  assert f"its preparation in {other} was interrupted" in refused("other")
+  # A folder above or below the right one.
+  for wrong in (mine, mine / "1.0.0", tmp_path.parent):
+    line = refused("mine", wrong)
+    assert f"it is not in {wrong}, but in {tmp_path}: give that" in line
+  line = refused("cifar10", tmp_path / "nowhere")
+  assert f"in {tmp_path / 'nowhere'} (there is no such folder): type" in line
+  _touch_set(tmp_path / "many" / "small" / "1.0.0")
+  line = refused("many/smal")
+  assert f"config 'smal' is not in {tmp_path / 'many'}" in line
+  assert "many/small" in line
+  line = refused(str(mine / "1.0.0"), None)
+  assert "was prepared by TFDS: give its name" in line
 
 
 def test_unknown_name_gets_the_nearest(tmp_path):

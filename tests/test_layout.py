@@ -15,6 +15,8 @@ import tomllib
 
 import pytest
 
+from ws_jax.base import extras
+
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "ws_jax"
 
@@ -40,6 +42,7 @@ OUTSIDE = ("configs", "experiments", "scripts")
 
 TOP_LEVEL = {
   "CHANGELOG.md",
+  "CITATION.cff",
   "LICENSE",
   "README.md",
   "configs",
@@ -83,9 +86,9 @@ def imports(path: pathlib.Path) -> set[str]:
 def owner(path: pathlib.Path) -> str:
   """Returns the name in FLOORS of a file of the package.
 
-  What `python -m` runs is a program, and so of the floor of `main`.
+  What `python -m` runs, and a verb of it, is a program: on the floor of `main`.
   """
-  if path.stem == "__main__":
+  if path.stem in ("__main__", "predict"):
     return "main"
   return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
@@ -112,9 +115,23 @@ MODULES = sorted(
   path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py"
 )
 MODULE_NAMES = {owner(path) for path in MODULES}
-PROGRAMS = sorted(
-  path for folder in OUTSIDE for path in (ROOT / folder).rglob("*.py")
-)
+
+
+def _programs() -> list[pathlib.Path]:
+  """Returns the files of OUTSIDE that git tracks; without git, all of them.
+
+  People keep experiments and configs of their own there, which may import what
+  they like.
+  """
+  command = ["git", "ls-files", "-z", *OUTSIDE]
+  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+  paths = {ROOT / name for name in done.stdout.split("\0") if name}
+  if done.returncode:
+    paths = {path for folder in OUTSIDE for path in (ROOT / folder).rglob("*")}
+  return sorted(p for p in paths if p.suffix == ".py" and p.is_file())
+
+
+PROGRAMS = _programs()
 
 
 def name_of(path: pathlib.Path) -> str:
@@ -144,7 +161,7 @@ def test_package_exports_only_the_core():
   [
     ("base", set()),
     ("core", {"jax", "numpy"}),
-    ("weights", {"jax", "numpy", "orbax"}),
+    ("weights", {"PIL", "jax", "numpy", "orbax"}),
   ],
 )
 def test_the_lowest_floors_need_little(folder, allowed):
@@ -171,29 +188,60 @@ def test_programs_import_the_package_and_not_each_other(path):
   assert not third_party(path) & siblings
 
 
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+# Extras of packages that nothing here imports.
+NOT_IMPORTED = {"dev", "onednn", "test"}
+# Modules of packages that need not be installed for the tests.
+ABSENT = {
+  "sentencepiece": ["sentencepiece"],
+  "tensorflow": ["tensorflow_cpu"],
+  "timm": ["timm"],
+  "torch": ["torch"],
+}
+
+
 @functools.cache
+def modules_of(extra: str = "") -> set[str]:
+  """Returns the top-level modules of an extra's packages, or of the base's."""
+  requirements = EXTRAS[extra] if extra else PROJECT["dependencies"]
+  wanted = {_normal(re.split(r"[^\w-]", text)[0]) for text in requirements}
+  packages = importlib.metadata.packages_distributions()
+  return {
+    module
+    for module, names in (ABSENT | dict(packages)).items()
+    if wanted & {_normal(name) for name in names}
+  } - {"ws_jax"}
+
+
+def _normal(name: str) -> str:
+  return name.lower().replace("-", "_")
+
+
 def declared() -> set[str]:
-  """Top-level modules of the packages that pyproject.toml asks for."""
-  project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-  extras = project["optional-dependencies"]
-  extra = ("report", "slurm", "text", "tf", "bench")
-  wanted = {
-    re.split(r"[^\w-]", requirement)[0].lower().replace("-", "_")
-    for group in (project["dependencies"], *map(extras.get, extra))
-    for requirement in group
-  }
-  # Of tensorflow-cpu, `text` and `bench`: they need not be installed.
-  found = {"sentencepiece", "tensorflow", "timm", "torch"}
-  for module, packages in importlib.metadata.packages_distributions().items():
-    if wanted & {name.lower().replace("-", "_") for name in packages}:
-      found.add(module)
-  return found
+  """Returns the top-level modules of all packages that we may import."""
+  return modules_of().union(*map(modules_of, EXTRAS.keys() - NOT_IMPORTED))
 
 
 @pytest.mark.parametrize("path", [*MODULES, *PROGRAMS], ids=name_of)
 def test_imported_packages_are_declared(path):
   missing = third_party(path) - declared()
   assert not missing, f"not in pyproject.toml: {missing}"
+
+
+@pytest.mark.parametrize("extra", sorted(EXTRAS.keys() - NOT_IMPORTED))
+def test_an_extra_is_recognized_by_modules_of_its_own_packages(extra):
+  assert set(extras.MODULES[extra]) <= modules_of(extra)
+
+
+# What `pip install ws_jax` is for; reading orbax folders or images is an extra.
+FUNCTIONS = {"core", "gradients", "layers", "linen", "models", "nnx", "weights"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_the_functions_need_no_extra(path):
+  if owner(path) in FUNCTIONS:
+    assert third_party(path) - {"PIL", "orbax"} <= modules_of()
 
 
 def test_top_level_holds_only_what_the_design_names():

@@ -40,6 +40,14 @@ def run(workdir, *flags, **kwargs):
     (["--config.model.norm=batchnorm"], "did you mean 'batch'?"),
     (["--config.data.name=cifar10", "--config.data.dir=/nowhere"], "cifar10"),
     (["extra"], "unexpected arguments extra"),
+    (["--config.optim.lr", "3"], "unknown config key 'optim.lr'"),
+    (["--config.optim.clip_norm=0"], "optim.clip_norm=0.0 must be finite and"),
+    (["--config.optim.boundaries=(4,6)"], "must be parts of the run"),
+    (["--config.seed=4294967295"], "seed=4294967295 must be from 0 to"),
+    (["--workdir="], "--workdir is missing"),
+    (["--config=README.md"], "a config is a .py file"),
+    (["--confg=x"], "Unknown command line flag 'confg'"),
+    (["--evaluate=nowhere"], "--evaluate takes no --config"),
   ],
 )
 def test_a_mistake_is_one_line_and_exit_2(flags, message, tmp_path):
@@ -92,3 +100,37 @@ def test_a_diverging_run_exits_3(tmp_path):
   assert result.returncode == 3, result.stderr
   assert "diverged at step" in result.stderr.splitlines()[-1]
   assert "compiled programs are kept in" in result.stderr
+
+
+def test_a_config_behind_a_space_gives_the_same_message(tmp_path):
+  """Absl's own message for it was escaped, and of several lines."""
+  done = subprocess.run(
+    [sys.executable, "-m", "ws_jax.main", "--config", CONFIG, "--workdir"]
+    + [str(tmp_path / "run"), "--config.model.nrm=group"],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 2
+  assert done.stderr.splitlines() == [
+    "error: unknown config key 'model.nrm': did you mean 'model.norm'?"
+  ]
+
+
+def test_help_lists_every_key_with_its_meaning(tmp_path):
+  done = subprocess.run(
+    [sys.executable, "-m", "ws_jax.main", f"--config={CONFIG}", "--help"],
+    cwd=tmp_path,  # a config of the project is found from anywhere
+    capture_output=True,
+    text=True,
+    env=os.environ | {"PYTHONPATH": str(ROOT)},
+  )
+  assert "model.width=0.25" in done.stdout
+  assert "largest global norm of the gradient" in done.stdout
+  assert "--evaluate" in done.stdout
+
+
+def test_what_is_said_fits_a_terminal(tmp_path):
+  result = run(tmp_path, "--config.train.steps=2")
+  assert result.returncode == 0, result.stderr
+  assert max(map(len, result.stderr.splitlines())) <= 160

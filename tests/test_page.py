@@ -101,8 +101,8 @@ def test_page_without_a_script_has_the_figures_and_tables(folder):
     assert svg.startswith("<?xml") and svg.rstrip().endswith("</svg>")
   results = summary.analyze(report.read(folder)[0])
   for lines in (
-    tables.cells(results.cells, results.varied),
-    tables.best(results.best, results.varied),
+    tables.cells(results),
+    tables.best(results),
   ):
     for line in lines:
       assert set(line) <= {*found.texts, ""}
@@ -114,6 +114,8 @@ def test_partial_sweep_says_what_is_missing(folder):
   assert any("not finished" in text for text in texts)
   results = summary.analyze(report.read(folder)[0])
   assert "no plan.json" in contents.warnings(results, planned=False)[-1]
+  (_, *_, said) = contents.warnings(results, True, ["seed=1"])
+  assert said.startswith("Incomplete in runs.csv, and left out: seed=1.")
 
 
 class Browser:

@@ -1,4 +1,4 @@
-"""The shell around the quickstart, with stand-ins for all that takes time."""
+"""The two commands of the README, with stand-ins for all that takes time."""
 
 import pathlib
 import shutil
@@ -15,23 +15,26 @@ def checkout(tmp_path):
   folder = tmp_path / "a checkout"
   (folder / "scripts").mkdir(parents=True)
   (folder / ".venv" / "bin").mkdir(parents=True)
-  shutil.copy(ROOT / "scripts" / "quickstart.sh", folder / "scripts")
+  for name in ("quickstart.sh", "test.sh"):
+    shutil.copy(ROOT / "scripts" / name, folder / "scripts")
   (folder / "scripts" / "setup.sh").write_text("echo setup in $PWD\n")
   python = folder / ".venv" / "bin" / "python"
   python.write_text(
     '#!/bin/sh\necho "python $@"\n'
     'case "$1" in *sweep.py) exit "${CODE:-0}" ;; esac\n'
+    'case "$2" in ruff) exit "${RUFF:-0}" ;; pytest) exit "${CODE:-0}" ;; '
+    "esac\n"
   )
   python.chmod(0o755)
   return folder
 
 
-def run(checkout, *args, cwd, code=0):
-  script = checkout / "scripts" / "quickstart.sh"
+def run(checkout, *args, cwd, code=0, script="quickstart", ruff=0):
+  script = checkout / "scripts" / f"{script}.sh"
   done = subprocess.run(
     ["bash", str(script), *args],
     cwd=cwd,
-    env={"PATH": "/usr/bin:/bin", "CODE": str(code)},
+    env={"PATH": "/usr/bin:/bin", "CODE": str(code), "RUFF": str(ruff)},
     stdin=subprocess.DEVNULL,
     capture_output=True,
     text=True,
@@ -65,3 +68,27 @@ def test_failed_run_is_shown_in_the_table_and_in_the_exit_code(checkout):
 def test_sweep_that_could_not_go_on_ends_it(checkout, code):
   got, out = run(checkout, cwd=checkout, code=code)
   assert got == code and "scripts/report.py" not in out
+
+
+@pytest.mark.parametrize(
+  ("ruff", "tests", "code"), [(0, 0, 0), (1, 0, 16), (0, 1, 1), (1, 1, 17)]
+)
+def test_tests_run_whatever_the_linter_says_and_the_code_tells_both(
+  checkout, ruff, tests, code
+):
+  got, out = run(checkout, cwd=checkout, code=tests, script="test", ruff=ruff)
+  assert "-m pytest" in out
+  assert got == code
+  assert ("ruff check, ruff format" in out) == bool(ruff)
+
+
+def test_an_experiment_that_git_does_not_know_is_not_linted(checkout):
+  (checkout / "experiments").mkdir()
+  for name in ("ours", "mine"):
+    (checkout / "experiments" / f"{name}.py").touch()
+  git = ["git", "-C", str(checkout)]
+  subprocess.run([*git, "init", "-q"], check=True)
+  subprocess.run([*git, "add", "experiments/ours.py"], check=True)
+  _, out = run(checkout, cwd=checkout, script="test")
+  assert out.count("experiments/ours.py") == 3
+  assert "mine.py" not in out

@@ -10,8 +10,9 @@ import pytest
 
 from tests import synthetic
 from ws_jax import report
-from ws_jax.report import figures, gallery, summary, tables
-from ws_jax.sweep import rows
+from ws_jax.report import figures, gallery, groups, summary, tables
+from ws_jax.report.metric import Metric
+from ws_jax.sweep import arms, rows
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -25,7 +26,7 @@ def row(arm, rate, seed, accuracy=None, status="done", **more):
   metrics = {} if accuracy is None else {"eval/accuracy": accuracy}
   if accuracy is not None:
     metrics["eval/loss"] = 2 * (1 - accuracy)
-  name = rows.arm(arm["model.norm"], arm["model.ws"])
+  name = arms.arm(arm["model.norm"], arm["model.ws"])
   status = {
     "status": status,
     "metrics": metrics,
@@ -57,7 +58,7 @@ def cell(cells, arm, rate):
 
 def test_arms_have_the_names_of_the_papers():
   names = [
-    rows.arm(norm, ws)
+    arms.arm(norm, ws)
     for norm in ("batch", "group", "layer", "instance", "none", "new")
     for ws in (False, True)
   ]
@@ -67,9 +68,14 @@ def test_arms_have_the_names_of_the_papers():
   ]
 
 
+def test_every_arm_that_has_a_name_has_a_colour_of_its_own():
+  assert [*figures.COLORS] == [*arms.ARMS]
+  assert len(set(figures.COLORS.values())) == len(arms.ARMS)
+
+
 def test_cells_are_the_means_and_spreads_over_seeds():
   data = sweep()
-  cells = summary.summarize(data)
+  cells = summary.analyze(data).cells
   assert len(cells) == 9
   for arm, key in (("BN", BN), ("GN", GN), ("GN+WS", GN_WS)):
     for rate in (0.1, 1.0):
@@ -93,7 +99,7 @@ def test_cells_are_the_means_and_spreads_over_seeds():
 
 
 def test_diverged_runs_are_counted_and_not_averaged():
-  cells = summary.summarize(sweep())
+  cells = summary.analyze(sweep()).cells
   lost = cell(cells, "GN", 10.0)
   assert lost["diverged"] == 3 and lost["done"] == 0
   assert lost["accuracy"] is None and lost["accuracy_std"] is None
@@ -104,7 +110,7 @@ def test_diverged_runs_are_counted_and_not_averaged():
 
 def test_metrics_of_a_diverged_run_do_not_enter_the_mean():
   data = [row(BN, 0.1, 0, 0.9), row(BN, 0.1, 1, 0.1, "diverged")]
-  (got,) = summary.summarize(data)
+  (got,) = summary.analyze(data).cells
   assert got["accuracy"] == 0.9 and got["accuracy_std"] is None
 
 
@@ -115,20 +121,20 @@ def test_what_else_was_varied_is_never_pooled():
     # Of the arm, not of the sweep: no column.
     row(GN, 0.1, 0, 0.7, **{"data.batch_size": 32, "model.num_groups": 8}),
   ]
-  assert summary.varied_keys(data) == ["data.batch_size"]
-  cells = summary.summarize(data)
+  assert groups.varied_keys(data) == ["data.batch_size"]
+  cells = summary.analyze(data).cells
   assert [(c["arm"], c["data.batch_size"]) for c in cells] == [
     ("BN", 32),
     ("GN", 32),
     ("BN", 64),
   ]
-  lines = tables.cells(cells, ["data.batch_size"])
+  lines = tables.cells(summary.analyze(data))
   assert lines[0][:3] == ("arm", "optimizer batch", "learning rate")
   assert lines[3][:3] == ("BN", "64", "0.1")
 
 
 def test_table_reads_as_it_should():
-  lines = tables.cells(summary.summarize(sweep()))
+  lines = tables.cells(summary.analyze(sweep()))
   assert lines[0] == (
     *("arm", "learning rate", "test accuracy %", "test loss"),
     *("runs", "diverged", "seconds"),
@@ -144,20 +150,21 @@ def test_table_reads_as_it_should():
   assert by_cell["BN", "1"][5] == "no"
   assert "±" in by_cell["BN", "1"][2]
   # One run: no spread, and words instead of a count of one.
-  one = tables.cells(summary.summarize([row(BN, 3.0, 0, None, "diverged")]))
+  one = tables.cells(summary.analyze([row(BN, 3.0, 0, None, "diverged")]))
   assert one[1] == ("BN", "3", "-", "-", "1", "yes", "12")
 
 
 def test_failed_runs_have_a_column_only_if_there_are_any():
   failed = row(BN, 0.1, 0, None, "failed")
   failed["optim.learning_rate"] = None  # It failed before that was known.
-  lines = tables.cells(summary.summarize([failed, row(BN, 0.1, 1, 0.9)]))
+  lines = tables.cells(summary.analyze([failed, row(BN, 0.1, 1, 0.9)]))
   assert lines[0][-3:] == ("diverged", "failed", "seconds")
   assert lines[1][-2] == "no" and lines[2][-2] == "yes"
 
 
 def test_markdown_is_a_table():
-  lines = tables.markdown(tables.cells(summary.summarize(sweep()))).splitlines()
+  lines = tables.cells(summary.analyze(sweep()))
+  lines = tables.markdown(lines).splitlines()
   assert len(lines) == 2 + 9
   assert {line.count("|") for line in lines} == {8}
   assert len({len(line) for line in lines}) == 1
@@ -185,8 +192,8 @@ def has_color(image, name):
 
 
 def test_figure_shows_every_arm_and_what_diverged():
-  cells = summary.summarize(sweep())
-  drawing = figures.sheet([figures.accuracy(cells)], 1)
+  cells = summary.analyze(sweep()).cells
+  drawing = figures.sheet([figures.against_rate(cells, Metric())], 1)
   image = pixels(drawing)
   for arm in ("BN", "GN", "GN+WS"):
     assert has_color(image, arm)
@@ -210,15 +217,17 @@ def test_figure_shows_every_arm_and_what_diverged():
 
 def test_figure_of_one_rate_puts_the_arms_side_by_side():
   data = [row(arm, 0.1, s, 0.9) for arm in (BN, GN_WS) for s in (0, 1)]
-  (ax,) = figures.sheet([figures.accuracy(summary.summarize(data))], 1).axes
+  (ax,) = figures.sheet(
+    [figures.against_rate(summary.analyze(data).cells, Metric())], 1
+  ).axes
   assert [t.get_text() for t in ax.get_xticklabels()] == ["BN", "GN+WS"]
   assert ax.get_xlabel() == "learning rate 0.1"
 
 
 @pytest.mark.parametrize("status", ["failed", "diverged"])
 def test_figure_of_a_sweep_with_no_result_is_still_a_figure(status):
-  cells = summary.summarize([row(BN, 0.1, 0, None, status)])
-  drawing = figures.sheet([figures.accuracy(cells)], 1)
+  cells = summary.analyze([row(BN, 0.1, 0, None, status)]).cells
+  drawing = figures.sheet([figures.against_rate(cells, Metric())], 1)
   assert pixels(drawing).std() > 0
 
 
@@ -274,9 +283,10 @@ def test_report_of_a_folder_and_its_copy(tmp_path):
     # Not the last, at which the learning rate has decayed to nothing.
     logged = histories[r["run"]]["train/relative_step"][1]
     assert r["relative_step"] == np.mean(logged) > logged[-1]
-  assert rows.read(copy / "summary.csv") == summary.summarize(data)
-  assert rows.read(copy / "best.csv") == summary.best(data)
-  assert rows.read(copy / "differences.csv") == summary.differences(data)
+  results = summary.analyze(data)
+  assert rows.read(copy / "summary.csv") == results.cells
+  assert rows.read(copy / "best.csv") == results.best
+  assert rows.read(copy / "differences.csv") == results.differences
   assert (copy / "figure.png").read_bytes()[:4] == b"\x89PNG"
   # The copy is a report of its own, without the curves: they are not in it.
   files = ("summary.csv", "best.csv", "relative_step.svg")
@@ -284,6 +294,35 @@ def test_report_of_a_folder_and_its_copy(tmp_path):
   report.write(copy, title="A test")
   for name, content in zip(files, before, strict=True):
     assert (copy / name).read_bytes() == content
+
+
+def test_report_is_the_same_where_the_locale_is_not_utf_8(tmp_path):
+  """Under such a locale the tables once ended at their first sign."""
+  out = tmp_path / "größe"
+  out.mkdir()
+  synthetic.fill(out, ["BN", "GN"], (0.01, 0.1, 5.0), [128], (0, 1))
+  reason = {"key": "{}", "run": "odd", "status": "failed", "reason": "≤ 3 µs"}
+  rows.append(out / "runs.csv", reason | {"model.norm": "batch", "seed": 0})
+  command = [sys.executable, str(ROOT / "scripts" / "report.py"), out.name]
+  env = {"PYTHONPATH": str(ROOT), "PATH": "", "HOME": str(tmp_path)}
+  ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+  for to, more in (("utf", {"PYTHONUTF8": "1"}), ("ascii", ascii_only)):
+    done = subprocess.run(
+      [*command, f"--to={to}"],
+      cwd=tmp_path,
+      capture_output=True,
+      env=env | more,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert ("+-" if to == "ascii" else "±").encode() in done.stdout
+  files = {path.name for path in (tmp_path / "utf").iterdir()}
+  assert files == {path.name for path in (tmp_path / "ascii").iterdir()}
+  for name in files:
+    expected = (tmp_path / "utf" / name).read_bytes()
+    assert (tmp_path / "ascii" / name).read_bytes() == expected, name
+  page = (tmp_path / "ascii" / "report.html").read_text(encoding="utf-8")
+  assert "Sweep größe" in page and "≤ 3 µs" in page
+  assert "../gr%C3%B6%C3%9Fe/" in page
 
 
 def test_curves_are_a_second_panel_of_a_single_setting(tmp_path):
@@ -323,7 +362,7 @@ def test_committed_table_is_what_the_committed_rows_say(name):
   data, _ = report.read(ROOT / "experiments" / name)
   results = summary.analyze(data)
   committed = ROOT / "experiments" / name / "summary.md"
-  lines = tables.cells(results.cells, results.varied)
+  lines = tables.cells(results)
   assert tables.markdown(lines) == committed.read_text()
 
 
@@ -398,7 +437,8 @@ def test_best_rate_is_stable_and_says_where_it_lies():
     row(GN, 10.0, 0, None, "interrupted"),
     row(GN_WS, 0.1, 0, None, "diverged"),
   ]  # fmt: skip
-  bn, gn, gn_ws = summary.best(data)
+  results = summary.analyze(data)
+  bn, gn, gn_ws = results.best
   assert (bn["learning_rate"], bn["edge"], bn["n"]) == (1.0, "inside", 2)
   assert bn["largest_stable"] == 1.0 and not bn["stable_open"]
   assert bn["accuracy"] == 0.8 and bn["rates"] == 3
@@ -407,13 +447,13 @@ def test_best_rate_is_stable_and_says_where_it_lies():
   assert bn["high"] == 1.0 and not bn["open_high"]
   assert (gn["learning_rate"], gn["edge"]) == (1.0, "open")
   assert gn_ws["learning_rate"] is None and gn_ws["largest_stable"] is None
-  lines = tables.best([bn, gn, gn_ws])
+  lines = tables.best(results)
   assert [(line[1], line[-1]) for line in lines[1:]] == [
     ("1", "inside"),
     ("1", "not known: a neighbour is missing"),
     ("-", "-"),
   ]
-  assert tables.width([bn])[1][1:5] == ("0.7943", "1", "0.10", "1")
+  assert tables.width(results)[1][1:5] == ("0.7943", "1", "0.10", "1")
 
 
 def test_each_budget_has_a_best_rate_of_its_own():
@@ -425,9 +465,10 @@ def test_each_budget_has_a_best_rate_of_its_own():
       *((0.1, 4, 0.9), (1.0, 4, 0.8)),
     )
   ]
-  found = summary.best(data)
+  results = summary.analyze(data)
+  found = results.best
   assert [(b[key], b["learning_rate"]) for b in found] == [(1, 1.0), (4, 0.1)]
-  line = tables.best(found, [key])[1]
+  line = tables.best(results)[1]
   assert line[:3] == ("BN", "1", "1")
   assert line[-1] == "at the grid's edge: the highest"
 
@@ -441,7 +482,7 @@ def test_sensitivity_takes_seeds_with_every_rate_and_the_first_loss():
       r = row(BN, rate, seed, 0.5 if loss else None, end)
       r |= {"eval/loss": loss, "train/first_loss": 2.3}
       data.append(r | {"relative_step": rate / 10})
-  (found,) = summary.best(data)
+  (found,) = summary.analyze(data).best
   # (0.5 + 0.3 + 2.3) / 3 - 0.3, and (0.5 + 0.4 + 2.3) / 3 - 0.4.
   expected = np.array([3.1 / 3 - 0.3, 3.2 / 3 - 0.4])
   np.testing.assert_allclose(found["sensitivity"], expected.mean())
@@ -473,13 +514,14 @@ def test_runs_to_come_are_known_from_the_plan(tmp_path):
                  missing=[0, 15])  # fmt: skip
   data, _ = report.read(tmp_path)
   assert len(data) == 16 and len(rows.read(tmp_path / "runs.csv")) == 14
-  cells = summary.summarize(data)
+  results = summary.analyze(data)
+  cells = results.cells
   assert sum(cell["missing"] for cell in cells) == 2
   assert {cell["runs"] for cell in cells} == {2}
   partial = next(cell for cell in cells if cell["missing"])
   assert (partial["arm"], partial["data.batch_size"]) == ("BN", 32)
   assert partial["done"] == 1 and partial["accuracy_std"] is None
-  assert "missing" in tables.cells(cells)[0]
+  assert "missing" in tables.cells(results)[0]
 
 
 def test_folder_without_rows_is_a_clear_error(tmp_path):

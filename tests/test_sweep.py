@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from ws_jax import config
-from ws_jax.sweep import grid, rows, runner
+from ws_jax.sweep import arms, grid, rows, runner
 from ws_jax.train import loop
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -168,6 +168,38 @@ def test_filter_keeps_runs_that_have_all_terms():
     grid.plan(points, "norm=grup")
 
 
+@pytest.mark.parametrize(
+  ("given", "message"),
+  [
+    (None, r"such as \{.*\}, not None$"),
+    ({"seed": 1}, "not a dict$"),
+    ("seed", "not a str$"),
+    ([config.default()], r"not of a ConfigDict \(point 1\)"),
+    (
+      [{"seed": 1}, grid.product(seed=[2])],
+      r"a generator \(point 2\); write `y",
+    ),
+    (
+      [{"seed": np.arange(3)}],
+      r"'seed' is a ndarray of shape \(3,\): it must",
+    ),
+    ([{"seed": {1, 2}}], "'seed' is a set: it must"),
+    ([{"optim": {"momentum": 0.9}}], "'optim' is a dict: it must"),
+    ([{3: 1}], "3 is an int, and no dotted key"),
+  ],
+)
+def test_what_is_no_sweep_is_refused_by_what_it_is(given, message):
+  with pytest.raises(ValueError, match=message):
+    grid.plan(given)
+
+
+def test_numpy_scalars_are_numbers_and_sequences_are_kept():
+  point = {"seed": np.int64(3), "optim.boundaries": (np.float32(0.5), 1)}
+  (run,) = grid.plan([point])
+  assert run.overrides == {"seed": 3, "optim.boundaries": (0.5, 1)}
+  assert type(run.overrides["seed"]) is int
+
+
 def test_row_has_the_facts_of_its_run(tmp_path):
   point = {"model.norm": "batch", "optim.learning_rate": 0.4, "seed": 2}
   point["data.batch_size"] = 64
@@ -226,7 +258,14 @@ def test_arms_are_named_by_what_is_done_to_the_weights(tmp_path):
   for name, values in names.items():
     config = dict(zip(facts, values, strict=True))
     rows.append(path, rows.make(name, name, {}, config, {"status": "done"}))
-  assert [rows.arm_of(row) for row in rows.read(path)] == list(names)
+  assert [arms.arm_of(row) for row in rows.read(path)] == list(names)
+
+
+def test_overrides_of_an_arm_make_runs_of_that_name():
+  for name, overrides in arms.ARMS.items():
+    flat = config.flatten(config.apply(config.default(), overrides))
+    assert arms.arm_of(flat) == name
+  assert arms.in_order(reversed(arms.ARMS)) == [*arms.ARMS]
 
 
 def test_rows_of_older_files_have_arms_too():
@@ -234,7 +273,7 @@ def test_rows_of_older_files_have_arms_too():
   older = [r for file in files for r in file if "optim.centralize" not in r]
   assert older
   for row in older:
-    assert rows.arm_of(row) == rows.arm(row["model.norm"], row["model.ws"])
+    assert arms.arm_of(row) == arms.arm(row["model.norm"], row["model.ws"])
 
 
 def test_row_tells_the_best_evaluation_and_how_far_it_was_to_go():
@@ -266,6 +305,29 @@ def test_every_end_is_a_row_and_the_sweep_goes_on(tmp_path):
   assert got[1]["reason"] == "RuntimeError: out of"
   error = (tmp_path / "seed=1" / "error.txt").read_text()
   assert "Traceback" in error and "memory" in error
+
+
+def test_sweep_goes_on_where_a_reason_cannot_be_printed(tmp_path):
+  code = """
+    import pathlib, sys
+    from ws_jax import config
+    from ws_jax.sweep import runner
+
+    def train_fn(c, workdir):
+      raise ValueError("\\u2264 3 \\xb5s")  # ASCII, as it is an argument
+
+    points, out = [{"seed": 0}, {"seed": 1}], pathlib.Path(sys.argv[1])
+    runner.run_sweep(config.default(), points, out, train_fn=train_fn)
+  """
+  env = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+  process = python(code, tmp_path, stdout=subprocess.PIPE, env=os.environ | env)
+  said, _ = process.communicate(timeout=300)
+  assert process.returncode == 0
+  assert said.count(r"failed, 0 s: ValueError: \u2264 3 \xb5s") == 2
+  reasons = {row["reason"] for row in rows.read(tmp_path / "runs.csv")}
+  assert reasons == {"ValueError: ≤ 3 µs"}
+  text = (tmp_path / "seed=0" / "error.txt").read_text(encoding="utf-8")
+  assert "ValueError: ≤ 3 µs" in text
 
 
 def test_finished_runs_are_not_repeated(tmp_path):
@@ -315,6 +377,13 @@ def test_misspelt_override_ends_it_before_the_first_run(tmp_path):
   assert not trainer.seen
 
 
+def test_value_of_a_wrong_type_ends_it_before_the_first_run(tmp_path):
+  trainer = Trainer()
+  with pytest.raises(ValueError, match="train.epochs"):
+    run(tmp_path, [{"seed": 1}, {"train.epochs": "ten"}], trainer)
+  assert not trainer.seen and not list(tmp_path.iterdir())
+
+
 def test_missing_data_end_it_before_the_first_run(tmp_path):
   trainer = Trainer()
   points = [{"data.name": "cifar10", "data.dir": str(tmp_path / "none")}]
@@ -342,6 +411,46 @@ def test_a_row_may_bring_new_columns(tmp_path):
   assert left <= {"runs.csv", ".runs.csv.lock"}
 
 
+@pytest.mark.parametrize(
+  ("kept", "named"),
+  [
+    *((b'"{""se', "row 3"), (b'"{""seed"":2}",se', "row 3")),
+    *((b'"{""seed"":2}",seed=2,d', "seed=2"), (0.6, "seed=2"), (1, "seed=2")),
+  ],
+)
+def test_row_that_is_cut_short_is_named_and_its_run_is_not_finished(
+  tmp_path, kept, named
+):
+  """Such a row once counted as finished, with blank metrics."""
+  run(tmp_path, seeds(0, 1, 2), Trainer())
+  path = tmp_path / "runs.csv"
+  head, last = path.read_bytes().rstrip().rsplit(b"\n", 1)
+  if isinstance(kept, bytes):
+    assert last.startswith(kept)
+    last = kept
+  else:
+    last = last[: round(kept * len(last))]
+  path.write_bytes(head + b"\n" + last)
+  assert rows.incomplete(path) == [named]
+  assert [row["seed"] for row in rows.read(path)] == [0, 1]
+  again = Trainer()
+  got = run(tmp_path, seeds(0, 1, 2), again)
+  # Its folder says that it is done: it gets a row and is not trained again.
+  assert [row["status"] for row in got] == ["done"] * 3
+  assert not again.seen and rows.incomplete(path) == []
+
+
+def test_row_that_is_cut_within_a_letter_can_be_read(tmp_path):
+  path = tmp_path / "runs.csv"
+  rows.append(path, {"key": "{}", "run": "base", "reason": "≤ 3"})
+  content = path.read_bytes()
+  path.write_bytes(content[: content.index("≤".encode()) + 1])
+  assert rows.read(path) == [] and rows.incomplete(path) == ["base"]
+  path.write_bytes("key,reason\n1,Größe\n".encode("latin-1"))
+  with pytest.raises(ValueError, match=r"runs\.csv is not UTF-8"):
+    rows.read(path)
+
+
 def python(code, *args, **kwargs):
   return subprocess.Popen(
     [sys.executable, "-c", textwrap.dedent(code), *map(str, args)],
@@ -354,7 +463,7 @@ def python(code, *args, **kwargs):
 def test_rows_of_writers_at_the_same_time_are_all_kept(tmp_path):
   code = """
     import pathlib, sys
-    from ws_jax import rows
+    from ws_jax.sweep import rows
     for i in range(40):
       rows.append(pathlib.Path(sys.argv[1]), {"key": f"{sys.argv[2]}-{i}"})
   """
@@ -371,7 +480,8 @@ def test_rows_of_writers_at_the_same_time_are_all_kept(tmp_path):
 # A sweep in a process of its own. Argument 2 says what run 2 does to it.
 _SWEEP = """
   import json, os, pathlib, signal, sys
-  from ws_jax import config, sweep
+  from ws_jax import config
+  from ws_jax.sweep import grid, runner
 
   out, how = pathlib.Path(sys.argv[1]), sys.argv[2]
 
@@ -484,13 +594,28 @@ def test_mistakes_on_the_command_line_are_one_clear_line():
 
 
 @pytest.mark.parametrize(
-  "path", sorted((ROOT / "experiments").glob("*.py")), ids=lambda p: p.stem
+  ("base", "sweep", "message"),
+  [
+    ("'configs/cifar10.py'", "lambda: None", "not None"),
+    ("3", "lambda: []", "CONFIG is an int, and must be the path"),
+    ("'configs/cifar10.py'", "[]", "sweep is a list, and must be a function"),
+    (
+      "'configs/cifar10.py'",
+      "lambda: [{'train.epochs': 'ten'}]",
+      "train.epochs",
+    ),
+    (
+      "'configs/cifar10.py'",
+      "lambda: [{'trin.epochs': 1.0}]",
+      "did you mean 'train.epochs'?",
+    ),
+  ],
 )
-def test_experiments_only_override_what_their_config_has(path):
-  scope = {}
-  exec(compile(path.read_text(), path, "exec"), scope)
-  assert "Question:" in scope["__doc__"]
-  runs = grid.plan(scope["sweep"]())
-  assert runs
-  for run in runs:
-    config.apply(config.load(scope["CONFIG"]), run.overrides)
+def test_plan_refuses_an_experiment_that_is_wrong(
+  tmp_path, base, sweep, message
+):
+  (tmp_path / "wrong.py").write_text(f"CONFIG = {base}\nsweep = {sweep}\n")
+  done = script(f"--experiment={tmp_path / 'wrong.py'}", "--plan")
+  assert done.returncode == 2, done.stderr
+  assert done.stdout.startswith("error: ") and message in done.stdout
+  assert done.stdout.count("\n") == 1 and "Traceback" not in done.stderr

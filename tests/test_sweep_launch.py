@@ -23,7 +23,9 @@ ROOT = pathlib.Path(__file__).parents[1]
 # group, its process, and the cores that this one has.
 PROGRAM = """
 import contextlib, json, os, pathlib, signal, sys, time
-from ws_jax import config, launch, sweep, writers
+from ws_jax import config
+from ws_jax.base import disk
+from ws_jax.sweep import grid, runner, workers
 
 out, what = pathlib.Path(sys.argv[1]), sys.argv[2]
 

@@ -49,7 +49,9 @@ def _rising(parts: tuple[float, ...]) -> bool:
 # The keys of every run; those of its model and its task come besides.
 _KEYS = {
   "seed": key.integer(
-    0, "of initialization, order, augmentation and dropout", high=_LARGEST_SEED
+    0,
+    "seed of initialization, order, augmentation and dropout",
+    high=_LARGEST_SEED,
   ),
   "init_from": key.text(
     None, "workdir or file whose parameters the run starts from"
@@ -166,11 +168,16 @@ def keys(config: ml_collections.ConfigDict) -> dict[str, key.Key]:
   found = dict(_KEYS)
   for section, tell in _OWNERS.items():
     try:
+      path = f"{section}.name"
+      _KEYS[path].check(path, config[section].name)
       own = tell(config[section].name)
     except ValueError as error:
       raise ConfigError(str(error)) from error
     found |= {f"{section}.{name}": one for name, one in own.items()}
-  return found
+  order = [path.partition(".")[0] for path in found]
+  return dict(
+    sorted(found.items(), key=lambda x: order.index(x[0].split(".")[0]))
+  )
 
 
 def from_saved(saved: Mapping[str, Any]) -> ml_collections.ConfigDict:
@@ -240,11 +247,14 @@ def find(name: str) -> pathlib.Path:
   Raises:
     ConfigError: there is none; the message names the nearest.
   """
-  root = pathlib.Path(__file__).resolve().parents[1]
-  for place in (pathlib.Path(name), root / name):
+  package = pathlib.Path(__file__).resolve().parent
+  # The checkout; and the package, where a wheel brings its own copy.
+  roots = (package.parent, package)
+  for place in (pathlib.Path(name), *(root / name for root in roots)):
     if place.is_file():
       return place
-  known = [f"configs/{file.name}" for file in root.glob("configs/*.py")]
+  files = [file for root in roots for file in root.glob("configs/*.py")]
+  known = {f"configs/{file.name}" for file in files}
   raise ConfigError(f"no config file {name!r}: {names.suggest(name, known)}")
 
 
@@ -419,6 +429,8 @@ def check(config: ml_collections.ConfigDict) -> None:
   """
   declared, flat = keys(config), flatten(config)
   for path, value in flat.items():
+    if path in _MOVED:
+      raise ConfigError(f"config key {path!r} is {_MOVED[path]!r} now")
     if path not in declared:
       raise ConfigError(f"unknown config key {path!r}{nearest(path, declared)}")
     try:

@@ -7,7 +7,10 @@
 import sys
 from typing import NoReturn
 
-from absl import app, flags, logging
+from ws_jax.base import extras
+
+with extras.program("train", by="ws_jax.main"):
+  from absl import app, flags, logging
 
 from ws_jax import config
 from ws_jax.base import keys
@@ -58,7 +61,8 @@ def main(argv: list[str]) -> None:
   except config.ConfigError as error:
     _stop(f"error: {error}", 2)
   else:
-    _say("  ".join(f"{name} {x:.4f}" for name, x in sorted(metrics.items())))
+    shown = {k: x for k, x in metrics.items() if k.startswith("eval/")}
+    _say("  ".join(f"{name} {x:.4f}" for name, x in sorted(shown.items())))
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -69,9 +73,8 @@ def parse(argv: list[str]) -> list[str]:
   """
   try:
     rest, given = _take_keys(argv)
-    asks_for_help = any(word in ("--help", "-h", "--helpfull") for word in rest)
-    if asks_for_help:
-      _print_keys(rest)
+    if {"--help", "-h", "--helpfull"} & set(rest):
+      _print_keys(rest, given)
     _given[:] = given
     rest = flags.FLAGS(rest)
     if _CONFIG.value is not None:  # for its errors, before anything starts
@@ -108,14 +111,15 @@ def _take_keys(argv: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
   return rest, given
 
 
-def _print_keys(argv: list[str]) -> None:
-  """Prints every key of the configuration that is named, or of the default."""
+def _print_keys(argv: list[str], given: list[tuple[str, str]]) -> None:
+  """Prints every key of the configuration that the command line stands for."""
   path = None
   for i, word in enumerate(argv):
     head, equals, value = word.partition("=")
     if head.lstrip("-") == "config":
       path = value if equals else argv[i + 1] if i + 1 < len(argv) else None
   chosen = config.load(path) if path else config.default()
+  config.apply_texts(chosen, given)
   flat = config.flatten(chosen)
   print(
     f"Keys of {path or 'the default configuration'}, as --config.KEY=VALUE:"

@@ -52,6 +52,8 @@ class Key:
       return None
     try:
       if self.kind is dict:
+        if not hasattr(value, "keys"):
+          raise TypeError
         return dict(value)
       if not self.many:
         return self._one(value)

@@ -10,6 +10,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ws_jax.sweep import arms
+
 BENCHMARKS = {
   "step": "a training step of each arm, against PyTorch and plain Flax",
   "cost": "time and memory of a step of each arm, against the batch size",
@@ -24,12 +26,7 @@ BENCHMARKS = {
   "memory": "the most memory that a step needs, donation and remat",
 }
 
-ARMS: dict[str, dict[str, Any]] = {
-  "BN": {"model.norm": "batch", "model.ws": False},
-  "BN+WS": {"model.norm": "batch", "model.ws": True},
-  "GN": {"model.norm": "group", "model.ws": False},
-  "GN+WS": {"model.norm": "group", "model.ws": True},
-}
+ARMS = {name: arms.ARMS[name] for name in ("BN", "BN+WS", "GN", "GN+WS")}
 
 LIBRARIES = {
   "flax": "plain Flax code with default settings",

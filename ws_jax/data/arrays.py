@@ -112,13 +112,12 @@ def check_layout(
       raise DataError(f"{where}: {split!r} holds no example")
   for key in (input_key, label_key):
     kinds = {
-      split: f"{arrays[key].dtype} {list(arrays[key].shape[1:])}"
+      split: f"{_word(arrays[key], key == label_key)} "
+      f"{list(arrays[key].shape[1:])}"
       for split, arrays in headers.items()
     }
     if len(set(kinds.values())) > 1:
-      said = " and ".join(
-        f"{kind} in {split!r}" for split, kind in kinds.items()
-      )
+      said = " and ".join(f"{kinds[split]} in {split!r}" for split in kinds)
       raise DataError(f"{where}: an example of {key!r} is {said}")
   kept = [key for key in _shared(headers) if _fits(headers, key, input_key)]
   left = set(_shared(headers)) - set(kept)
@@ -170,6 +169,13 @@ def _check_numbers(array: Header, what: str) -> None:
     )
   if kind.kind not in _NUMBERS:
     raise DataError(f"{what} is of dtype {kind}: needed are integers or floats")
+
+
+def _word(array: Header, label: bool) -> str:
+  """Returns the dtype, for labels only whether they are integers or floats."""
+  if label:
+    return "float" if array.dtype.kind == "f" else "integer"
+  return str(array.dtype)
 
 
 def _shared(headers: Headers) -> list[str]:

@@ -8,16 +8,16 @@ import jax.numpy as jnp
 
 
 def random_crop(key: jax.Array, images: jax.Array, padding: int) -> jax.Array:
-  """Shifts each image by a random offset; what comes in at the edge is zero.
+  """Shifts each image by a random offset, with zeros where it moved away.
 
-  The same as padding by `padding` zeros on each side and cutting the old size
-  out again at a random place, which is the crop of the CIFAR recipes (He et
-  al. 2015, "Deep Residual Learning for Image Recognition", section 4.2).
+  This pads each side with `padding` zeros and cuts the old size out at a random
+  place: the crop of the CIFAR recipes (He et al. 2015, "Deep Residual Learning
+  for Image Recognition", section 4.2).
 
   Args:
     key: a JAX random key; the same key gives the same crops.
     images: `[B, H, W, C]`, any dtype.
-    padding: pixels on each side, 0 for none.
+    padding: number of zeros on each side; 0 for no crop.
 
   Returns:
     An array of the shape and dtype of `images`.
@@ -79,8 +79,8 @@ def normalize(
 
   Args:
     images: uint8 `[B, H, W, C]`.
-    mean: of each channel over the training set, in [0, 1].
-    std: the same for the standard deviation.
+    mean: mean of each channel over the training set, in [0, 1].
+    std: standard deviation of each channel, of the images scaled to [0, 1].
 
   Returns:
     float32 `[B, H, W, C]`.
@@ -112,10 +112,10 @@ def normalize(
 
 
 def _shard_like(numbers: jax.Array, images: jax.Array) -> jax.Array:
-  """Spreads one row per image over the devices as the images are.
+  """Spreads one row for each image over the devices as the images are.
 
-  With the explicit axes of a mesh (what `jax.make_mesh` gives) the two would
-  not combine otherwise; with automatic ones the compiler does it by itself.
+  With explicit mesh axes, as `jax.make_mesh` makes them, arrays that are spread
+  differently do not combine; with automatic axes the compiler does this itself.
   """
   sharding = jax.typeof(images).sharding
   if sharding.spec[0] is None:

@@ -53,16 +53,16 @@ class Info:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-  """Examples in memory.
+  """A training and an evaluation set in memory.
 
   Attributes:
     info: what `read_info` returns.
     train: an array `[N, ...]` for each key: inputs, labels, and whatever else
       the source has for each example.
-    test: the same for the examples that training never sees.
+    test: the same keys for the examples that training never sees.
     mean: the mean of each channel over the training images, scaled to [0, 1];
       () where the inputs are not uint8 images.
-    std: the same for the standard deviation.
+    std: the standard deviation of each channel; () as for `mean`.
   """
 
   info: Info

@@ -7,9 +7,9 @@ from ws_jax.data.request import DataError
 
 DEBIAN_PACKAGE = "dataset-fashion-mnist"
 DEBIAN_DIR = pathlib.Path("/usr/share/datasets/fashion-mnist")
-# The time stamps in the gzip headers of the official files. Debian packs the
-# same compressed data behind a header with no name and another time, which is
-# enough to change the checksums that TFDS compares.
+# The time stamps in the gzip headers of the official files. Debian's files have
+# the same compressed data behind a header without a name and with another time,
+# which changes the checksums that TFDS compares.
 OFFICIAL_MTIMES = {
   "train-images-idx3-ubyte.gz": 1504176606,
   "train-labels-idx1-ubyte.gz": 1504176606,
@@ -19,7 +19,7 @@ OFFICIAL_MTIMES = {
 
 
 def debian_files_exist() -> bool:
-  """Whether Debian's package is installed here."""
+  """Returns whether Debian's package is installed here."""
   return all((DEBIAN_DIR / name).exists() for name in OFFICIAL_MTIMES)
 
 
@@ -27,7 +27,7 @@ def restore_official_files(target: pathlib.Path) -> None:
   """Writes the four official files to a folder, byte for byte.
 
   Args:
-    target: the folder; TFDS takes it as its `manual_dir`.
+    target: the folder to write to; TFDS takes it as its `manual_dir`.
 
   Raises:
     DataError: the files of the package are not as expected.
@@ -44,9 +44,9 @@ def restore_gzip_header(packed: bytes, filename: str, mtime: int) -> bytes:
 
   Args:
     packed: a gzip file of one member whose header has no optional fields.
-    filename: the name of the file, with `.gz`, as the header shall carry it
-      without.
-    mtime: seconds since 1970.
+    filename: the name of the file, ending in `.gz`; the header gets it without
+      that ending.
+    mtime: the time in seconds since 1970.
 
   Returns:
     The same compressed data and trailer behind the new header.

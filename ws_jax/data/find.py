@@ -8,6 +8,7 @@ import shlex
 import shutil
 import sys
 
+from ws_jax.base import extras
 from ws_jax.data.request import DataError
 
 EMBEDDED = "fashion_mnist_10k"
@@ -108,6 +109,8 @@ def unknown_name(
   beside = ""
   if isinstance(name, str) and name and pathlib.Path(name).is_dir():
     beside = f"; the folder of that name here is './{name}'"
+  if text := extras.lacking("data"):
+    beside += f"; a set of TFDS {text}"
   return (
     f"unknown data set {name!r}: {hint}Known: {', '.join(DATASETS)}, each "
     "other image classification set of TFDS by its name there, and what is "
@@ -116,7 +119,9 @@ def unknown_name(
 
 
 def tfds_names() -> set[str]:
-  """Returns the names of the sets that TFDS can prepare."""
+  """Returns the names of the sets that TFDS can prepare, none without TFDS."""
+  if extras.lacking("data"):
+    return set()
   import tensorflow_datasets as tfds
 
   # The community's sets would be thousands of names behind the network.

@@ -56,17 +56,20 @@ def open_folder(path: pathlib.Path, request: Request) -> Source:
       classes, or the images do not fit in memory.
   """
   _check_keys(path, request)
-  pair = splits.choose(request, _folders(path), str(path))
-  classes = {split: _folders(path / split) for split in dict.fromkeys(pair)}
-  _check_equal(path, classes)
-  listed = {split: _list(path / split, classes[split]) for split in classes}
+  try:
+    pair = splits.choose(request, _folders(path), str(path))
+    classes = {split: _folders(path / split) for split in dict.fromkeys(pair)}
+    _check_equal(path, classes)
+    listed = {split: _list(path / split, classes[split]) for split in classes}
+  except OSError as error:
+    raise DataError(f"cannot list {path}: {error}") from error
   first = listed[pair[0]].folder / listed[pair[0]].files[0]
   shape = images.read_shape(first)
   sizes = {split: len(part.files) for split, part in listed.items()}
   check_memory(path, sum(sizes.values()) * int(np.prod(shape)))
 
   def read() -> dict[str, Arrays]:
-    return {split: _read(part, first) for split, part in listed.items()}
+    return {split: _read(part, first, shape) for split, part in listed.items()}
 
   return Source(
     name=str(request.name),
@@ -132,17 +135,19 @@ def _list(folder: pathlib.Path, classes: list[str]) -> _Split:
         for entry in entries
         if entry.name.lower().endswith(SUFFIXES)
         and not entry.name.startswith(".")
+        and not entry.is_dir()
       ]
     if not files:
       raise DataError(
-        f"{folder / name} holds no image: needed are files in {SUFFIXES}"
+        f"{folder / name} holds no image: needed are files that end in "
+        f"{', '.join(SUFFIXES)}"
       )
     found += files
-  found.sort(key=lambda file: hashlib.sha256(file[0].encode()).digest())
+  found.sort(key=lambda file: hashlib.sha256(os.fsencode(file[0])).digest())
   digest = hashlib.sha256()
   for file, label, stat in found:
     line = f"{file}\0{label}\0{stat.st_size}\0{stat.st_mtime_ns}\n"
-    digest.update(line.encode())
+    digest.update(os.fsencode(line))
   return _Split(
     folder,
     [file for file, _, _ in found],
@@ -151,11 +156,14 @@ def _list(folder: pathlib.Path, classes: list[str]) -> _Split:
   )
 
 
-def _read(split: _Split, first: pathlib.Path) -> Arrays:
+def _read(
+  split: _Split, first: pathlib.Path, shape: tuple[int, int, int]
+) -> Arrays:
   """Returns the arrays of a split, from the cache if they are there."""
   kept = split.folder.with_name(f"{split.folder.name}.{cache.CACHE_NAME}")
   arrays = cache.read(kept, split.fingerprint, (INPUT_KEY, LABEL_KEY))
-  if arrays is None:
+  # The first image is one of the training split, whatever split this is.
+  if arrays is None or arrays[INPUT_KEY].shape[1:] != shape:
     arrays = {
       INPUT_KEY: images.decode(split.folder, split.files, first),
       LABEL_KEY: split.labels,

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ws_jax.base import extras
 from ws_jax.data.request import DataError
 
 _CHANNELS = {"L": 1, "RGB": 3}  # By the mode of an image as Pillow names it.
@@ -60,6 +61,7 @@ def read_shape(path: pathlib.Path) -> tuple[int, int, int]:
   Raises:
     DataError: it is not a PNG or JPEG file, or neither grey nor RGB.
   """
+  extras.need("train", by=f"the image {path}")
   with _opened(path) as image:
     return _shape(image, path)
 
@@ -125,7 +127,7 @@ def _progress(
 
   A terminal shows one line that counts; a file gets a line at the end.
   """
-  terminal, began, shown, done = sys.stderr.isatty(), time.monotonic(), 0.0, 0
+  terminal, began, shown, done = sys.stderr.isatty(), time.monotonic(), -1.0, 0
 
   def tell(count: int) -> None:
     nonlocal done, shown
@@ -139,7 +141,12 @@ def _progress(
         flush=True,
       )
 
-  yield tell
+  try:
+    yield tell
+  except BaseException:
+    if terminal:  # The error gets a line of its own.
+      print(file=sys.stderr)
+    raise
   seconds = time.monotonic() - began
   print(
     f"{chr(13) if terminal else ''}decoded {total:,} images of {folder}, once, "

@@ -29,7 +29,10 @@ def count_classes(
   if not are_numbers_of_classes(first):
     return None
   for split, values in labels.items():
-    check(values, where, split, given)
+    if given is None:
+      _refuse(values, values < 0, where, split, "0 or more")
+    else:
+      check(values, where, split, given)
   if given is not None:
     return given
   largest = max(int(values.max()) for values in labels.values())
@@ -58,28 +61,29 @@ def check(
     labels: the labels.
     where: the source, for the message.
     split: the name of the split, for the message.
-    num_classes: the number of classes; None where labels are not class numbers
-      or only their sign is known to be wrong.
+    num_classes: the number of classes; None where labels are not class
+      numbers.
 
   Raises:
-    DataError: a label is negative, not below `num_classes`, or not a number;
-      the message gives the first such label and its index.
+    DataError: a class number is negative or not below `num_classes`, or another
+      label is not a number; the message gives the first such label.
   """
-  if labels.dtype.kind == "f":
-    wrong, wanted = np.isnan(labels), "a number"
-  elif not are_numbers_of_classes(labels):
-    return
-  elif num_classes is None:
-    wrong, wanted = labels < 0, "0 or more"
-  else:
+  if num_classes is not None:
     wrong = (labels < 0) | (labels >= num_classes)
-    wanted = f"in [0, {num_classes})"
+    _refuse(labels, wrong, where, split, f"in [0, {num_classes})")
+  elif labels.dtype.kind == "f":
+    _refuse(labels, np.isnan(labels), where, split, "a number")
+
+
+def _refuse(
+  labels: np.ndarray, wrong: np.ndarray, where: str, split: str, wanted: str
+) -> None:
   if wrong.any():
-    index = np.argwhere(wrong)[0].tolist()
-    place = index[0] if len(index) == 1 else index
+    index = tuple(np.argwhere(wrong)[0].tolist())
+    place = index[0] if len(index) == 1 else list(index)
     raise DataError(
-      f"{where}: label {labels[tuple(index)]} of example {place} of {split!r} "
-      f"must be {wanted}"
+      f"{where}: label {labels[index]} of example {place} of {split!r} must be "
+      f"{wanted}"
     )
 
 

@@ -9,6 +9,7 @@ import io
 import math
 import pathlib
 import zipfile
+import zlib
 
 import numpy as np
 
@@ -27,6 +28,8 @@ CLASSES = "classes"  # An array with the name of each class; optional.
 # Longer headers come from no array of numbers. A header is read up to here
 # only: its own idea of its length may be billions.
 _MAX_HEADER = 10_000
+
+_UNREADABLE = (OSError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +55,14 @@ def open_file(path: pathlib.Path, request: Request) -> Source:
       not suit training.
   """
   stored = read_headers(path)
-  pair = splits.choose(request, _split_names(stored), str(path))
+  names = _split_names(stored)
+  if not names:
+    have = ", ".join(sorted(stored)) or "none"
+    raise DataError(
+      f"{path} has the arrays {have}; needed are train_x, train_y, test_x and "
+      "test_y, with whatever split and key before and behind the '_'"
+    )
+  pair = splits.choose(request, names, str(path))
   headers = {split: _of_split(stored, split) for split in dict.fromkeys(pair)}
   input_key, label_key = arrays.choose_keys(request, headers, str(path))
   shape, dtype, kept = arrays.check_layout(
@@ -103,25 +113,24 @@ def read_headers(path: pathlib.Path) -> dict[str, _Stored]:
         for entry in archive.infolist()
         if entry.filename.endswith(".npy")
       }
-  except (OSError, zipfile.BadZipFile) as error:
+  except (*_UNREADABLE, RuntimeError) as error:  # Encrypted, odd compression.
     raise DataError(f"{path} is not a readable .npz file: {error}") from error
 
 
 def _read_header(
   archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: pathlib.Path
 ) -> _Stored:
+  with archive.open(entry) as file:
+    start = io.BytesIO(file.read(_MAX_HEADER))
   try:
-    with archive.open(entry) as file:
-      start = io.BytesIO(file.read(_MAX_HEADER))
     version = np.lib.format.read_magic(start)
     if version == (1, 0):
       shape, _, dtype = np.lib.format.read_array_header_1_0(start)
     else:  # Version 3 differs in the names of fields, which are refused later.
       shape, _, dtype = np.lib.format.read_array_header_2_0(start)
-  except Exception as error:  # NumPy parses the header as Python text.
-    reason = str(error).partition("\n")[0] or type(error).__name__
+  except Exception as error:  # NumPy parses the header as a Python literal.
     raise DataError(
-      f"{path}: the header of {entry.filename!r} cannot be read: {reason}"
+      f"{path}: {entry.filename!r} does not begin like an array of NumPy"
     ) from error
   stored = _Stored(shape, dtype)
   # The length of a pickle does not follow from its shape.

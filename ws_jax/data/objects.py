@@ -26,17 +26,19 @@ def open_object(value: Any, request: Request) -> Source:
   The object may also say `name`, `num_classes`, `classes`, `mean` and `std`.
 
   Args:
-    value: the object, or a mapping with these keys.
+    value: the object, a mapping with these keys, or a function without
+      arguments that returns one of the two.
     request: the splits and keys that are wanted.
 
   Raises:
     DataError: it has no such splits, or their arrays do not suit training.
   """
+  if callable(value) and not split_names(value, request):
+    value = _call(value)
   where = _name_of(value, request)
-  asked = (request.train_split or "train", request.eval_split or "test")
-  known = {name.partition("[")[0] for name in asked}
-  known |= {"train", *splits.EVAL_SPLITS}
-  there = [name for name in sorted(known) if _get(value, name) is not None]
+  there = split_names(value, request)
+  if not there:
+    raise DataError(f"{where}: {_kind(value)} has no 'train' and 'test'")
   pair = splits.choose(request, there, where)
   whole = {
     split: _arrays_of(_get(value, split), f"{where}: {split!r}")
@@ -46,17 +48,8 @@ def open_object(value: Any, request: Request) -> Source:
     _with_own_keys(value, request), whole, where
   )
   shape, dtype, kept = arrays.check_layout(whole, input_key, label_key, where)
-  named = _get(value, "classes")
-  classes = () if named is None else tuple(map(str, named))
-  check_classes(where, classes)
-  given = _get(value, "num_classes")
-  if classes and given not in (None, len(classes)):
-    raise DataError(f"{where}: num_classes={given}, but {len(classes)} classes")
-  num_classes = labels.count_classes(
-    {split: part[label_key] for split, part in whole.items()},
-    where,
-    len(classes) if classes else given,
-  )
+  targets = {split: part[label_key] for split, part in whole.items()}
+  num_classes, classes = _classes_of(value, targets, where)
 
   def read() -> dict[str, Arrays]:
     return {
@@ -66,7 +59,7 @@ def open_object(value: Any, request: Request) -> Source:
   return Source(
     name=where,
     splits=pair,
-    sizes={split: len(part[label_key]) for split, part in whole.items()},
+    sizes={split: len(values) for split, values in targets.items()},
     input_key=input_key,
     label_key=label_key,
     input_shape=shape,
@@ -79,7 +72,7 @@ def open_object(value: Any, request: Request) -> Source:
 
 
 def open_name(name: str, request: Request) -> Source:
-  """Returns the source of `package.module:callable`, called with no argument.
+  """Returns the source of the object that `package.module:name` stands for.
 
   Raises:
     DataError: there is no such module or attribute, or see `open_object`.
@@ -88,12 +81,6 @@ def open_name(name: str, request: Request) -> Source:
     found = names.load_object(name, "data set")
   except ValueError as error:
     raise DataError(str(error)) from None
-  if callable(found) and not has_split(found):
-    found = _call(found)
-    if not has_split(found):
-      raise DataError(
-        f"data set {name!r} returned {_kind(found)}, which has no 'train'"
-      )
   return open_object(found, request)
 
 
@@ -103,8 +90,12 @@ def _call(function: Callable[[], Any]) -> Any:
   return function()
 
 
-def has_split(value: Any) -> bool:
-  return _get(value, "train") is not None
+def split_names(value: Any, request: Request) -> list[str]:
+  """Returns the splits that an object has, of those that may be wanted."""
+  asked = (request.train_split or "train", request.eval_split or "test")
+  known = {str(name).partition("[")[0] for name in asked}
+  known |= {"train", *splits.EVAL_SPLITS}
+  return [name for name in sorted(known) if _get(value, name) is not None]
 
 
 def _get(value: Any, name: str) -> Any:
@@ -146,9 +137,33 @@ def _arrays_of(split: Any, where: str) -> Arrays:
   return done
 
 
+def _own_info(value: Any) -> Any:
+  """Returns the `Info` of a `Dataset`; None for any other object."""
+  info = _get(value, "info")
+  return info if hasattr(info, "label_key") else None
+
+
+def _classes_of(
+  value: Any, targets: Arrays, where: str
+) -> tuple[int | None, tuple[str, ...]]:
+  """Returns the number of classes and their names."""
+  info = _own_info(value)
+  if info is not None:
+    return info.num_classes, info.classes
+  named, given = _get(value, "classes"), _get(value, "num_classes")
+  classes = () if named is None else tuple(map(str, named))
+  check_classes(where, classes)
+  if classes and given not in (None, len(classes)):
+    raise DataError(
+      f"{where}: num_classes={given}, and the names of {len(classes)} classes"
+    )
+  given = len(classes) if classes else given
+  return labels.count_classes(targets, where, given), classes
+
+
 def _with_own_keys(value: Any, request: Request) -> Request:
   """Returns the request with the keys that a `Dataset` says itself."""
-  info = _get(value, "info")
+  info = _own_info(value)
   return Request(
     request.name,
     input_key=request.input_key or getattr(info, "input_key", None),

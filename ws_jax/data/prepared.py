@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from ws_jax.base import extras
 from ws_jax.data import cache, splits
 from ws_jax.data.request import (
   Arrays,
@@ -31,6 +32,7 @@ def open_set(folder: pathlib.Path, request: Request) -> Source:
       split or key is not there, examples differ in shape, or they do not fit in
       memory.
   """
+  extras.need("data", by=f"data set {request.name!r}")
   import tensorflow_datasets as tfds
 
   try:
@@ -177,8 +179,8 @@ def _decode(
   arrays = {}
   for key in keys:
     feature = builder.info.features[key]
-    # Class numbers are 32 bits wide everywhere; TFDS says 64.
-    label = hasattr(feature, "num_classes")
+    # Class numbers have 32 bits everywhere here; those of TFDS have 64.
+    label = key == keys[1] and hasattr(feature, "num_classes")
     dtype = np.int32 if label else _dtype(feature)
     arrays[key] = np.empty((size, *feature.shape), dtype)
   count = 0

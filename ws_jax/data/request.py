@@ -16,6 +16,11 @@ from ws_jax.base import names
 
 Arrays = dict[str, np.ndarray]
 
+_OTHER_FIELDS = (
+  *("dir", "train_split", "eval_split", "input_key", "label_key"),
+  *("may_overlap", "options"),
+)
+
 
 class DataError(ValueError):
   """A data set is not available; the message says what to do about it."""
@@ -39,6 +44,8 @@ class Request:
     label_key: the key of the labels; None for the source's own.
     options: what the task asks of the source, as a hashable value such as
       `ws_jax.data.text.Options`; None for a task that asks nothing.
+    may_overlap: whether the two splits may share examples, because nothing is
+      trained on them.
 
   Example:
     >>> Request("cifar10", train_split="train[:90%]") == Request("cifar10")
@@ -52,6 +59,7 @@ class Request:
   input_key: str | None = None
   label_key: str | None = None
   options: Any = None
+  may_overlap: bool = False
 
   # An object in `name` may hold arrays: it is compared by identity, because
   # `==` of arrays is no truth value and they have no hash.
@@ -65,12 +73,6 @@ class Request:
 
   def __hash__(self) -> int:
     return hash(self._identity())
-
-
-_OTHER_FIELDS = (
-  *("dir", "train_split", "eval_split", "input_key", "label_key"),
-  "options",
-)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -33,16 +33,18 @@ def open_source(request: Request) -> Source:
     return _open_object(name, request)
   if name == find.EMBEDDED:
     return _open_embedded(request)
-  if name.endswith(".npz") or name.startswith(("/", "./", "../", "~")):
-    return _open_path(pathlib.Path(name).expanduser(), request)
+  path = pathlib.Path(name)
+  begins = name.startswith(("/", "./", "../", "~"))
+  if begins or name in (".", "..") or path.suffix == ".npz":
+    return _open_path(path.expanduser(), request)
   if re.fullmatch(r"[^:]+:[A-Za-z_][\w.]*", name):  # Not `set:version`.
     return objects.open_name(name, request)
   found = find.find(find.data_folder(request.dir), name)
   if found is not None:
     return prepared.open_set(found, request)
   # `data/pets` may be a folder as well as a config of a set of TFDS.
-  if "/" in name and pathlib.Path(name).exists():
-    return _open_path(pathlib.Path(name), request)
+  if path.is_file() or ("/" in name and path.exists()):
+    return _open_path(path, request)
   raise find.not_found(name, request.dir)
 
 
@@ -66,11 +68,11 @@ def _open_path(path: pathlib.Path, request: Request) -> Source:
 
 
 def _open_object(value: Any, request: Request) -> Source:
-  if value is None or not objects.has_split(value):
+  if not callable(value) and not objects.split_names(value, request):
     known = ", ".join(find.DATASETS)
     raise DataError(
-      f"data set {value!r} is no name (such as {known}), no path, and no "
-      "object with 'train' and 'test'"
+      f"data set {repr(value)[:60]} is no name (such as {known}), no path, and "
+      "no object with 'train' and 'test'"
     )
   return objects.open_object(value, request)
 

@@ -82,8 +82,10 @@ def create(
 
 def _parameters(function: Any) -> tuple[str, ...]:
   """Returns the names of the arguments; "**" if it takes any others."""
+  # The metaclass of NNX hides what the class itself takes.
+  call = function.__init__ if isinstance(function, type) else function
   try:
-    parameters = inspect.signature(function).parameters.values()
+    parameters = inspect.signature(call).parameters.values()
   except (TypeError, ValueError):  # a builtin, which tells nothing
     return ("**",)
   return tuple(

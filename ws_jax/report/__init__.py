@@ -1,4 +1,4 @@
-"""Reports: the folder of a sweep -> tables, figures and one HTML page."""
+"""Turns the folder of a sweep into tables, figures and one HTML page."""
 
 import io
 import json
@@ -6,12 +6,14 @@ import math
 import os
 import pathlib
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from ws_jax.base import disk
-from ws_jax.report import contents, gallery, page, summary, tables
+from ws_jax.base import disk, extras
+from ws_jax.report import contents, gallery, groups, page, summary, tables
+from ws_jax.report import metric as metrics
 from ws_jax.sweep import rows as rows_lib
 from ws_jax.train import record
 
@@ -24,18 +26,19 @@ def write(
   """Writes the report of a sweep, finished or not.
 
   Args:
-    out: the folder of the sweep, with `runs.csv`.
-    target: where `report.html`, a copy of `runs.csv`, the tables (CSV and
-      Markdown) and the figures (PNG and SVG) go; None for `out`.
-    title: of the page and the figures.
+    out: Folder of the sweep, with `runs.csv`.
+    target: Folder to write `report.html`, a copy of `runs.csv`, the tables (CSV
+      and Markdown) and the figures (PNG and SVG) to; None for `out`.
+    title: Title of the page and the figures.
 
   Returns:
     The table of all cells.
 
   Raises:
-    ValueError: there are no rows.
+    ValueError: There are no rows, or rows with different metrics.
   """
-  target = target or out
+  extras.need("report", by="ws_jax.report")
+  target, title = target or out, _legible(title)
   rows, histories = read(out)
   results = summary.analyze(rows)
   target.mkdir(parents=True, exist_ok=True)
@@ -50,46 +53,59 @@ def write(
     rows_lib.write(target / f"{name}.csv", entries)
   texts = contents.tables_of(results)
   for name, lines in texts.items():
-    (target / f"{name}.md").write_text(tables.markdown(lines))
+    disk.write_text(target / f"{name}.md", tables.markdown(lines))
   pictures = {
     figure.name: _save(figure, target, title)
     for figure in gallery.figures_of(results, histories)
   }
   links = _links(results, out, target)
   text = page.render(
-    title or f"Sweep {out.resolve().name}",
+    title or f"Sweep {_legible(out.resolve().name)}",
     contents.facts(results),
-    contents.warnings(results, planned(out) is not None),
+    contents.warnings(
+      results, planned(out) is not None, rows_lib.incomplete(out / "runs.csv")
+    ),
     contents.sections(results, texts, pictures, links),
     contents.curves(results, histories, links),
   )
-  (target / "report.html").write_text(text, encoding="utf-8")
+  disk.write_text(target / "report.html", text)
   return texts["summary"]
+
+
+def _legible(name: str) -> str:
+  """Returns a name that came from the command line or the disk as UTF-8 text.
+
+  Python keeps bytes that a locale cannot decode as surrogates, which no file
+  can hold.
+  """
+  return os.fsencode(name).decode("utf-8", "replace")
 
 
 def read(
   out: pathlib.Path,
 ) -> tuple[list[rows_lib.Row], dict[str, gallery.History]]:
-  """The rows of a sweep, and what its runs logged on the way, by name.
+  """Returns the rows of a sweep, and what each of its runs logged, by name.
 
-  A row says more than in `runs.csv`: `relative_step`, the mean of what the run
-  logged (what is logged last is of a learning rate that has decayed), and the
-  value of the config for each key that other runs override. A run to come
-  has a row too, which is `missing`.
+  Adds to each row of `runs.csv` its mean `relative_step` (the last one that is
+  logged belongs to a learning rate that has decayed) and the config value of
+  every key that another run overrides. Planned runs get a row with the status
+  `missing`.
 
   Args:
-    out: the folder of the sweep. Where it holds no `plan.json`, what is
-      missing is not known.
+    out: Folder of the sweep. Without its `plan.json` missing runs are unknown.
 
   Raises:
-    ValueError: there are no rows.
+    ValueError: There are no rows, or rows with different metrics.
   """
   rows = rows_lib.read(out / "runs.csv")
   if not rows:
     raise ValueError(
       f"no rows in {out / 'runs.csv'}: run scripts/sweep.py first"
     )
-  histories = {row["run"]: read_history(out / row["run"]) for row in rows}
+  names = (*contents.logged(metrics.of(rows)), _RELATIVE_STEP)
+  histories = {
+    row["run"]: read_history(out / row["run"], names) for row in rows
+  }
   for row in rows:
     if (steps := histories[row["run"]].get(_RELATIVE_STEP)) is not None:
       row["relative_step"] = float(steps[1].mean())
@@ -100,7 +116,7 @@ def read(
       overrides = json.loads(key)
       status = {"status": "missing"}
       rows.append(rows_lib.make(key, "", overrides, base | overrides, status))
-  for key in summary.overridden(rows):
+  for key in groups.overridden(rows):
     for row in rows:
       if row.get(key) is None:
         row[key] = base.get(key)
@@ -108,22 +124,24 @@ def read(
 
 
 def planned(out: pathlib.Path) -> list[str] | None:
-  """Keys of all runs of the sweep, from its `plan.json`; None without it."""
+  """Returns the keys of all runs, as `plan.json` has them; None without it."""
   return disk.read_json(out / "plan.json")
 
 
-def read_history(workdir: pathlib.Path) -> gallery.History:
-  """What a run logged on the way; what is not finite is left out."""
+def read_history(
+  workdir: pathlib.Path, names: Sequence[str]
+) -> gallery.History:
+  """Returns what a run logged under the given names; finite values only."""
   lines = record.read_metrics(workdir)
   found = {}
-  for metric in (*contents.METRICS, _RELATIVE_STEP):
+  for name in names:
     points = [
-      (line["step"], line[metric])
+      (line["step"], line[name])
       for line in lines
-      if line.get(metric) is not None and math.isfinite(line[metric])
+      if line.get(name) is not None and math.isfinite(line[name])
     ]
     if points:
-      found[metric] = np.array(points, float).T
+      found[name] = np.array(points, float).T
   return found
 
 
@@ -132,18 +150,20 @@ def _save(
 ) -> page.Picture:
   """Writes `NAME.png` and `NAME.svg`; returns what the page embeds."""
   wide = figure.draw(title=title)
-  wide.savefig(target / f"{figure.name}.png", dpi=160)
-  wide.set_layout_engine("none")  # It is laid out; that is half the work.
+  with disk.whole(target / f"{figure.name}.png") as file:
+    wide.savefig(file, format="png", dpi=160)
+  # It is laid out already; doing it again would take as long as drawing.
+  wide.set_layout_engine("none")
   svg = _svg(wide)
-  (target / f"{figure.name}.svg").write_text(svg, encoding="utf-8")
+  disk.write_text(target / f"{figure.name}.svg", svg)
   return page.Picture(figure.caption, svg, _svg(figure.draw(1)))
 
 
-def _svg(drawing) -> str:
+def _svg(drawing: Any) -> str:
   import matplotlib
 
   file = io.StringIO()
-  # The same bytes for the same rows, as the file is committed.
+  # The same rows must give the same bytes, as the file may be committed.
   with matplotlib.rc_context({"svg.hashsalt": "ws_jax"}):
     drawing.savefig(file, format="svg", metadata={"Date": None})
   return file.getvalue()
@@ -152,11 +172,11 @@ def _svg(drawing) -> str:
 def _links(
   results: summary.Results, out: pathlib.Path, target: pathlib.Path
 ) -> Mapping[str, str]:
-  """From the page to the folder of each run that is there, by its name."""
+  """Returns links from the page to the folders of runs, by their names."""
   found = {}
   for row in results.rows:
     folder = out / row["run"]
     if row["run"] and folder.is_dir():
       path = os.path.relpath(folder, target).replace(os.sep, "/")
-      found[row["run"]] = urllib.parse.quote(path) + "/"
+      found[row["run"]] = urllib.parse.quote(os.fsencode(path)) + "/"
   return found

@@ -1,4 +1,4 @@
-"""What the page of a sweep says, and in which order."""
+"""Puts together what the page of a sweep shows, in its order."""
 
 import collections
 from collections.abc import Mapping, Sequence
@@ -6,19 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from ws_jax.report import figures, gallery, page, summary, tables
-from ws_jax.sweep import rows as rows_lib
+from ws_jax.report import figures, gallery, groups, page, tables
+from ws_jax.report.metric import Metric
+from ws_jax.report.summary import Results
+from ws_jax.sweep.arms import arm_of, in_order
+from ws_jax.sweep.rows import Row
 
-# What of metrics.jsonl is shown: its name, and what it is multiplied with.
-METRICS = {
-  summary.METRIC: ("test accuracy (%)", 100.0),
-  "eval/loss": ("test loss", 1.0),
-  "train/loss": ("training loss", 1.0),
-}
 _DASHES = ("", "7 3", "2 3", "9 3 2 3", "4 2", "9 3 2 3 2 3", "1 2", "12 3")
-_POINTS = 100  # of a curve on the page, at most
+_POINTS = 100  # Largest number of points of a curve on the page.
 
-# What all runs may have in common.
+# Facts that the page states if all runs agree, and the columns with them.
 _FACTS = {
   "data": "data.name",
   "model": "model.name",
@@ -28,71 +25,113 @@ _FACTS = {
   "jax": "versions.jax",
   "commit": "commit",
 }
-_BEST = (
-  "Mean and sample standard deviation over seeds. The best rate has the highest"
-  " mean test accuracy among the rates at which no seed diverged. It is chosen"
-  " on the test set that it is reported on, for every arm alike: these"
-  " accuracies are a little too high, and are for comparing arms.",
-)
-_WIDTH = (
-  "Usable: the rates around the best one whose mean accuracy is within one"
-  " point of it; between two rates of the grid accuracy is taken as linear in"
-  " the logarithm of the rate. ≤ and ≥: the grid ends first. Largest stable"
-  " rate: below the lowest one at which a seed diverged (≥: none did). Learns"
-  " up to: the last rate, going up from the best, with at least half of its"
-  " accuracy.",
+_SENSITIVITY = (
   "Sensitivity (Wortsman et al. 2023, section 2.2): the mean over the grid of"
   " min(test loss, loss at initialization), less the best; a run that diverged"
   " counts as the loss at initialization. Smaller is better. It is of the seeds"
-  " that have every rate.",
+  " that have every rate."
 )
 _STEPS = (
   "A learning rate means another thing where weights are standardized. So the"
   " same over relative steps: ||update|| / ||kernel||, the mean over kernels,"
   " and over the run, as far as it went. The sensitivity is the mean over the"
-  " logarithm of the step, between the steps that all arms reach.",
-)
-_DIFFERENCES = (
-  "Each arm at its own best rate, less another at its own, paired by seed:"
-  " mean, its standard error, and the 95 % interval of Student's t. No"
-  " correction for the number of comparisons or for the choice of the rates.",
+  " logarithm of the step, between the steps that all arms reach."
 )
 
 
-def tables_of(results: summary.Results) -> dict[str, tables.Lines]:
-  """The tables, by the name of their file; without those that say nothing."""
-  varied, best = results.varied, results.best
-  found = {
-    "summary": tables.cells(results.cells, varied),
-    "best": tables.best(best, varied),
+def logged(metric: Metric) -> dict[str, tuple[str, float]]:
+  """Returns the curves that the page shows.
+
+  Args:
+    metric: Metric of the sweep.
+
+  Returns:
+    Name in `metrics.jsonl` -> name on the page, and the number that values are
+    multiplied with to be shown.
+  """
+  shown = {metric.column: (metric.label, metric.scale)}
+  others = {"eval/loss": "test loss", "train/loss": "training loss"}
+  return shown | {
+    name: (title, 1.0) for name, title in others.items() if name not in shown
   }
+
+
+def _about_best(metric: Metric) -> list[str]:
+  return [
+    "Mean and sample standard deviation over seeds. The best rate has the"
+    f" {metric.extreme} mean test {metric.words} among the rates at which no"
+    " seed diverged. It is chosen on the test set that it is reported on, for"
+    " every arm alike: these values are a little too good, and are for"
+    " comparing arms."
+  ]
+
+
+def _about_width(metric: Metric) -> list[str]:
+  words = metric.words
+  learns = (
+    f" Learns up to: the last rate, going up from the best, with at least half"
+    f" of its {words}."
+    if metric.learns
+    else ""
+  )
+  return [
+    f"Usable: the rates around the best one whose mean {words} is worse by"
+    f" at most {metric.points()}; between two rates of the grid {words} is"
+    " taken as linear in the logarithm of the rate. ≤ and ≥: the grid ends"
+    " first. Largest stable rate: below the lowest one at which a seed"
+    f" diverged (≥: none did).{learns}",
+    _SENSITIVITY,
+  ]
+
+
+def _about_differences(metric: Metric) -> list[str]:
+  better = "above" if metric.goal == "max" else "below"
+  return [
+    f"Test {metric.words} of each arm at its own best rate, less that of"
+    f" another at its own, paired by seed: the first is better {better} 0."
+    " Mean, its standard error, and the 95 % interval of Student's t. No"
+    " correction for the number of comparisons or for the choice of the rates."
+  ]
+
+
+def tables_of(results: Results) -> dict[str, tables.Lines]:
+  """Returns the tables that say something, by the name of their file."""
+  found = {"summary": tables.cells(results), "best": tables.best(results)}
   if len(results.rates) > 1:
-    found["width"] = tables.width(best, varied)
-    if any(entry["step_low"] is not None for entry in best):
-      found["width_steps"] = tables.width(best, varied, "step_")
+    found["width"] = tables.width(results)
+    if any(entry["step_low"] is not None for entry in results.best):
+      found["width_steps"] = tables.width(results, "step_")
   if results.differences:
-    found["differences"] = tables.differences(results.differences, varied)
+    found["differences"] = tables.differences(results)
   return found
 
 
-def facts(results: summary.Results) -> list[str]:
-  """How much has run, and what the runs have in common."""
+def facts(results: Results) -> list[str]:
+  """Returns how many runs there are, and what they have in common."""
   ended = collections.Counter(row["status"] for row in results.rows)
-  counts = (f"{ended[end]} {end}" for end in summary.ENDS if ended[end])
+  counts = (f"{ended[end]} {end}" for end in groups.ENDS if ended[end])
   found = [f"{len(results.rows)} runs: {', '.join(counts)}"]
   done = [row for row in results.rows if row["status"] == "done"]
   for name, key in _FACTS.items():
-    values = dict.fromkeys(figures.text(row.get(key)) for row in done)
+    values = dict.fromkeys(tables.text(row.get(key)) for row in done)
     values.pop("None", None)
     if 0 < len(values) <= 8:
       found.append(f"{name}: {', '.join(values)}")
   return found
 
 
-def warnings(results: summary.Results, planned: bool) -> list[str]:
-  """What lacks, so that nobody takes a part for the whole."""
+def warnings(
+  results: Results, planned: bool, incomplete: Sequence[str] = ()
+) -> list[str]:
+  """Returns warnings about missing, interrupted and failed runs.
+
+  Args:
+    results: Results of the sweep.
+    planned: Whether the folder says which runs the sweep has.
+    incomplete: Names of the rows of `runs.csv` that are cut short.
+  """
   left = collections.Counter(
-    (row["status"], rows_lib.arm_of(row))
+    (row["status"], arm_of(row))
     for row in results.rows
     if row["status"] not in ("done", "diverged")
   )
@@ -100,8 +139,13 @@ def warnings(results: summary.Results, planned: bool) -> list[str]:
   for status in ("missing", "interrupted", "failed"):
     arms = {arm: n for (end, arm), n in left.items() if end == status}
     if arms:
-      each = ", ".join(f"{arm} {arms[arm]}" for arm in figures.in_order(arms))
+      each = ", ".join(f"{arm} {arms[arm]}" for arm in in_order(arms))
       found.append(f"{sum(arms.values())} runs are {status}: {each}.")
+  if incomplete:
+    found.append(
+      f"Incomplete in runs.csv, and left out: {', '.join(incomplete)}. The"
+      " command that ran the sweep adds them again."
+    )
   if found:
     found.insert(0, "This sweep is not finished; all below is of a part of it.")
   if not planned:
@@ -110,22 +154,24 @@ def warnings(results: summary.Results, planned: bool) -> list[str]:
 
 
 def sections(
-  results: summary.Results,
+  results: Results,
   texts: Mapping[str, tables.Lines],
   pictures: Mapping[str, page.Picture],
   links: Mapping[str, str],
 ) -> list[page.Section]:
-  """The page, but for its curves.
+  """Returns the sections of the page, except for the curves.
 
   Args:
-    results: as `summary.analyze` returns them.
-    texts: as `tables_of` returns them.
-    pictures: the figures, by name.
-    links: to the folders of the runs, by name.
+    results: Results of the sweep.
+    texts: Tables, as `tables_of` returns them.
+    pictures: Figures, by their names.
+    links: Links to the folders of the runs, by the names of the runs.
   """
+  metric = results.metric
+  words = metric.words[:1].upper() + metric.words[1:]
   first = {
-    "figure": "Accuracy against learning rate",
-    "relative_step": "Accuracy against relative step",
+    "figure": f"{words} against learning rate",
+    "relative_step": f"{words} against relative step",
   }
   first = {name: title for name, title in first.items() if name in pictures}
   named = {name: _title(name) for name in pictures if name not in first}
@@ -138,11 +184,13 @@ def sections(
   )
   found = [
     *draw(first),
-    *table("best", "Best learning rates", _BEST),
-    *table("width", "Width of the range", _WIDTH),
-    *table("width_steps", "In relative steps", _STEPS),
+    *table("best", "Best learning rates", _about_best(metric)),
+    *table("width", "Width of the range", _about_width(metric)),
+    *table("width_steps", "In relative steps", [_STEPS]),
     *draw(named),
-    *table("differences", "Differences between arms", _DIFFERENCES),
+    *table(
+      "differences", "Differences between arms", _about_differences(metric)
+    ),
   ]
   every = [row for rows in _grids(results) for row in rows]
   return [
@@ -158,70 +206,73 @@ def sections(
 
 
 def _title(name: str) -> str:
+  """Returns the title of the section with the figure of that name."""
   kind, _, what = name.replace("_", " ").partition(" ")
   titles = {"heat": f"Learning rate and {what}", "by": f"Against {what}"}
   return titles.get(kind, "Curves at the best rates")
 
 
-def _grids(results: summary.Results) -> list[list[rows_lib.Row]]:
-  """The runs, cell by cell, in the order of the tables."""
-  found = summary.grids(results.rows, results.varied).values()
-  return [members for grid in found for members in grid.values()]
+def _grids(results: Results) -> list[list[Row]]:
+  """Returns the runs, cell by cell, in the order of the tables."""
+  grids = results.grids.values()
+  return [members for grid in grids for members in grid.values()]
 
 
-def _values(results: summary.Results, row: rows_lib.Row) -> list[str]:
-  """What tells a run from the others of its arm."""
+def _values(results: Results, row: Row) -> list[str]:
+  """Returns the values of the `_fields` of a run."""
   values = [row.get(results.rate_key)]
-  values += [summary.value(row, key) for key in results.varied]
-  return ["-" if v is None else figures.text(v) for v in [*values, row["seed"]]]
+  values += [groups.value(row, key) for key in results.varied]
+  return ["-" if v is None else tables.text(v) for v in [*values, row["seed"]]]
 
 
-def _fields(results: summary.Results) -> list[str]:
+def _fields(results: Results) -> list[str]:
+  """Returns the names of what distinguishes a run from others of its arm."""
   return ["learning rate", *map(tables.name_of, results.varied), "seed"]
 
 
-def _runs(
-  results: summary.Results, every: Sequence[rows_lib.Row]
-) -> tables.Lines:
-  titles = ("run", "arm", *_fields(results), "status", "step")
-  lines: tables.Lines = [(*titles, "test accuracy %", "test loss", "reason")]
+def _runs(results: Results, every: Sequence[Row]) -> tables.Lines:
+  measured = tables.measured(results)
+  titles = ["run", "arm", *_fields(results), "status", "step"]
+  titles += [column.title for column in measured]
+  lines: tables.Lines = [(*titles, "reason")]
   for row in every:
-    accuracy, loss = row.get(summary.METRIC), row.get("eval/loss")
-    lines.append(
-      (
-        row["run"] or "-",
-        rows_lib.arm_of(row),
-        *_values(results, row),
-        row["status"],
-        "-" if row["step"] is None else str(row["step"]),
-        "-" if accuracy is None else f"{100 * accuracy:.2f}",
-        "-" if loss is None else f"{loss:.3f}",
-        row["reason"] or "",
-      )
-    )
+    words = [row["run"] or "-", arm_of(row), *_values(results, row)]
+    words += [row["status"], "-" if row["step"] is None else str(row["step"])]
+    for column in measured:
+      x = row.get(f"eval/{column.name}")
+      scaled = "-" if x is None else f"{column.scale * x:.{column.digits}f}"
+      words.append(scaled)
+    lines.append((*words, row["reason"] or ""))
   return lines
 
 
 def curves(
-  results: summary.Results,
+  results: Results,
   histories: Mapping[str, gallery.History],
   links: Mapping[str, str],
 ) -> dict[str, Any]:
-  """The curves for the script of the page: see `ws_jax.report.page.render`."""
+  """Returns the curves for the page's script, as `page.render` takes them.
+
+  Args:
+    results: Results of the sweep.
+    histories: Values that each run logged, by the name of the run.
+    links: Links to the folders of the runs, by the names of the runs.
+  """
+  shown = logged(results.metric)
   runs: list[dict[str, Any]] = []
   for row in (row for rows in _grids(results) for row in rows):
     if history := histories.get(row["run"]):
       runs.append(
         {
           "run": row["run"],
-          "arm": rows_lib.arm_of(row),
+          "arm": arm_of(row),
           "values": _values(results, row),
           "status": row["status"],
           "href": links.get(row["run"]),
           "best": results.is_best(row),
           "series": [
-            _thin(history[metric], scale) if metric in history else None
-            for metric, (_, scale) in METRICS.items()
+            _thin(history[name], scale) if name in history else None
+            for name, (_, scale) in shown.items()
           ],
         }
       )
@@ -232,13 +283,13 @@ def curves(
       for i, (arm, look) in enumerate(arms.items())
     },
     "fields": _fields(results),
-    "metrics": [name for name, _ in METRICS.values()],
+    "metrics": [title for title, _ in shown.values()],
     "runs": runs,
   }
 
 
 def _thin(points: np.ndarray, scale: float) -> list[list[float]]:
-  """Steps and values of a curve, few enough for a page with hundreds."""
+  """Returns steps and values of a curve, at most `_POINTS` of them."""
   n = points.shape[1]
   kept = np.unique(np.linspace(0, n - 1, min(n, _POINTS)).round().astype(int))
   steps, values = points[:, kept]

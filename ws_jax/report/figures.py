@@ -1,7 +1,9 @@
 """Figures of a sweep, for any colour vision, in print and on a screen.
 
-A figure is a list of panels, and a panel a function that draws into axes, so
-that one figure can be laid out wide for a page and narrow for a phone.
+A figure is a list of panels. A panel is a function that draws into axes, so
+that one figure can be laid out wide for a page and narrow for a phone. Start
+with `sheet`, which lays panels out; `against_rate`, `curves`, `against` and
+`heat_map` make them.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,13 +11,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ws_jax.report.metric import Metric
+from ws_jax.report.tables import text
+from ws_jax.sweep.arms import in_order
+
 if TYPE_CHECKING:
   from matplotlib.axes import Axes
   from matplotlib.axis import Axis
   from matplotlib.figure import Figure
 
 # Hues of Okabe and Ito (2008), and of Tol (2021) where theirs do not suffice:
-# told apart with any colour vision. One hue for a norm, the darker with WS.
+# they differ for any colour vision. A norm has one hue, darker with WS.
 COLORS = {
   "BN": "#E69F00",
   "BN+WS": "#D55E00",
@@ -32,7 +38,7 @@ COLORS = {
   "no norm": "#999999",
   "WS": "#000000",
 }
-# For arms that nobody foresaw, in the order of their names.
+# Colours of other arms, in the order of their names.
 _SPARE = ("#117733", "#661100", "#6699CC", "#DDAA33", "#BB5566", "#004488")
 # The norm is the shape, and WS fills it; a variant has a shape of its own.
 _MARKERS = {"BN": "o", "GN": "s", "LN": "^", "IN": "D"}
@@ -40,16 +46,21 @@ _VARIANTS = {"mean": "<", "std": ">", "GC": "P", "WS+GC": "*"}
 _DASHES = ("-", "--", ":", "-.")
 _PANEL = (4.8, 3.6)  # inches
 _MANY_TICKS = 16
-# What is farther below the best is all the same, and must not take the contrast
-# from what is not.
-_FAR_BELOW = 0.2
 
 Cell = Mapping[str, Any]
 Panel = Callable[["Axes"], None]
 
 
 class Curve(NamedTuple):
-  """Test accuracy of one run: `steps` and `values` (0 to 1), both [n]."""
+  """The metric of one run during training.
+
+  Attributes:
+    arm: Name of the arm of the run.
+    learning_rate: Learning rate of the run.
+    diverged: Whether the run diverged.
+    steps: Optimizer steps at which the run was evaluated [n].
+    values: Values of the metric, as they are logged [n].
+  """
 
   arm: str
   learning_rate: float
@@ -58,15 +69,15 @@ class Curve(NamedTuple):
   values: np.ndarray
 
 
-def in_order(arms: Iterable[str]) -> list[str]:
-  """Arms without repetition, as legends and tables list them."""
-  known = [*COLORS]
-  rank = lambda arm: known.index(arm) if arm in known else len(known)
-  return sorted(set(arms), key=lambda arm: (rank(arm), arm))
-
-
 def looks(arms: Iterable[str]) -> dict[str, dict[str, Any]]:
-  """How each arm is drawn: colour, marker, and whether that is filled."""
+  """Returns how to draw each arm: colour, marker, and how that is filled.
+
+  Args:
+    arms: Names of the arms.
+
+  Returns:
+    Arguments of Matplotlib's `plot` for each arm, in the order of legends.
+  """
   arms = in_order(arms)
   new = [arm for arm in arms if arm not in COLORS]
   spare = {arm: _SPARE[i % len(_SPARE)] for i, arm in enumerate(new)}
@@ -92,13 +103,13 @@ def sheet(
   title: str = "",
   size: tuple[float, float] = _PANEL,
 ) -> "Figure":
-  """Panels in rows, under one title and over one legend.
+  """Lays panels out in rows, under one title and over one legend.
 
   Args:
-    panels: at least one.
-    columns: in a row, at most.
-    title: what was trained.
-    size: of a panel, in inches.
+    panels: Panels to lay out, at least one.
+    columns: Largest number of panels in a row.
+    title: Title of the figure.
+    size: Width and height of a panel, in inches.
   """
   from matplotlib.figure import Figure
 
@@ -128,23 +139,30 @@ def sheet(
   return drawing
 
 
-def accuracy(
-  cells: Sequence[Cell], title: str = "", key: str = "learning_rate"
+def against_rate(
+  cells: Sequence[Cell],
+  metric: Metric,
+  title: str = "",
+  key: str = "learning_rate",
 ) -> Panel:
-  """Test accuracy against learning rate; x marks what diverged.
+  """Returns a panel of the metric against learning rate.
+
+  A cross marks a rate at which a run diverged.
 
   Args:
-    cells: of one setting, as `ws_jax.report.summary.summarize` returns them.
-    title: the setting.
-    key: of those, for the x axis: or `relative_step`.
+    cells: Cells of one setting, as `ws_jax.report.groups.summarize` returns
+      them.
+    metric: Metric of the sweep.
+    title: Title of the panel.
+    key: Column for the x axis: `learning_rate` or `relative_step`.
   """
   cells = [cell for cell in cells if cell[key] is not None]
-  # In this order the line goes, whatever step a rate led to.
+  # The line connects neighbouring rates, also where steps are the axis.
   cells = sorted(cells, key=lambda cell: cell["learning_rate"])
 
   def draw(ax: "Axes") -> None:
-    _frame(ax, title, "test accuracy (%)")
-    shown = [c for c in cells if c["diverged"] or c["accuracy"] is not None]
+    _frame(ax, title, metric.label)
+    shown = [c for c in cells if c["diverged"] or c[metric.name] is not None]
     every = looks(cell["arm"] for cell in shown)
     values = sorted({cell[key] for cell in cells})
     one = len(values) == 1
@@ -155,8 +173,11 @@ def accuracy(
       span = values[-1] / values[0] if values[0] else 1.0
       shift = span ** (0.04 * (number / max(len(every) - 1, 1) - 0.5))
       x = [number if one else cell[key] * shift for cell in own]
-      # Above the axis, whatever its scale is; each arm at its own height.
-      _draw_series(ax, x, own, look, arm, 0.04 + 0.05 * number)
+      # Crosses lie at the worse end of the axis, whatever its scale is, and
+      # those of each arm at a height of their own.
+      away = 0.04 + 0.05 * number
+      height = away if metric.goal == "max" else 1 - away
+      _draw_series(ax, x, own, metric, look, arm, height)
     if any(cell["diverged"] for cell in shown):
       ax.plot([], [], "x", color="black", label="diverged")
     if one:
@@ -166,7 +187,7 @@ def accuracy(
       return
     if values:
       ax.margins(y=0.12)
-      # Rates are a grid that was chosen; relative steps are what came of it.
+      # Rates are a grid that was chosen and are all labelled; steps are not.
       _log_ticks(ax, values if key == "learning_rate" else ())
     ax.set_xlabel(name)
 
@@ -193,7 +214,7 @@ def _log_ticks(ax: "Axes", values: Sequence[float]) -> None:
 
 
 def _round_ticks(axis: "Axis") -> None:
-  """Plain numbers along a logarithmic axis, however short it is."""
+  """Puts plain numbers along a logarithmic axis, however short it is."""
   from matplotlib import ticker
 
   axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
@@ -205,14 +226,16 @@ def _draw_series(
   ax: "Axes",
   x: Sequence[float],
   cells: Sequence[Cell],
+  metric: Metric,
   look: Mapping[str, Any],
   label: str,
   height: float,
 ) -> None:
+  name, scale = metric.name, metric.scale
   done = [
-    (at, 100 * cell["accuracy"], 100 * (cell["accuracy_std"] or 0.0))
+    (at, scale * cell[name], scale * (cell[f"{name}_std"] or 0.0))
     for at, cell in zip(x, cells, strict=True)
-    if cell["accuracy"] is not None
+    if cell[name] is not None
   ]
   points = np.array(done, float).reshape(-1, 3)
   ax.errorbar(
@@ -231,25 +254,32 @@ def _draw_series(
 
 
 def curves(
-  runs: Sequence[Curve], title: str = "", rates: Sequence[float] = ()
+  runs: Sequence[Curve],
+  metric: Metric,
+  title: str = "",
+  rates: Sequence[float] = (),
 ) -> Panel:
-  """Accuracy over steps; a cross marks a run that diverged.
+  """Returns a panel of the metric over steps, with one line for each run.
+
+  A cross marks a run that diverged.
 
   Args:
-    runs: of one setting.
-    title: the setting.
-    rates: told apart by their dashes; none if there are too many.
+    runs: Curves of the runs of one setting.
+    metric: Metric of the sweep.
+    title: Title of the panel.
+    rates: Learning rates that have dashes of their own; empty if there are too
+      many.
   """
 
   def draw(ax: "Axes") -> None:
-    _frame(ax, title, "test accuracy (%)")
+    _frame(ax, title, metric.label)
     every = looks(curve.arm for curve in runs)
     dashes = dict(zip(rates, _DASHES, strict=False))
     # The arms in the order of the legend.
     for curve in sorted(runs, key=lambda curve: [*every].index(curve.arm)):
       ax.plot(
         curve.steps,
-        100 * curve.values,
+        metric.scale * curve.values,
         **every[curve.arm] | {"markersize": 4},
         linestyle=dashes.get(curve.learning_rate, "-"),
         linewidth=1.2,
@@ -258,7 +288,7 @@ def curves(
       if curve.diverged:
         ax.plot(
           curve.steps[-1:],
-          100 * curve.values[-1:],
+          metric.scale * curve.values[-1:],
           "x",
           color=every[curve.arm]["color"],
           markersize=9,
@@ -277,19 +307,30 @@ def curves(
 
 
 def against(
-  best: Sequence[Cell], key: str, name: str, what: str, title: str = ""
+  best: Sequence[Cell],
+  metric: Metric,
+  key: str,
+  name: str,
+  what: str,
+  title: str = "",
 ) -> Panel:
-  """What each arm reaches, against something that was varied.
+  """Returns a panel of what each arm reaches against a key that was varied.
 
   Args:
-    best: as `ws_jax.report.summary.best` returns them.
-    key: of those, for the x axis. An arm that has None there does not depend
-      on it, and is a level line.
-    name: of the key.
-    what: one of `AGAINST`.
-    title: the rest of the setting.
+    best: Rows that `ws_jax.report.rates.best` returns.
+    metric: Metric of the sweep.
+    key: Config key for the x axis. An arm that has None there does not depend
+      on it, and is drawn as a level line.
+    name: Name of the key, in words.
+    what: Value for the y axis: the `metric` at the best rate, the `width` of
+      the range of usable rates, or its `edge`, the largest rate that learns.
+    title: Title of the panel.
   """
-  column, label, scale = AGAINST[what]
+  column, label, scale = {
+    "metric": (metric.name, f"{metric.label}, best rate", metric.scale),
+    "width": ("decades", "usable range (decades)", 1.0),
+    "edge": ("largest_learning", "largest rate that learns", 1.0),
+  }[what]
 
   def draw(ax: "Axes") -> None:
     _frame(ax, title, label)
@@ -321,23 +362,21 @@ def against(
   return draw
 
 
-# Column of a best row, label of the y axis, and what to multiply with.
-AGAINST = {
-  "accuracy": ("accuracy", "test accuracy (%), best rate", 100.0),
-  "width": ("decades", "usable range (decades)", 1.0),
-  "edge": ("largest_learning", "largest rate that learns", 1.0),
-}
+def heat_map(
+  cells: Sequence[Cell], metric: Metric, key: str, name: str, title: str
+) -> Panel:
+  """Returns a panel of learning rate x another key, for one arm.
 
-
-def heat_map(cells: Sequence[Cell], key: str, name: str, title: str) -> Panel:
-  """Learning rate x something else, for one arm; the best rates are framed.
+  The best rate of each row is framed.
 
   Args:
-    cells: of one arm, as `ws_jax.report.summary.summarize` returns them, and
-      how far they are `below` the best that any arm reaches there: the colour.
-    key: of those, for the rows.
-    name: of the key.
-    title: the arm, and the rest of the setting.
+    cells: Cells of one arm, as `ws_jax.report.groups.summarize` returns them,
+      each with `words`, the value in it, and `behind`, the colour: 0 at the
+      best that any arm reaches in that setting, 1 far from it.
+    metric: Metric of the sweep.
+    key: Config key for the rows.
+    name: Name of the key, in words.
+    title: Title of the panel.
   """
   cells = [cell for cell in cells if cell["learning_rate"] is not None]
   rates = sorted({cell["learning_rate"] for cell in cells})
@@ -347,18 +386,13 @@ def heat_map(cells: Sequence[Cell], key: str, name: str, title: str) -> Panel:
     image = np.full((len(values), len(rates)), np.nan)
     for cell in cells:
       at = values.index(cell[key]), rates.index(cell["learning_rate"])
-      if cell["accuracy"] is not None:
-        image[at] = -cell["below"]
+      if cell[metric.name] is not None:
+        image[at] = -cell["behind"]
       _mark(ax, at, cell)
     ax.imshow(
-      image,
-      cmap="viridis",
-      vmin=-_FAR_BELOW,
-      vmax=0,
-      aspect="auto",
-      origin="lower",
+      image, cmap="viridis", vmin=-1, vmax=0, aspect="auto", origin="lower"
     )
-    _frame_best(ax, cells, key, values, rates)
+    _frame_best(ax, cells, metric, key, values, rates)
     ax.set_xticks(range(len(rates)), [text(rate) for rate in rates])
     ax.tick_params(axis="x", rotation=45 if len(rates) > 6 else 0)
     names = ["any" if value is None else text(value) for value in values]
@@ -370,16 +404,16 @@ def heat_map(cells: Sequence[Cell], key: str, name: str, title: str) -> Panel:
 
 
 def _mark(ax: "Axes", at: tuple[int, int], cell: Cell) -> None:
-  """What a cell says in words: its accuracy, what diverged, what lacks."""
+  """Writes a cell's value into it, how many runs diverged, or that none ran."""
   from matplotlib.patches import Rectangle
 
   words, color = [], "black"
-  if cell["accuracy"] is not None:
-    words.append(f"{100 * cell['accuracy']:.1f}")
-    if cell["below"] > 0.4 * _FAR_BELOW:
+  if cell["words"]:
+    words.append(cell["words"])
+    if cell["behind"] > 0.4:
       color = "white"
   else:
-    # Grey and hatched: as good as no colour, in print too.
+    # Grey and hatched is no colour of the map, not in print either.
     corner = (at[1] - 0.5, at[0] - 0.5)
     lost = bool(cell["diverged"])
     box = Rectangle(
@@ -409,23 +443,18 @@ def _mark(ax: "Axes", at: tuple[int, int], cell: Cell) -> None:
   )
 
 
-def _frame_best(ax, cells, key, values, rates) -> None:
+def _frame_best(ax, cells, metric, key, values, rates) -> None:
   from matplotlib.patches import Rectangle
 
   for row, value in enumerate(values):
     stable = [
       cell
       for cell in cells
-      if cell[key] == value and cell["accuracy"] is not None
+      if cell[key] == value and cell[metric.name] is not None
       if not cell["diverged"]
     ]
     if stable:
-      first = max(stable, key=lambda cell: cell["accuracy"])
+      first = max(stable, key=lambda cell: metric.sign * cell[metric.name])
       corner = (rates.index(first["learning_rate"]) - 0.5, row - 0.5)
       frame = {"edgecolor": "black", "facecolor": "none", "linewidth": 2}
       ax.add_patch(Rectangle(corner, 1, 1, **frame, zorder=3, clip_on=False))
-
-
-def text(value: Any) -> str:
-  """A value as a label or a table cell shows it."""
-  return f"{value:.4g}" if isinstance(value, float) else str(value)

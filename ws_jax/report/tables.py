@@ -1,9 +1,10 @@
-"""Tables of a sweep, for people: lines of text, the first one the titles."""
+"""Tables of a sweep as lines of text, the first of which has the titles."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from ws_jax.report import figures
+from ws_jax.report.summary import Results
+from ws_jax.sweep import grid
 
 Lines = list[tuple[str, ...]]
 Entry = Mapping[str, Any]
@@ -13,6 +14,8 @@ _NAMES = {
   "model.norm_batch_size": "normalization batch",
   "optim.micro_batch_size": "micro-batch",
 }
+# For a terminal that has no other signs.
+_SIGNS = {"±": "+-", "≤": "<=", "≥": ">=", "×": "x", "–": "-"}
 _EDGES = {
   "inside": "inside",
   "lowest": "at the grid's edge: the lowest",
@@ -23,40 +26,66 @@ _EDGES = {
 
 
 def name_of(key: str) -> str:
-  """A config key as people say it.
+  """Returns the words that people use for a config key.
 
   Example:
     >>> name_of("data.batch_size"), name_of("optim.weight_decay")
     ('optimizer batch', 'weight decay')
   """
-  *parents, last = key.split(".")
-  last = parents[-1] if last == "name" and parents else last
-  return _NAMES.get(key, last.replace("_", " "))
+  return _NAMES.get(key, grid.short_name(key).replace("_", " "))
 
 
 def setting_of(setting: Sequence[Any], keys: Sequence[str]) -> str:
-  """`optimizer batch 32, epochs 3`: what is common to a panel or a row."""
+  """Returns a setting in words: `optimizer batch 32, epochs 3`.
+
+  Args:
+    setting: Values of the keys; None is left out.
+    keys: Config keys.
+  """
   return ", ".join(
-    f"{name_of(key)} {figures.text(value)}"
+    f"{name_of(key)} {text(value)}"
     for key, value in zip(keys, setting, strict=True)
     if value is not None
   )
 
 
-def cells(entries: Sequence[Entry], varied: Sequence[str] = ()) -> Lines:
-  """What `summary.summarize` returns."""
-  # Nothing diverged is worth saying; that nothing failed is expected.
+class Column(NamedTuple):
+  """A measured column: its name, its title, and how its numbers are shown."""
+
+  name: str
+  title: str
+  scale: float
+  digits: int
+
+
+def measured(results: Results) -> list[Column]:
+  """Returns the columns of the metric and, if that is another, of the loss."""
+  metric = results.metric
+  digits = metric.decimals(results.top)
+  own = Column(metric.name, metric.title, metric.scale, digits)
+  return [own] if own.name == "loss" else [own, _LOSS]
+
+
+_LOSS = Column("loss", "test loss", 1.0, 3)
+
+
+def cells(results: Results) -> Lines:
+  """Returns the table of all cells."""
+  entries, varied = results.cells, results.varied
+  # That no run diverged is worth saying; that none failed is expected.
   ends = [
     end
     for end in ("diverged", "failed", "interrupted", "missing")
     if end == "diverged" or any(entry[end] for entry in entries)
   ]
-  titles = ["arm", *map(name_of, varied), "learning rate", "test accuracy %"]
-  lines: Lines = [(*titles, "test loss", "runs", *ends, "seconds")]
+  titles = ["arm", *map(name_of, varied), "learning rate"]
+  titles += [column.title for column in measured(results)]
+  titles += ["runs", *ends, "seconds"]
+  lines: Lines = [tuple(titles)]
   for entry in entries:
     words = [entry["arm"], *_values(entry, varied)]
     words.append(_text(entry["learning_rate"]))
-    words += [_spread(entry, "accuracy", 100, 2), _spread(entry, "loss", 1, 3)]
+    words += _means(entry, results)
     words.append(str(entry["runs"]))
     for end in ends:
       some = "yes" if entry[end] == entry["runs"] == 1 else str(entry[end])
@@ -65,36 +94,37 @@ def cells(entries: Sequence[Entry], varied: Sequence[str] = ()) -> Lines:
   return lines
 
 
-def best(entries: Sequence[Entry], varied: Sequence[str] = ()) -> Lines:
-  """What `summary.best` returns: the rates."""
-  titles = ("arm", *map(name_of, varied), "best learning rate")
-  titles += ("test accuracy %", "test loss", "seeds")
-  lines: Lines = [(*titles, "place in the grid")]
-  for entry in entries:
+def best(results: Results) -> Lines:
+  """Returns the table of the best learning rates."""
+  varied = results.varied
+  titles = ["arm", *map(name_of, varied), "best learning rate"]
+  titles += [column.title for column in measured(results)]
+  titles += ["seeds", "place in the grid"]
+  lines: Lines = [tuple(titles)]
+  for entry in results.best:
     words = [entry["arm"], *_values(entry, varied)]
     words.append(_text(entry["learning_rate"]))
-    words += [_spread(entry, "accuracy", 100, 2), _spread(entry, "loss", 1, 3)]
+    words += _means(entry, results)
     words.append(str(entry["n"]))
     lines.append((*words, _EDGES.get(entry["edge"], "-")))
   return lines
 
 
-def width(
-  entries: Sequence[Entry], varied: Sequence[str] = (), axis: str = ""
-) -> Lines:
-  """What `summary.best` returns: how wide the range of learning rates is.
+def width(results: Results, axis: str = "") -> Lines:
+  """Returns the table of the ranges of usable learning rates.
 
   Args:
-    entries: its rows.
-    varied: the keys that make a setting.
-    axis: `step_` for relative steps in the place of learning rates.
+    results: Results of the sweep.
+    axis: Empty for learning rates, `step_` for relative steps.
   """
+  varied, learns = results.varied, results.metric.learns and not axis
   what = "step" if axis else "rate"
   titles = ("arm", *map(name_of, varied), "usable from", "to", "decades")
   titles += (f"largest stable {what}", "sensitivity")
-  titles += ("of steps from", "to") if axis else ("learns up to",)
+  titles += ("of steps from", "to") if axis else ()
+  titles += ("learns up to",) if learns else ()
   lines: Lines = [(*titles, "seeds")]
-  for entry in entries:
+  for entry in results.best:
     get = lambda name, of=entry: of[f"{axis}{name}"]
     words = [entry["arm"], *_values(entry, varied)]
     words.append(_bound("≤ ", get("open_low"), get("low")))
@@ -106,37 +136,42 @@ def width(
     words.append(_spread(entry, f"{axis}sensitivity", 1, 3))
     if axis:
       words += [_text(get("from")), _text(get("to"))]
-    else:
+    if learns:
       words.append(_bound("≥ ", get("learning_open"), get("largest_learning")))
     lines.append((*words, str(get("sensitivity_n"))))
   return lines
 
 
 def _bound(sign: str, is_open: bool, value: Any) -> str:
-  return "-" if value is None else f"{sign * is_open}{figures.text(value)}"
+  return "-" if value is None else f"{sign * is_open}{text(value)}"
 
 
-def differences(entries: Sequence[Entry], varied: Sequence[str] = ()) -> Lines:
-  """What `summary.differences` returns, in points of accuracy."""
-  titles = ("arm", "less", *map(name_of, varied), "difference (points)")
+def differences(results: Results) -> Lines:
+  """Returns the table of the differences between arms."""
+  entries, varied, metric = results.differences, results.varied, results.metric
+  unit = "points" if metric.unit == "%" else metric.unit
+  title = f"difference ({unit})" if unit else "difference"
+  titles = ("arm", "less", *map(name_of, varied), title)
   lines: Lines = [(*titles, "standard error", "95 % interval", "seeds")]
+  digits = metric.decimals(results.top)
+
+  def shown(entry: Entry, name: str, sign: str = "+") -> str:
+    return f"{metric.scale * entry[name]:{sign}.{digits}f}"
+
   for entry in entries:
     words = [entry["arm"], entry["against"], *_values(entry, varied)]
-    words.append(f"{100 * entry['difference']:+.2f}")
+    words.append(shown(entry, "difference"))
     if entry["stderr"] is None:
       words += ["-", "-"]
     else:
-      ends = (100 * entry["low"], 100 * entry["high"])
-      words += [
-        f"{100 * entry['stderr']:.2f}",
-        "{:+.2f} to {:+.2f}".format(*ends),
-      ]
+      words.append(shown(entry, "stderr", ""))
+      words.append(f"{shown(entry, 'low')} to {shown(entry, 'high')}")
     lines.append((*words, str(entry["n"])))
   return lines
 
 
 def markdown(lines: Sequence[Sequence[str]]) -> str:
-  """A Markdown table, padded so that its source reads well too."""
+  """Returns a Markdown table, padded so that its source reads well too."""
   lines = [[word.replace("|", "\\|") for word in line] for line in lines]
   widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
   padded = [
@@ -147,15 +182,20 @@ def markdown(lines: Sequence[Sequence[str]]) -> str:
 
 
 def show(lines: Sequence[Sequence[str]]) -> None:
-  """Prints the table; where there is no terminal, as wide as it needs."""
+  """Prints the table, at its full width if standard output is no terminal."""
   from rich import box, console
   from rich.table import Table
+  from rich.text import Text
 
-  view = Table(*lines[0], box=box.SIMPLE_HEAD)
-  for line in lines[1:]:
-    view.add_row(*line)
   out = console.Console()
   out = out if out.is_terminal else console.Console(width=200)
+  # Where the locale is not UTF-8 a sign that it lacks would be an error.
+  signs = str.maketrans({} if out.encoding.startswith("utf") else _SIGNS)
+  view = Table(box=box.SIMPLE_HEAD)
+  for title in lines[0]:
+    view.add_column(Text(title.translate(signs)))
+  for line in lines[1:]:
+    view.add_row(*(Text(word.translate(signs)) for word in line))
   out.print(view)
 
 
@@ -163,8 +203,20 @@ def _values(entry: Entry, keys: Sequence[str]) -> list[str]:
   return [_text(entry[key]) for key in keys]
 
 
+def text(value: Any) -> str:
+  """Returns a value as a label or a table cell shows it."""
+  return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def _text(value: Any) -> str:
-  return "-" if value is None else figures.text(value)
+  return "-" if value is None else text(value)
+
+
+def _means(entry: Entry, results: Results) -> list[str]:
+  return [
+    _spread(entry, column.name, column.scale, column.digits)
+    for column in measured(results)
+  ]
 
 
 def _spread(entry: Entry, name: str, scale: float, digits: int) -> str:

@@ -12,5 +12,5 @@ __all__ = ["Run", "log_grid", "plan", "product", "run_sweep", "zipped"]
 
 # Plans and reports train nothing: only this name needs the training stack.
 __getattr__, __dir__ = lazy.attributes(
-  __name__, {"run_sweep": "ws_jax.sweep.runner"}
+  __name__, {"run_sweep": "ws_jax.sweep.runner"}, extra="train"
 )

@@ -1,4 +1,4 @@
-"""Which runs a sweep has: flat dicts of dotted overrides, put in order."""
+"""Plans the runs of a sweep: flat dicts of dotted overrides, put in order."""
 
 import dataclasses
 import fnmatch
@@ -11,8 +11,8 @@ from typing import Any
 
 Overrides = Mapping[str, Any]
 
-# Leaves of the train state, not constants of the program: runs that differ in
-# these alone share one compile, so they are run one after the other.
+# These are leaves of the train state, not constants of the program. Runs that
+# differ in nothing else share one compile, so they are run one after the other.
 TRACED = (
   "optim.learning_rate",
   "optim.base_learning_rate",
@@ -25,18 +25,18 @@ TRACED = (
 def product(
   *choices: Iterable[Overrides], **axes: Iterable[Any]
 ) -> Iterator[dict[str, Any]]:
-  """Every combination of its axes, the last one varying fastest.
+  """Yields every combination of the axes, the last one varying fastest.
 
   Args:
-    *choices: axes whose points set several keys at once, e.g. the arms of a
+    *choices: Axes whose points set several keys at once, e.g. the arms of a
       comparison, or another `product` or `zipped`.
-    **axes: the values of one dotted key each; `**{"optim.momentum": [0, 0.9]}`.
+    **axes: Values of one dotted key each: `**{"optim.momentum": [0, 0.9]}`.
 
   Yields:
     Flat dicts of dotted overrides.
 
   Raises:
-    ValueError: one key is set by two axes.
+    ValueError: One key is set by two axes.
 
   Example:
     >>> arms = [{"model.norm": "batch"}, {"model.norm": "group"}]
@@ -59,10 +59,13 @@ def product(
 
 
 def zipped(**axes: Iterable[Any]) -> Iterator[dict[str, Any]]:
-  """Takes the axes in step: all first values, then all second ones, ...
+  """Yields the first values of all axes, then the second ones, and so on.
+
+  Args:
+    **axes: Values of one dotted key each.
 
   Raises:
-    ValueError: the axes are not equally long.
+    ValueError: The axes are not equally long.
 
   Example:
     >>> list(zipped(**{"data.batch_size": [64, 128], "seed": [0, 1]}))
@@ -77,11 +80,16 @@ def zipped(**axes: Iterable[Any]) -> Iterator[dict[str, Any]]:
 
 
 def log_grid(low: float, high: float, num: int) -> list[float]:
-  """`num` numbers from `low` to `high` in equal ratios, to three digits.
+  """Returns numbers in equal ratios, rounded to three digits.
+
+  Args:
+    low: First number.
+    high: Last number.
+    num: Number of numbers.
 
   Raises:
-    ValueError: not `0 < low < high` and `num >= 2`, or so many points that
-      two are equal when rounded.
+    ValueError: Not `0 < low < high` and `num >= 2`, or two of the numbers are
+      equal when rounded.
 
   Example:
     >>> log_grid(0.01, 1, 5)
@@ -103,11 +111,11 @@ class Run:
   """One run of a sweep.
 
   Attributes:
-    overrides: what it changes in the config.
-    key: canonical JSON of the overrides: its identity in `runs.csv`.
-    name: its folder, readable: `norm=group,ws=true,learning_rate=0.4`.
-    structure: canonical JSON of the overrides that change the program; runs
-      of one structure share a compile.
+    overrides: Values that the run changes in the config, by dotted key.
+    key: Canonical JSON of the overrides, the identity of the run in `runs.csv`.
+    name: Readable name of its folder: `norm=group,ws=true,learning_rate=0.4`.
+    structure: Canonical JSON of the overrides that change the program. Runs of
+      one structure share a compile.
   """
 
   overrides: dict[str, Any]
@@ -117,23 +125,23 @@ class Run:
 
 
 def plan(overrides: Iterable[Overrides], only: str = "") -> list[Run]:
-  """The runs of a sweep, those that share a compile being neighbours.
+  """Returns the runs of a sweep; runs that share a compile are neighbours.
 
   Args:
-    overrides: flat dicts of dotted overrides; equal ones count once.
-    only: keeps the runs whose name has all of these comma-separated terms,
-      e.g. `norm=group,learning_rate=0.*` (shell patterns).
+    overrides: Flat dicts of dotted overrides; equal ones count once.
+    only: Comma-separated terms, e.g. `norm=group,learning_rate=0.*` (shell
+      patterns). Runs whose name does not have all of them are left out.
 
   Returns:
     The runs, grouped by structure in the order of first appearance.
 
   Raises:
-    ValueError: two runs would share a folder, or `only` leaves none.
+    ValueError: These are no dicts of overrides, two runs would share a folder,
+      or `only` leaves none.
   """
   groups: dict[str, dict[str, Run]] = {}
   by_name: dict[str, Run] = {}
-  for given in overrides:
-    flat = {key: _plain(value) for key, value in given.items()}
+  for flat in points(overrides):
     fixed = {k: v for k, v in flat.items() if k not in TRACED}
     run = Run(flat, _canonical(flat), name_of(flat), _canonical(fixed))
     other = by_name.setdefault(run.name, run)
@@ -156,16 +164,71 @@ def plan(overrides: Iterable[Overrides], only: str = "") -> list[Run]:
 
 
 def by_structure(runs: Iterable[Run]) -> dict[str, list[Run]]:
-  """The runs of each program, in the order given."""
+  """Returns the runs of each program, in the order given."""
   groups: dict[str, list[Run]] = {}
   for run in runs:
     groups.setdefault(run.structure, []).append(run)
   return groups
 
 
-def _plain(value: Any) -> Any:
-  """A NumPy scalar as the Python number it is, so that JSON can hold it."""
-  return value.item() if hasattr(value, "item") else value
+def points(given: Any) -> list[dict[str, Any]]:
+  """Returns the points of a sweep, after it has checked each of them.
+
+  Args:
+    given: What an experiment's `sweep()` returned: an iterable of flat dicts.
+
+  Returns:
+    The dicts, with Python numbers in the place of NumPy scalars.
+
+  Raises:
+    ValueError: A dict is something else, or a value is nothing that a config
+      can hold; the message says what was given.
+
+  Example:
+    >>> points(None)
+    Traceback (most recent call last):
+    ValueError: a sweep is an iterable of dicts of overrides, ... not None
+  """
+  wanted = (
+    "a sweep is an iterable of dicts of overrides, such as"
+    ' {"optim.learning_rate": 0.1}, not'
+  )
+  if isinstance(given, (str, Mapping)) or not isinstance(given, Iterable):
+    raise ValueError(f"{wanted} {kind(given)}")
+  found = []
+  for number, point in enumerate(given, start=1):
+    if not isinstance(point, Mapping):
+      nested = isinstance(point, Iterable) and not isinstance(point, str)
+      hint = "; write `yield from` to yield what is in it" if nested else ""
+      raise ValueError(f"{wanted} of {kind(point)} (point {number}){hint}")
+    found.append({key: _plain(key, value) for key, value in point.items()})
+  return found
+
+
+def _plain(key: Any, value: Any) -> Any:
+  """Returns the value of an override as JSON can hold it."""
+  if not isinstance(key, str):
+    raise ValueError(f"{key!r} is {kind(key)}, and no dotted key of a config")
+  if isinstance(value, (list, tuple)):
+    parts = [_plain(key, part) for part in value]
+    return parts if isinstance(value, list) else tuple(parts)
+  if getattr(value, "shape", ()) == () and hasattr(value, "item"):
+    value = value.item()  # a NumPy scalar
+  if value is None or isinstance(value, (bool, int, float, str)):
+    return value
+  raise ValueError(
+    f"override {key!r} is {kind(value)}: it must be a number, a text, a truth"
+    " value, None, or a list of these"
+  )
+
+
+def kind(value: Any) -> str:
+  """Returns what a value is, in words: `None`, `a generator`."""
+  shape = getattr(value, "shape", ())
+  of_shape = f" of shape {shape}" if shape else ""
+  name = type(value).__name__
+  article = "an" if name[:1].lower() in "aeiou" else "a"
+  return "None" if value is None else f"{article} {name}{of_shape}"
 
 
 def _canonical(overrides: Overrides) -> str:
@@ -173,13 +236,15 @@ def _canonical(overrides: Overrides) -> str:
 
 
 def name_of(overrides: Overrides) -> str:
-  """A folder name: short keys, and a digest where it had to be changed.
+  """Returns the name of a folder: short keys, and a digest if need be.
+
+  The digest is added where characters had to be replaced or left out.
 
   Example:
     >>> name_of({"model.norm": "group", "seed": 1})
     'norm=group,seed=1'
   """
-  short = [_short(key) for key in overrides]
+  short = [short_name(key) for key in overrides]
   terms = []
   for (key, value), label in zip(overrides.items(), short, strict=True):
     text = value if isinstance(value, str) else json.dumps(value)
@@ -191,7 +256,12 @@ def name_of(overrides: Overrides) -> str:
   return f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
-def _short(key: str) -> str:
-  """`model.norm` -> `norm`; but `model.name` -> `model`."""
+def short_name(key: str) -> str:
+  """Returns the part of a dotted key that says what it is about.
+
+  Example:
+    >>> short_name("model.norm"), short_name("model.name")
+    ('norm', 'model')
+  """
   *parents, last = key.split(".")
   return parents[-1] if last == "name" and parents else last

@@ -1,7 +1,8 @@
-"""One row for each run of a sweep, in `runs.csv`: the evidence, kept whole.
+"""Writes and reads `runs.csv`, which has one row for each run of a sweep.
 
 The file is replaced in one step, under a lock that ends with its process, so a
-reader never sees half a row and two writers never lose one.
+reader never sees half a row and two writers never lose one. A row that somebody
+else has cut short is left out: its run is not finished until it has a row.
 """
 
 import csv
@@ -9,7 +10,8 @@ import io
 import json
 import math
 import pathlib
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ws_jax import config as config_lib
@@ -17,7 +19,7 @@ from ws_jax.base import disk
 
 Row = dict[str, Any]
 
-# Of the resolved config: what a result must say whether or not it was varied.
+# Keys of the resolved config that every row states, whether varied or not.
 FACTS = (
   "data.name",
   "model.name",
@@ -31,13 +33,13 @@ FACTS = (
   "optim.momentum",
   "seed",
 )
-# Of status.json: where it ran.
+# Values of status.json that say where the run took place.
 _MACHINE = ("device", "cpu_count", "xla_flags", "commit")
-_SHORT = {"batch": "BN", "group": "GN", "layer": "LN", "instance": "IN"}
-# Conventions that are the half of WS; all others are the whole of it.
-_HALVES = {"center": "mean", "scale": "std"}
-# Read back as they stand: a commit such as 12e4567 is not a number.
-_TEXT = {"key", "run", "status", "reason", "device", "xla_flags", "commit"}
+# These columns are text, read as it stands: a commit 12e4567 is not a number.
+_TEXT = {
+  *("key", "run", "status", "reason", "device", "xla_flags", "commit"),
+  *("metric", "metric_goal", "metric_unit"),
+}
 
 
 def make(
@@ -48,24 +50,27 @@ def make(
   status: Mapping[str, Any],
   history: Sequence[Mapping[str, Any]] = (),
 ) -> Row:
-  """The row of one run.
+  """Returns the row of one run.
 
   Args:
-    key: canonical overrides; the identity of the row.
-    run: the name of its folder.
-    overrides: what it changed in the config, by dotted key.
-    config: the config as it ran, resolved, nested or flat.
-    status: as in `status.json`: `status`, `step`, `reason`, `metrics`,
-      `seconds`, `versions`, `device` and its like; all but the first may lack.
-    history: the lines of its `metrics.jsonl`.
+    key: Canonical overrides, which are the identity of the row.
+    run: Name of the folder of the run.
+    overrides: Values that the run changed in the config, by dotted key.
+    config: Resolved config of the run, nested or flat.
+    status: Content of `status.json`: `status`, `step`, `reason`, `metric`,
+      `metrics`, `seconds`, `versions`, `device` and its like; all but the first
+      are optional.
+    history: Lines of the run's `metrics.jsonl`.
 
   Returns:
     Column name to value. The batch of the optimizer, of one normalization and
     of one gradient are three columns; per-example norms have 1 as the second.
-    `step` is how far it came, `steps` and `epochs` how far it was to go;
-    `best_step` and the `best/` of its metric are of the best evaluation, which
-    is a little better than what an untouched test set would say.
+    `step` is the step that the run reached, `steps` and `epochs` its planned
+    length. `metric`, `metric_goal` and `metric_unit` say what the task is
+    judged by. `best_step` and `best/eval/...` belong to the best evaluation,
+    which is a little better than what an untouched test set would show.
   """
+  metric = status.get("metric") or {}
   flat = config_lib.flatten(config)
   batch = flat.get("data.batch_size")
   micro = flat.get("optim.micro_batch_size") or batch
@@ -88,8 +93,13 @@ def make(
     "steps": flat.get("train.steps"),
     "epochs": flat.get("train.epochs"),
   }
+  row |= {
+    "metric": metric.get("name"),
+    "metric_goal": metric.get("goal"),
+    "metric_unit": metric.get("unit"),
+  }
   row |= status.get("metrics") or {}
-  row |= _best(history)
+  row |= _best(history, metric)
   for group in ("seconds", "versions"):
     values = status.get(group) or {}
     row |= {f"{group}.{name}": value for name, value in values.items()}
@@ -97,91 +107,121 @@ def make(
   return row
 
 
-def _best(history: Sequence[Mapping[str, Any]]) -> Row:
-  """When the test metric was best, and what it was; nothing if never seen."""
-  for name, sign in (("eval/accuracy", 1), ("eval/loss", -1)):
-    seen = [line for line in history if math.isfinite(line.get(name, math.nan))]
+def column_of(metric: str | None) -> str:
+  """Returns the column of the metric of that name; None means accuracy."""
+  return f"eval/{metric or 'accuracy'}"
+
+
+def _best(
+  history: Sequence[Mapping[str, Any]], metric: Mapping[str, Any]
+) -> Row:
+  """Returns step and value of the best evaluation; empty if there was none.
+
+  A run without the metric is judged by its loss.
+  """
+  own = (
+    column_of(metric.get("name")),
+    -1 if metric.get("goal") == "min" else 1,
+  )
+  for name, sign in (own, ("eval/loss", -1)):
+    seen = [line for line in history if _finite(line.get(name))]
     if seen:
       best = max(seen, key=lambda line: sign * line[name])
       return {"best_step": best["step"], f"best/{name}": best[name]}
   return {}
 
 
-def arm(
-  norm: str,
-  ws: bool,
-  convention: str | None = None,
-  centralize: bool | None = False,
-) -> str:
-  """The name of a norm and what is done to the weights, as papers write it.
-
-  Args:
-    norm: as `model.norm`.
-    ws: whether weights are standardized.
-    convention: of WS; `center` and `scale` are its halves, `mean` and `std`.
-    centralize: whether gradients are centralized (GC).
-
-  Example:
-    >>> arm("batch", False), arm("group", True), arm("none", True)
-    ('BN', 'GN+WS', 'WS')
-    >>> arm("group", True, "center"), arm("group", False, centralize=True)
-    ('GN+mean', 'GN+GC')
-  """
-  parts = [] if norm == "none" else [_SHORT.get(norm, norm)]
-  if ws:
-    parts.append(_HALVES.get(convention or "", "WS"))
-  if centralize:
-    parts.append("GC")
-  return "+".join(parts) or "no norm"
-
-
-def arm_of(row: Row) -> str:
-  """The arm of a run; a row of an older file may lack the last two columns."""
-  return arm(
-    row["model.norm"],
-    row["model.ws"],
-    row.get("model.ws_convention"),
-    row.get("optim.centralize"),
-  )
+def _finite(value: Any) -> bool:
+  return value is not None and math.isfinite(value)
 
 
 def seconds(row: Row) -> float:
-  """Seconds of a run: compiling, training and evaluating."""
+  """Returns the seconds that a run took to compile, train and evaluate."""
   spent = (row[name] for name in row if name.startswith("seconds."))
   return sum(value for value in spent if value is not None)
 
 
 def verdict(row: Row) -> str:
-  """How a run ended, in one line."""
+  """Returns one line on how a run ended, to print; its metric is in front."""
   took = f"{seconds(row):.0f} s"
   if row["status"] == "done":
-    shown = (f"{k} {row[k]:.4f}" for k in row if k.startswith("eval/"))
+    first = column_of(row.get("metric"))
+    names = [k for k in row if k.startswith("eval/") and row[k] is not None]
+    names.sort(key=lambda name: name != first)
+    shown = (f"{name} {row[name]:.4f}" for name in names)
     return ", ".join(["done", *shown, took])
   step = "" if row["step"] is None else f" at step {row['step']}"
   reason = f": {row['reason']}" if row["reason"] else ""
-  return f"{row['status']}{step}, {took}{reason}"
+  return printable(f"{row['status']}{step}, {took}{reason}")
+
+
+def printable(text: str) -> str:
+  """Returns a text with escapes for letters that standard output cannot show.
+
+  A reason is whatever an exception says. It must not end a sweep that prints
+  it where the locale is not UTF-8.
+  """
+  encoding = sys.stdout.encoding or "utf-8"
+  return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def read(path: pathlib.Path) -> list[Row]:
-  """The rows of a `runs.csv`; none if there is no such file.
+  """Returns the rows of a CSV file; none if there is no such file.
 
-  Numbers and booleans are read as such, empty cells as None.
+  Numbers and booleans are read as such, empty cells as None. A row that is
+  `incomplete` is left out.
+
+  Raises:
+    ValueError: The file is not UTF-8.
   """
+  return [
+    {name: _parse(name, text) for name, text in row.items()}
+    for row, complete in _records(path)
+    if complete
+  ]
+
+
+def incomplete(path: pathlib.Path) -> list[str]:
+  """Returns names of the rows that are cut short, or their place in the file.
+
+  A file that `write` has written has none: its rows are of one length, and its
+  last line has an end.
+  """
+  found = []
+  for number, (row, complete) in enumerate(_records(path), start=1):
+    if not complete:
+      # The name is whole only if something comes after it.
+      names = [*row]
+      whole = "run" in names and names[-1] != "run"
+      found.append(row["run"] if whole else f"row {number}")
+  return found
+
+
+def _records(path: pathlib.Path) -> Iterator[tuple[dict[str, str], bool]]:
+  """Yields each row as text by column, and whether it is complete."""
   if not path.exists():
-    return []
-  with path.open(newline="", encoding="utf-8") as file:
-    return [
-      {name: _parse(name, text) for name, text in row.items()}
-      for row in csv.DictReader(file)
-    ]
+    return
+  content = path.read_bytes()
+  ended = content.endswith(b"\n")
+  try:
+    # What is cut short may end within a character.
+    text = content.decode("utf-8", "strict" if ended else "ignore")
+  except UnicodeDecodeError as error:
+    raise ValueError(f"{path} is not UTF-8: {error}") from None
+  columns, *records = list(csv.reader(io.StringIO(text, newline=""))) or [[]]
+  for number, record in enumerate(records, start=1):
+    complete = len(record) == len(columns)
+    complete = complete and (ended or number < len(records))
+    if record:
+      yield dict(zip(columns, record, strict=False)), complete
 
 
 def append(path: pathlib.Path, row: Row) -> None:
   """Adds a row, in place of an earlier one with its key, in one step.
 
   Args:
-    path: the `runs.csv`; made if missing. A column that it lacks is added.
-    row: as `make` returns it.
+    path: Path of the `runs.csv`. A file or a column that is missing is added.
+    row: Row of the run, as `make` returns it.
   """
   with disk.locked(path.with_name(f".{path.name}.lock")):
     rows = [old for old in read(path) if old["key"] != row["key"]]
@@ -189,7 +229,12 @@ def append(path: pathlib.Path, row: Row) -> None:
 
 
 def write(path: pathlib.Path, rows: list[Row]) -> None:
-  """Writes a CSV file whole or not at all; a row may lack columns."""
+  """Writes a CSV file, whole or not at all.
+
+  Args:
+    path: Path of the file to write.
+    rows: Rows, which need not have the same columns.
+  """
   columns = list(dict.fromkeys(name for row in rows for name in row))
   text = io.StringIO()
   writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -217,5 +262,5 @@ def _parse(name: str, text: str) -> Any:
 
 
 def status_of(workdir: pathlib.Path) -> dict[str, Any]:
-  """What `status.json` of a run says; empty if it has not begun."""
+  """Returns the content of `status.json`; empty if the run has not begun."""
   return disk.read_json(workdir / "status.json") or {}

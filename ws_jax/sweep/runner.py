@@ -121,10 +121,8 @@ def choose(
   Raises:
     ValueError: as `run_sweep`.
   """
-  # All of them first: a misspelt key should end the sweep in a second, not
-  # after the runs that come before it.
-  configs = [config_of(config, run) for run in runs]
-  # The same for data that are not there: not a failure of each of the runs.
+  configs = check(config, runs)
+  # Data that are not there end the sweep too, instead of failing every run.
   for name, folder in {(c.data.name, c.data.dir) for c in configs}:
     data.check_dataset(name, folder)
   (out / ".locks").mkdir(parents=True, exist_ok=True)
@@ -136,6 +134,24 @@ def choose(
       if row["status"] == "failed" and row["key"] in {run.key for run in runs}:
         rows_lib.append(out / "runs.csv", row | {"status": "interrupted"})
   return unfinished(runs, out)[:limit]
+
+
+def check(
+  config: ml_collections.ConfigDict, runs: Sequence[Run]
+) -> list[ml_collections.ConfigDict]:
+  """Returns the config of every run.
+
+  A misspelt key or a value of a wrong type should end a sweep in a second, and
+  not after the runs that come before it.
+
+  Args:
+    config: Base config of the sweep.
+    runs: Runs of the sweep.
+
+  Raises:
+    ConfigError: An override names no key, or its value does not fit.
+  """
+  return [config_of(config, run) for run in runs]
 
 
 def give_up(run: Run, out: pathlib.Path, reason: str) -> Row | None:
@@ -212,7 +228,7 @@ def _run_one(
       stop = error
       outcome = {"status": "interrupted", "reason": str(error)}
     except Exception as error:  # One broken run must not cost the others.
-      (workdir / "error.txt").write_text(traceback.format_exc())
+      disk.write_text(workdir / "error.txt", traceback.format_exc())
       reason = f"{type(error).__name__}: {error}".splitlines()[0]
       outcome = {"status": "failed", "reason": reason}
   return _row(run, out, outcome), stop

@@ -137,13 +137,13 @@ class Fleet:
     env, cores = {}, None
     if self._machine:
       env, cores = shares.share(*self._machine, number, self._workers)
-    with log_of(self._out, number).open("a") as log, shares.pinned(cores):
+    with log_of(self._out, number).open("ab") as log, shares.pinned(cores):
       process = subprocess.Popen(
         self._command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=log,
-        text=True,
+        encoding="utf-8",
         env=os.environ | env,
         # Ctrl-C is for the parent, which then asks each worker to stop, once.
         start_new_session=True,
@@ -189,7 +189,7 @@ def work(
   # That of a cluster is for the parent; its processes all receive it.
   signal.signal(signal.SIGUSR2, signal.SIG_IGN)
   # Whatever else is printed shall not mix with what the parent reads.
-  answers = os.fdopen(os.dup(1), "w")
+  answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
   os.dup2(2, 1)
 
   def tell(run: Run, row: rows_lib.Row | None) -> None:

@@ -26,4 +26,5 @@ __getattr__, __dir__ = lazy.attributes(
     "load_run": "ws_jax.train.trained",
     "train_and_evaluate": "ws_jax.train.loop",
   },
+  extra="train",
 )

@@ -28,14 +28,16 @@ def configure() -> str:
   """What a program that trains sets up, once, before it does anything.
 
   Returns:
-    A line that says what was set, for the program to announce.
+    Lines that say what was set, for the program to announce.
   """
   said = [keep_freed_memory()]  # before all that starts the backend
   said += [f"compiled programs are kept in {enable_compilation_cache()}"]
   said += [native.enable()]
   if options := options_to_run_fast():
-    said += [f"{name}={value}" for name, value in options.items()]
-  return "; ".join(filter(None, said))
+    said += [
+      f"XLA's newer kernels for all but convolutions: {', '.join(options)}"
+    ]
+  return "\n".join(filter(None, said))
 
 
 def enable_compilation_cache() -> pathlib.Path:

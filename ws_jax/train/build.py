@@ -21,7 +21,7 @@ from ws_jax import data, models, tasks
 from ws_jax.base import names
 from ws_jax.data.memory import MemorySource
 from ws_jax.layers import norm
-from ws_jax.train import calling, optim, step
+from ws_jax.train import calling, optim, step, transfer
 
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 # Keys of a model that belong to its norm, and one that every model may have.
@@ -60,8 +60,6 @@ class Setup:
     state = step.init_state(self.program, arrays, self.config.seed, hyperparams)
     if self.init_from is None:
       return state
-    from ws_jax.train import transfer
-
     return transfer.start_from(
       state, self.init_from, tuple(self.config.init_skip)
     )
@@ -74,6 +72,7 @@ def start(
   task: Any = None,
   dataset: Any = None,
   optimizer: Any = None,
+  trains: bool = True,
 ) -> Setup:
   """Sets a run up.
 
@@ -86,14 +85,18 @@ def start(
       `test`.
     optimizer: Function in the place of `config.optim.name` that returns an
       optax transformation, as `optax.lion`.
+    trains: Whether the run is trained: then it may not see what it is
+      evaluated on.
 
   Raises:
     ConfigError: the configuration cannot be run; one line.
   """
   try:
-    config = with_objects(config, model=model, task=task, optimizer=optimizer)
+    config = _named(
+      config, model=model, task=task, data=dataset, optim=optimizer
+    )
     config_lib.check(config)
-    request = _request(config, dataset)
+    request = _request(config, dataset, trains)
     info = data.read_info(request)
     resolved = config_lib.resolve(
       config, num_examples=info.train_size, num_devices=jax.device_count()
@@ -101,9 +104,12 @@ def start(
     # For their errors; the number of outputs is not known before the task.
     build_model(resolved, num_outputs=info.num_classes or 1, model=model)
     parts = build_optimizer(resolved, optimizer)
-    init_from = _read_init(resolved)
     loaded = data.load(request)
     program = build_program(resolved, loaded, model, task, parts)
+    init_from = None
+    if resolved.init_from is not None:
+      init_from = transfer.read(resolved.init_from)
+      transfer.check(program, loaded, init_from, tuple(resolved.init_skip))
   except ValueError as error:
     # The user's mistake, as opposed to a ValueError from inside a running
     # program.
@@ -118,13 +124,12 @@ def start(
   return Setup(resolved, loaded, program, source, init_from)
 
 
-def with_objects(
+def _named(
   config: ml_collections.ConfigDict, **given: Any
 ) -> ml_collections.ConfigDict:
   """Returns a copy that names the objects given, for the record of the run."""
   config = config.copy_and_resolve_references()
   for section, one in given.items():
-    section = {"optimizer": "optim"}.get(section, section)
     if one is not None:
       config_lib.use_object(config, section, one)
   return config
@@ -246,7 +251,8 @@ def build_program(
     ema_decay=config.optim.ema_decay,
     divergence_factor=config.train.divergence_factor,
   )
-  if model is not None or ":" in f"{config.model.name}{config.task.name}":
+  own = model is not None or ":" in f"{config.model.name}{config.task.name}"
+  if own and dataset.train:
     check_program(program, dataset)
   return program
 
@@ -258,10 +264,7 @@ def check_program(program: step.Program, dataset: data.Dataset) -> None:
     ValueError: the model or the task raises, WS finds no kernel, a collection
       changes its shape in a step, or `sums` lacks an entry; one line.
   """
-  arrays = {
-    name: jax.ShapeDtypeStruct((2, *x.shape[1:]), x.dtype)
-    for name, x in dataset.train.items()
-  }
+  arrays = calling.abstract(dataset.train)
 
   def forward(arrays):
     indices = jnp.zeros((2,), jnp.int32)
@@ -312,7 +315,9 @@ def _(value: ml_collections.ConfigDict) -> Any:
   return value.to_dict()
 
 
-def _request(config: ml_collections.ConfigDict, dataset: Any) -> data.Request:
+def _request(
+  config: ml_collections.ConfigDict, dataset: Any, trains: bool
+) -> data.Request:
   c = config.data
   return data.Request(
     name=c.name if dataset is None else dataset,
@@ -322,12 +327,5 @@ def _request(config: ml_collections.ConfigDict, dataset: Any) -> data.Request:
     input_key=c.input_key,
     label_key=c.label_key,
     options=tasks.options(config.task.name, config.task),
+    may_overlap=not trains,
   )
-
-
-def _read_init(config: ml_collections.ConfigDict) -> dict[str, Any] | None:
-  if config.init_from is None:
-    return None
-  from ws_jax.train import transfer
-
-  return transfer.read(config.init_from)

@@ -9,7 +9,7 @@ function of the key given: no random state is kept.
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -78,6 +78,14 @@ class _Given:
   def __call__(self, rngs: nnx.Rngs) -> nnx.Module:
     del rngs
     return nnx.clone(self._module)
+
+
+def abstract(arrays: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
+  """Returns the shapes of arrays `[N, ...]` that have two examples each."""
+  return {
+    name: jax.ShapeDtypeStruct((2, *x.shape[1:]), x.dtype)
+    for name, x in arrays.items()
+  }
 
 
 def init(

@@ -8,6 +8,8 @@ whole or not at all.
 import dataclasses
 import json
 import pathlib
+import sys
+import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -162,6 +164,10 @@ class MetricWriter:
   """
 
   def __init__(self, workdir: pathlib.Path, step: int):
+    # Where TensorFlow is installed, TensorBoard would import it to open a file:
+    # that takes seconds, and prints. A module of this name tells it not to.
+    name = "tensorboard.compat.notf"
+    sys.modules.setdefault(name, types.ModuleType(name))
     from tensorboard.summary import Writer
 
     path = workdir / "metrics.jsonl"

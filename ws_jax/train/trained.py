@@ -13,7 +13,8 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ws_jax import config as config_lib
-from ws_jax import data, weights
+from ws_jax import data as data_lib
+from ws_jax import weights
 from ws_jax.base import disk
 from ws_jax.train import build, calling
 from ws_jax.train import step as steps
@@ -32,8 +33,7 @@ class Trained:
     params: Raw parameters, in host memory: the moving average if the run kept
       one.
     model_state: The model's other collections, as running statistics.
-    classes: Names of the classes; empty if the data had none.
-    input_shape: Shape of one input.
+    data: Names, shapes and classes of the data that it was trained on.
   """
 
   config: ml_collections.ConfigDict
@@ -41,8 +41,17 @@ class Trained:
   step: int
   params: PyTree
   model_state: PyTree
-  classes: tuple[str, ...]
-  input_shape: tuple[int, ...]
+  data: data_lib.Info
+
+  @property
+  def classes(self) -> tuple[str, ...]:
+    """Names of the classes; empty if the data had none."""
+    return self.data.classes
+
+  @property
+  def input_shape(self) -> tuple[int, ...]:
+    """Shape of one input."""
+    return tuple(self.data.input_shape)
 
   @functools.cached_property
   def variables(self) -> PyTree:
@@ -69,7 +78,10 @@ class Trained:
       )
     variables = dict(self.variables)
     params = variables.pop("params")
-    return np.asarray(_outputs(self.program, params, variables, inputs))
+    arrays = {self.data.input_key: inputs}
+    # Nothing reads labels here, but a task takes them along.
+    arrays[self.data.label_key] = np.zeros(len(inputs), np.int32)
+    return np.asarray(_outputs(self.program, params, variables, arrays))
 
   def evaluate(
     self, overrides: Iterable[tuple[str, str]] = ()
@@ -84,8 +96,15 @@ class Trained:
       ConfigError: the data are not there, or do not fit.
     """
     config = self.config.copy_and_resolve_references().unlock()
-    setup = build.start(config_lib.apply_texts(config, overrides))
-    return _evaluate(setup, self)
+    changed = config_lib.apply_texts(config, overrides)
+    setup = build.start(changed, trains=False)
+    everywhere = NamedSharding(self.program.mesh, PartitionSpec())
+    params, model_state = jax.device_put(
+      (self.params, self.model_state), everywhere
+    )
+    batches = setup.source.batches(changed.data.eval_batch_size)
+    # By its own task: with the mean and deviation of what it was trained on.
+    return steps.evaluate_params(self.program, params, model_state, batches)
 
 
 def load_run(path: str | pathlib.Path) -> Trained:
@@ -129,45 +148,25 @@ def load_run(path: str | pathlib.Path) -> Trained:
     step=step,
     params=variables.pop("params"),
     model_state=variables,
-    classes=dataset.info.classes,
-    input_shape=dataset.info.input_shape,
+    data=dataset.info,
   )
 
 
-def _described(saved: Mapping[str, Any]) -> data.Dataset:
+def _described(saved: Mapping[str, Any]) -> data_lib.Dataset:
   """Returns a data set without examples, from what `status.json` says of it."""
   saved = {
     name: tuple(x) if isinstance(x, list) else x for name, x in saved.items()
   }
   mean, std = saved.pop("mean"), saved.pop("std")
-  info = data.Info(**saved)
-  return data.Dataset(info=info, train={}, test={}, mean=mean, std=std)
+  info = data_lib.Info(**saved)
+  return data_lib.Dataset(info=info, train={}, test={}, mean=mean, std=std)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _outputs(program, params, model_state, inputs):
-  key = program.task.input_key
-  batch = program.task.batch(
-    {key: inputs, **_blanks(program, len(inputs))},
-    jnp.arange(len(inputs)),
-    None,
-  )
+def _outputs(program, params, model_state, arrays):
+  size = len(jax.tree.leaves(arrays)[0])
+  batch = program.task.batch(arrays, jnp.arange(size), None)
   outputs, _ = calling.apply(
     program.model, params, model_state, batch["inputs"], train=False
   )
   return outputs
-
-
-def _blanks(program: steps.Program, size: int) -> dict[str, jax.Array]:
-  """Returns labels for inputs that have none; nothing reads them."""
-  label = getattr(program.task, "label_key", None)
-  return {label: jnp.zeros((size,), jnp.int32)} if label else {}
-
-
-def _evaluate(setup: build.Setup, run: Trained) -> dict[str, float]:
-  everywhere = NamedSharding(setup.program.mesh, PartitionSpec())
-  params, model_state = jax.device_put(
-    (run.params, run.model_state), everywhere
-  )
-  batches = setup.source.batches(setup.config.data.eval_batch_size)
-  return steps.evaluate_params(setup.program, params, model_state, batches)

@@ -4,11 +4,13 @@ import fnmatch
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ws_jax import weights
 from ws_jax.core.kernels import path_string
-from ws_jax.train.step import TrainState
+from ws_jax.train import calling
+from ws_jax.train.step import Program, TrainState
 
 PyTree = Any
 
@@ -32,6 +34,29 @@ def read(path: str) -> dict[str, PyTree]:
   except FileNotFoundError as error:
     raise ValueError(f"init_from={path}: {error}") from error
   return tree if "params" in tree else {"params": tree}
+
+
+def check(
+  program: Program,
+  dataset: Any,
+  given: dict[str, PyTree],
+  skip: tuple[str, ...] = (),
+) -> None:
+  """Refuses what `start_from` would refuse; nothing is computed.
+
+  Raises:
+    ValueError: as `start_from`.
+  """
+
+  def fresh(arrays):
+    indices = jnp.zeros((1,), jnp.int32)
+    inputs = program.task.batch(arrays, indices, None)["inputs"]
+    return calling.init(program.model, jax.random.key(0), inputs)
+
+  params, others = jax.eval_shape(fresh, calling.abstract(dataset.train))
+  for name, tree in {"params": params, **others}.items():
+    if name in given:
+      _matched(name, tree, given[name], skip)
 
 
 def start_from(
@@ -65,39 +90,44 @@ def _exchanged(
   what: str, fresh: PyTree, given: PyTree, skip: tuple[str, ...]
 ) -> PyTree:
   """Returns `fresh` with the arrays given, on the devices it is on."""
-  arrays = {
-    path_string(path): leaf for path, leaf in jax.tree.leaves_with_path(given)
-  }
-  problems, seen = [], set()
+  arrays = _matched(what, fresh, given, skip)
 
   def pick(path, leaf):
     name = path_string(path)
-    seen.add(name)
-    if any(fnmatch.fnmatchcase(name, glob) for glob in skip):
-      return leaf
     if name not in arrays:
-      problems.append(f"{name} is missing")
       return leaf
-    array = np.asarray(arrays[name])
-    if array.shape != leaf.shape:
-      shapes = f"{list(array.shape)}, not {list(leaf.shape)}"
-      problems.append(f"{name} is of shape {shapes}")
-      return leaf
-    return jax.device_put(array.astype(leaf.dtype), leaf.sharding)
+    array = np.asarray(arrays[name]).astype(leaf.dtype)
+    return jax.device_put(array, leaf.sharding)
 
-  tree = jax.tree_util.tree_map_with_path(pick, fresh)
+  return jax.tree_util.tree_map_with_path(pick, fresh)
+
+
+def _matched(
+  what: str, fresh: PyTree, given: PyTree, skip: tuple[str, ...]
+) -> dict[str, Any]:
+  """Returns the arrays that take the place of fresh ones, by path."""
+  kept = lambda name: any(fnmatch.fnmatchcase(name, glob) for glob in skip)
+  by_path = lambda tree: {
+    path_string(path): leaf
+    for path, leaf in jax.tree.leaves_with_path(tree)
+    if not kept(path_string(path))
+  }
+  wanted, arrays = by_path(fresh), by_path(given)
+  problems = [f"{name} is missing" for name in wanted.keys() - arrays.keys()]
+  problems += [f"{name} has no place" for name in arrays.keys() - wanted.keys()]
   problems += [
-    f"{name} has no place"
-    for name in sorted(arrays.keys() - seen)
-    if not any(fnmatch.fnmatchcase(name, glob) for glob in skip)
+    f"{name} is of shape {list(arrays[name].shape)}, not {list(leaf.shape)}"
+    for name, leaf in wanted.items()
+    if name in arrays and arrays[name].shape != leaf.shape
   ]
   if problems:
+    problems.sort()
     more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
     raise ValueError(
       f"init_from does not fit {what}: {'; '.join(problems[:8])}{more}. Leave"
       " arrays fresh with init_skip, as init_skip=('head/*',)"
     )
-  return tree
+  return arrays
 
 
 def _copy(tree: PyTree) -> PyTree:

@@ -8,6 +8,7 @@ import sys
 
 from ws_jax import weights
 from ws_jax.core import conventions, describe, fold
+from ws_jax.weights import predict
 
 _SOURCE = "a run's workdir, an orbax folder, a .npz or a .safetensors file"
 _CONVENTIONS = f"one of {', '.join(conventions.CONVENTIONS)}"
@@ -92,6 +93,13 @@ def _parser() -> argparse.ArgumentParser:
     "its own",
   )
   verb.set_defaults(run=_fold)
+  verb = verbs.add_parser(
+    "predict",
+    help="print the classes that a run sees in images",
+    description="Prints the most likely classes of each image.",
+  )
+  predict.add_arguments(verb)
+  verb.set_defaults(run=predict.run)
   return parser
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ws_jax.base import extras
 from ws_jax.core.conventions import CONVENTIONS, Convention, get_convention
 from ws_jax.core.kernels import path_string
 from ws_jax.weights import formats
@@ -222,6 +223,7 @@ def _read_orbax(
   path: pathlib.Path, keys: tuple[str, ...] = ("params",)
 ) -> PyTree:
   """Of a training state the parts named, of any other tree the whole."""
+  extras.need("train", by=f"the orbax folder {path}")
   from orbax.checkpoint import v1 as ocp
 
   folder = _newest_step(path.absolute())

@@ -1,0 +1,202 @@
+"""Groups the runs of a sweep into cells, and averages each over its seeds.
+
+A setting is what a sweep varies beside arm, learning rate and seed: batches,
+budgets, anything. A cell is a setting, an arm and a learning rate; its runs
+differ in their seed alone.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from ws_jax.report import analysis
+from ws_jax.report.metric import Metric
+from ws_jax.sweep.arms import arm_of, in_order
+from ws_jax.sweep.rows import Row, seconds
+
+# The runs of one arm in one setting, by learning rate.
+Grid = dict[Any, list[Row]]
+# The values of the keys that the sweep varies, in their order.
+Setting = tuple[Any, ...]
+Grids = dict[tuple[Setting, str], Grid]
+
+ENDS = ("done", "diverged", "failed", "interrupted", "missing")
+
+_RATE, _BASE_RATE = "optim.learning_rate", "optim.base_learning_rate"
+_NORM_BATCH = "model.norm_batch_size"
+_NOT_VARIED = {"model.norm", "model.ws", _RATE, _BASE_RATE, "seed"}
+# Columns that hold the number which a run resolved such an override to.
+_COLUMNS = {
+  "data.batch_size": "optimizer_batch",
+  "optim.micro_batch_size": "micro_batch",
+  _NORM_BATCH: "normalization_batch",
+}
+
+
+def overridden(rows: Iterable[Row]) -> list[str]:
+  """Returns the keys that any run overrides, in order of appearance."""
+  return list(dict.fromkeys(key for r in rows for key in json.loads(r["key"])))
+
+
+def rate_key(rows: Sequence[Row]) -> str:
+  """Returns the key of the learning rate that was varied.
+
+  It is the rate itself, or else the rate for each 256 examples.
+  """
+  keys = overridden(rows)
+  return _BASE_RATE if _BASE_RATE in keys and _RATE not in keys else _RATE
+
+
+def value(row: Row, key: str) -> Any:
+  """Returns the value of a key in a run.
+
+  It is None where the key means nothing to the arm of the run.
+  """
+  if key == _NORM_BATCH and row["model.norm"] != "batch":
+    return None
+  return row.get(_COLUMNS.get(key, key))
+
+
+def varied_keys(rows: Sequence[Row]) -> list[str]:
+  """Returns the keys, other than rate and seed, that vary within an arm.
+
+  A key that differs between arms alone, such as a number of groups, belongs to
+  the arm.
+  """
+  several = set()
+  keys = [key for key in overridden(rows) if key not in _NOT_VARIED]
+  first: dict[tuple[str, str], Any] = {}
+  for row in rows:
+    for key in keys:
+      seen = first.setdefault((key, arm_of(row)), value(row, key))
+      if seen != value(row, key):
+        several.add(key)
+  return [key for key in keys if key in several]
+
+
+def grids(rows: Sequence[Row], varied: Sequence[str]) -> Grids:
+  """Returns the runs of each setting and arm, by learning rate.
+
+  Settings, arms and rates are in the order of a table.
+  """
+  key = rate_key(rows)
+  arms = in_order({arm_of(row) for row in rows})
+  found: Grids = {}
+  for row in sorted(
+    rows,
+    key=lambda row: (
+      [_sortable(value(row, key)) for key in varied],
+      arms.index(arm_of(row)),
+      _sortable(row.get(key)),
+    ),
+  ):
+    setting = tuple(value(row, key) for key in varied)
+    grid = found.setdefault((setting, arm_of(row)), {})
+    grid.setdefault(row.get(key), []).append(row)
+  return found
+
+
+def _sortable(x: Any) -> tuple[bool, bool, Any]:
+  return x is None, isinstance(x, str), 0 if x is None else x
+
+
+def compatible(one: Setting, other: Setting) -> bool:
+  """Returns whether two settings agree in every key that both of them have."""
+  pairs = zip(one, other, strict=True)
+  return all(a == b or a is None or b is None for a, b in pairs)
+
+
+def settings(found: Iterable[Setting]) -> list[Setting]:
+  """Returns the settings to show.
+
+  A setting that leaves a key open is shown within those that do not.
+
+  Example:
+    >>> settings([(8, None), (8, 2), (8, 4)])
+    [(8, 2), (8, 4)]
+  """
+  unique = list(dict.fromkeys(found))
+  return [
+    one
+    for one in unique
+    if not any(
+      compatible(one, other) and one.count(None) > other.count(None)
+      for other in unique
+    )
+  ]
+
+
+def summarize(found: Grids, varied: Sequence[str], metric: Metric) -> list[Row]:
+  """Returns one row for each cell: the runs that differ in their seed alone.
+
+  Args:
+    found: Runs of each setting and arm, as `grids` returns them.
+    varied: Keys that make a setting, as `varied_keys` returns them.
+    metric: Metric of the sweep.
+
+  Returns:
+    A cell for each setting, arm and learning rate. It has `arm`,
+    `learning_rate`, the `varied` keys, the number of `runs` and how many of
+    them ended as each of `ENDS`. The mean over seeds and the sample standard
+    deviation (`_std`; None for one seed) are given of the metric, under its
+    own name, and of the test `loss`, both over the runs that are done, and of
+    `seconds` (compiling, training and evaluating). `relative_step` is a mean.
+  """
+  result = []
+  for (setting, arm), grid in found.items():
+    for rate, members in grid.items():
+      entry: Row = {"arm": arm, "learning_rate": rate}
+      entry |= dict(zip(varied, setting, strict=True)) | {"runs": len(members)}
+      for end in ENDS:
+        entry[end] = sum(row["status"] == end for row in members)
+      for name, column in measured(metric).items():
+        entry |= spread(name, by_seed(members, column).values())
+      entry["relative_step"] = number(step(members))
+      started = [row for row in members if row["status"] != "missing"]
+      entry |= spread("seconds", map(seconds, started))
+      result.append(entry)
+  return result
+
+
+def measured(metric: Metric) -> dict[str, str]:
+  """Returns the columns of a row that are averaged, by the name of the mean."""
+  return {metric.name: metric.column, "loss": "eval/loss"}
+
+
+def by_seed(members: Sequence[Row], column: str) -> dict[Any, float]:
+  """Returns the value of a column for each seed whose run is done.
+
+  Runs that differ only in keys that mean nothing to their arm are one run made
+  twice, and count as one.
+  """
+  return {
+    row["seed"]: row[column]
+    for row in members
+    if row["status"] == "done" and row.get(column) is not None
+  }
+
+
+def spread(name: str, values: Iterable[float]) -> Row:
+  """Returns mean and standard deviation, as the columns of that name."""
+  got = analysis.estimate(list(values))
+  return {name: number(got.mean), f"{name}_std": number(got.std)}
+
+
+def number(x: float) -> float | None:
+  """Returns the number, or None if it is not finite, as tables have it."""
+  return x if math.isfinite(x) else None
+
+
+def step(members: Sequence[Row]) -> float:
+  """Returns the mean relative step of runs, also of those that diverged later.
+
+  It is NaN if none is known.
+  """
+  steps = [known(row, "relative_step") for row in members]
+  return analysis.estimate(steps).mean
+
+
+def known(row: Row, name: str) -> float:
+  """Returns the value of a column, or NaN if the row has none."""
+  return float("nan") if row.get(name) is None else float(row[name])
