@@ -1,6 +1,7 @@
 """Text as data, and the two tasks on it."""
 
 import dataclasses
+import importlib.util
 import json
 import math
 import pathlib
@@ -12,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ws_jax import data, tasks
+from ws_jax.base import extras
 from ws_jax.data.text import Options, austen, documents, packing, tokenizers
+from ws_jax.train import step as steps
 
 SHARED = pathlib.Path(__file__).parents[2] / "shared" / "data"
 TEXT = "Ünïcode, naïve: “quoted” — and plain ASCII; the end.\n" * 30
@@ -255,8 +258,15 @@ def test_a_vocabulary_that_is_too_small_is_refused(pieces):
 
 
 def test_without_the_library_the_extra_is_named(monkeypatch):
-  monkeypatch.setitem(__import__("sys").modules, "sentencepiece", None)
-  with pytest.raises(data.DataError, match=r"pip install 'ws_jax\[text\]'"):
+  find_spec = importlib.util.find_spec
+  monkeypatch.setattr(
+    importlib.util,
+    "find_spec",
+    lambda name: None if name == "sentencepiece" else find_spec(name),
+  )
+  with pytest.raises(
+    extras.MissingExtra, match=r"pip install 'ws_jax\[text\]'"
+  ):
     tokenizers.make("pieces", [b"text"], 300, "mine")
 
 
@@ -443,13 +453,12 @@ def test_the_language_model_counts_each_token_but_the_special_one(tmp_path):
   dataset = load(str(path), length=16)
   task = tasks.create("language_model", dataset, z_loss=0.0)
   assert task.num_outputs == 257
-  assert task.tokens_per_byte == (1.0, 1.0)
   indices = jnp.arange(len(dataset.test["bytes"]))
   batch = task.batch(dataset.test, indices, None)
   logits = jnp.zeros((*batch["targets"].shape, 257))
   sums = task.sums(logits, batch, jnp.ones(len(indices)), False)
   assert float(sums["count"]) == dataset.test["bytes"].sum()
-  bits = float(sums["bits_per_byte"] / sums["count"])
+  bits = steps.means(sums)["bits_per_byte"]
   assert bits == pytest.approx(math.log2(257), rel=1e-5)
 
 
@@ -459,8 +468,9 @@ def test_sums_of_the_language_model_against_float64(training):
   logits = rng.normal(0, 3, (4, 6, 5)).astype(np.float32)
   targets = rng.integers(0, 5, (4, 6))
   mask = np.array([1, 0, 1, 1], np.float32)
-  task = tasks.LanguageModel("", 5, tokens_per_byte=(0.25, 0.5), z_loss=0.1)
-  batch = {"targets": jnp.asarray(targets)}
+  task = tasks.LanguageModel("", 5, z_loss=0.1)
+  size = np.array([10, 20, 30, 40])
+  batch = {"targets": jnp.asarray(targets), "bytes": jnp.asarray(size)}
   sums = task.sums(jnp.asarray(logits), batch, jnp.asarray(mask), training)
 
   wide = logits.astype(np.float64)
@@ -469,38 +479,37 @@ def test_sums_of_the_language_model_against_float64(training):
   kept = mask[:, None] * (targets != 4)
   total = (kept * nats).sum()
   loss = total + (0.1 * (kept * log_z**2).sum() if training else 0.0)
-  bits = total / math.log(2) * (0.25 if training else 0.5)
+  bits = total / math.log(2)
   assert float(sums["loss"]) == pytest.approx(loss, rel=1e-5)
   assert float(sums["bits_per_byte"]) == pytest.approx(bits, rel=1e-5)
+  assert float(sums["bits_per_byte_count"]) == 80
   assert float(sums["count"]) == kept.sum()
+  assert steps.means(sums)["bits_per_byte"] == pytest.approx(bits / 80)
 
 
 def test_bits_per_byte_are_exact_whatever_the_tokenizer(pieces):
-  """All bits of the text over its bytes, not a mean over tokens."""
+  """All bits of the text over its bytes, not a mean over tokens or batches."""
   dataset = load("austen", tokenizer="pieces", vocabulary=512, length=50)
   task = tasks.create("language_model", dataset)
-  rows = dataset.test["tokens"]
-  special = task.num_outputs - 1
-  kept = rows[:, 1:] != special
-  # Logits that make the nats of a token depend on the token.
-  nats = np.log(np.arange(task.num_outputs) + 2.0)
-  batch = {"targets": jnp.asarray(rows[:, 1:].astype(np.int32))}
-  log_p = -nats - 50.0
-  log_p[special] = np.log1p(-np.exp(log_p[:-1]).sum())
-  logits = np.broadcast_to(log_p, (*kept.shape, len(log_p))).astype(np.float32)
-  total = count = 0.0
-  for i in range(0, len(rows), 500):
-    part = {"targets": batch["targets"][i : i + 500]}
-    sums = task.sums(
-      jnp.asarray(logits[i : i + 500]),
-      part,
-      jnp.ones(len(part["targets"])),
-      False,
-    )
-    total += float(sums["bits_per_byte"])
-    count += float(sums["count"])
-  expected = -log_p[rows[:, 1:][kept]].sum() / math.log(2)
-  assert total / count == pytest.approx(expected / 466_854, rel=1e-4)
+  # Logits, the same everywhere, by which tokens cost different numbers of bits.
+  rng = np.random.default_rng(0)
+  logits = rng.normal(0, 1, task.num_outputs).astype(np.float32)
+  total: dict[str, float] = {}
+  for start in range(0, len(dataset.test["bytes"]), 700):
+    rows = {k: x[start : start + 700] for k, x in dataset.test.items()}
+    batch = task.batch(rows, jnp.arange(len(rows["bytes"])), None)
+    outputs = np.broadcast_to(logits, (*batch["targets"].shape, len(logits)))
+    mask = jnp.ones(len(rows["bytes"]))
+    sums = task.sums(jnp.asarray(outputs), batch, mask, False)
+    total = {k: total.get(k, 0.0) + float(x) for k, x in sums.items()}
+  tokens = predicted(dataset.test["tokens"], task.num_outputs - 1)
+  wide = logits.astype(np.float64)
+  nats = np.log(np.exp(wide).sum()) - wide[tokens]
+  expected = nats.sum() / math.log(2) / 466_854
+  assert steps.means(total)["bits_per_byte"] == pytest.approx(
+    expected, rel=1e-5
+  )
+  assert steps.means(total)["loss"] == pytest.approx(nats.mean(), rel=1e-5)
 
 
 def test_text_classification_gives_tokens_and_labels(clinc):

@@ -9,7 +9,8 @@ dataclass (a static argument of `jax.jit`) with two methods and a constant:
 - `sums(outputs, batch, mask, training)` returns a dict of float32 scalars, each
   a sum over the examples (or tokens) that `mask` [B] keeps, with their number
   as `count`. `loss` is what training minimises, divided by `count`; the others
-  are the metrics, divided by `count` as well.
+  are the metrics, divided by `count` as well, or by a count of their own: that
+  of `bits_per_byte` is `bits_per_byte_count`, where there is one.
 - `METRIC` says which metric decides, and in which direction.
 
 Metrics beside `METRIC` are named in a tuple `metrics`. A task that needs

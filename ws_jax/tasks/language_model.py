@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ws_jax.base import keys
 from ws_jax.data import text
@@ -28,8 +27,6 @@ class LanguageModel:
   Attributes:
     tokenizer: Tokenizer as one text, which generation needs.
     num_outputs: Number of tokens; the last one is the special token.
-    tokens_per_byte: Tokens for each byte of the training and of the evaluation
-      text, by which nats per token become bits per byte; 1.0 for bytes.
     z_loss: Factor of the square of log Z in the training loss (Chowdhery et al.
       2022, 2204.02311, sec. 5): it keeps logits small. Never in the evaluation.
     input_key: Name of the tokens in the data.
@@ -38,12 +35,12 @@ class LanguageModel:
 
   tokenizer: str = dataclasses.field(repr=False)
   num_outputs: int
-  tokens_per_byte: tuple[float, float] = (1.0, 1.0)
   z_loss: float = 0.0
   input_key: str = "tokens"
   label_key: str = "bytes"
 
   METRIC: ClassVar[Metric] = Metric("bits_per_byte", "min", "bits per byte")
+  metrics: ClassVar[tuple[str, ...]] = ("bits_per_byte", "bits_per_byte_count")
   KEYS: ClassVar[dict[str, keys.Key]] = {
     "tokenizer": keys.text("bytes", "bytes, or pieces (sentencepiece)"),
     "vocabulary": keys.integer(
@@ -83,24 +80,20 @@ class LanguageModel:
         f"data set {dataset.info.name!r} is no text that a language model can "
         "be trained on"
       )
-    tokenizer = tokenizers.load(saved)
-    return cls(
-      tokenizer=saved,
-      num_outputs=tokenizer.size,
-      tokens_per_byte=(
-        _tokens_per_byte(dataset.train, tokenizer.size - 1),
-        _tokens_per_byte(dataset.test, tokenizer.size - 1),
-      ),
-      z_loss=z_loss,
-    )
+    size = tokenizers.load(saved).size
+    return cls(tokenizer=saved, num_outputs=size, z_loss=z_loss)
 
   def batch(
     self, arrays: Any, indices: jax.Array, key: jax.Array | None
   ) -> Batch:
-    """Returns `inputs` and `targets`, both [B, length] int32."""
+    """Returns `inputs` and `targets` [B, length] and `bytes` [B], int32."""
     del key
     rows = jnp.take(arrays[self.input_key], indices, axis=0).astype(jnp.int32)
-    return {"inputs": rows[:, :-1], "targets": rows[:, 1:]}
+    return {
+      "inputs": rows[:, :-1],
+      "targets": rows[:, 1:],
+      "bytes": jnp.take(arrays[self.label_key], indices, axis=0),
+    }
 
   def sums(
     self, outputs: jax.Array, batch: Batch, mask: jax.Array, training: bool
@@ -114,10 +107,9 @@ class LanguageModel:
       training: Whether the z-loss is part of the loss.
 
     Returns:
-      `loss` in nats and `count` in tokens, and `bits_per_byte`, which divided
-      by `count` is exact for a whole text: the bits of all tokens over all
-      bytes. For a part of the training text it takes the tokens of the part to
-      be as long as those of the whole.
+      `loss` in nats for `count` tokens, and `bits_per_byte` in bits for
+      `bits_per_byte_count` bytes: whatever the tokenizer is, all bits of a text
+      are divided by all of its bytes.
     """
     logits, targets = outputs.astype(jnp.float32), batch["targets"]
     kept = mask[:, None] * (targets != self.num_outputs - 1)
@@ -128,20 +120,9 @@ class LanguageModel:
     loss = total
     if training and self.z_loss:
       loss += self.z_loss * jnp.sum(kept * log_z**2)
-    per_byte = self.tokens_per_byte[0 if training else 1] / math.log(2)
     return {
       "loss": loss,
-      "bits_per_byte": per_byte * total,
+      "bits_per_byte": total / math.log(2),
+      "bits_per_byte_count": jnp.sum(mask * batch["bytes"]),
       "count": jnp.sum(kept),
     }
-
-
-def _tokens_per_byte(arrays: Mapping[str, np.ndarray], special: int) -> float:
-  """Returns the tokens that count over the bytes they stand for.
-
-  NaN without examples: a run that is loaded to be used knows none.
-  """
-  if not arrays:
-    return math.nan
-  tokens = np.count_nonzero(arrays["tokens"][:, 1:] != special)
-  return tokens / int(arrays["bytes"].sum(dtype=np.int64))

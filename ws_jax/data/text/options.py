@@ -9,7 +9,8 @@ class Options:
 
   Attributes:
     labelled: True for short texts with a label each, False for documents.
-    tokenizer: name of `ws_jax.data.text.tokenizers.KINDS`.
+    tokenizer: name of `ws_jax.data.text.tokenizers.KINDS`, or the tokenizer
+      itself as its `save` writes it.
     vocabulary: largest number of tokens, the special ones included; "bytes"
       has 257 whatever is said here.
     length: number of tokens of a sequence. None, for labelled texts alone:

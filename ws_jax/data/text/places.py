@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Iterable
 from typing import Any
 
+from ws_jax.base import extras
 from ws_jax.data import find
 from ws_jax.data.request import DataError, Request
 
@@ -59,6 +60,7 @@ def open_prepared(path: pathlib.Path) -> Any:
   Raises:
     DataError: TFDS cannot read the folder.
   """
+  extras.need("data", by=f"data set {path}")
   import tensorflow_datasets as tfds
 
   try:

@@ -26,7 +26,7 @@ from typing import Any, ClassVar
 import numpy as np
 from absl import logging
 
-from ws_jax.base import disk, names
+from ws_jax.base import disk, extras, names
 from ws_jax.data.request import DataError
 
 KINDS = {
@@ -184,15 +184,17 @@ def make(
   """Returns a tokenizer, made from the texts of the training split.
 
   Args:
-    kind: name of `KINDS`.
+    kind: name of `KINDS`, or a tokenizer that `save` made a text of.
     texts: the texts.
     vocabulary: largest number of tokens, the special ones included.
     where: the source, for messages.
 
   Raises:
-    DataError: an unknown kind, a vocabulary that is too small, or the library
-      is not installed.
+    DataError: an unknown kind, or a vocabulary that is too small.
+    MissingExtra: the library is not installed.
   """
+  if ":" in kind:
+    return load(kind)
   if kind not in KINDS:
     raise DataError(f"unknown tokenizer {kind!r}: {names.suggest(kind, KINDS)}")
   if kind == "bytes":
@@ -314,10 +316,7 @@ def _text(content: bytes) -> str:
 
 
 def _sentencepiece() -> Any:
-  try:
-    import sentencepiece
-  except ModuleNotFoundError:
-    raise DataError(
-      "tokenizer=pieces needs sentencepiece: pip install 'ws_jax[text]'"
-    ) from None
+  extras.need("text", by="tokenizer=pieces")
+  import sentencepiece
+
   return sentencepiece
