@@ -194,6 +194,7 @@ EXTRAS = PROJECT["optional-dependencies"]
 NOT_IMPORTED = {"dev", "onednn", "test"}
 # Modules of packages that need not be installed for the tests.
 ABSENT = {
+  "sentencepiece": ["sentencepiece"],
   "tensorflow": ["tensorflow_cpu"],
   "timm": ["timm"],
   "torch": ["torch"],

@@ -364,7 +364,11 @@ def _read(read, declared, path, value):
 
 
 def _exchange(config: ml_collections.ConfigDict, section: str) -> None:
-  """Gives a section the keys of what it names; keeps values of shared keys."""
+  """Gives a section the keys of what it names.
+
+  A value of the old one stays where the new one has a key of that name and the
+  value is in its range.
+  """
   own = _OWNERS[section]
   try:
     declared = own(config[section].name)
@@ -375,7 +379,8 @@ def _exchange(config: ml_collections.ConfigDict, section: str) -> None:
     if name not in declared and f"{section}.{name}" not in fixed:
       del config[section][name]
   for name, one in declared.items():
-    if name not in config[section] or name == "kwargs":
+    kept = name in config[section] and name != "kwargs"
+    if not kept or not one.fits(config[section][name]):
       _set(config, f"{section}.{name}", one.default)
 
 

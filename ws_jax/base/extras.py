@@ -12,10 +12,12 @@ from collections.abc import Iterator
 
 # The modules of each extra, by which to see whether it is installed.
 MODULES = {
+  "audio": ("scipy", "soundfile"),
   "bench": ("timm", "torch"),
   "data": ("importlib_resources", "tensorflow_datasets"),
   "report": ("absl", "matplotlib", "ml_collections", "rich", "scipy"),
   "slurm": ("submitit",),
+  "text": ("sentencepiece",),
   "tf": ("requests", "tensorflow"),
   "train": ("PIL", "absl", "ml_collections", "orbax", "rich", "tensorboard"),
 }

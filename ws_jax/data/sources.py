@@ -9,7 +9,7 @@ import re
 import shlex
 from typing import Any
 
-from ws_jax.data import audio, find, folder, npz, objects, prepared
+from ws_jax.data import audio, find, folder, npz, objects, prepared, text
 from ws_jax.data.request import DataError, Request, Source
 
 EMBEDDED_PATH = pathlib.Path(__file__).with_name(f"{find.EMBEDDED}.npz")
@@ -25,6 +25,8 @@ _EMBEDDED_CLASSES = (
 def open_source(request: Request) -> Source:
   """Returns the source that the name in a request stands for."""
   name: Any = request.name
+  if isinstance(request.options, text.Options):
+    return text.open_source(request)
   if isinstance(name, os.PathLike):
     return _open_path(pathlib.Path(name), request)
   if not isinstance(name, str):

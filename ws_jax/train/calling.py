@@ -19,6 +19,7 @@ from flax import nnx
 
 import ws_jax
 import ws_jax.nnx
+from ws_jax.core.kernels import by_path
 
 PyTree = Any
 
@@ -180,7 +181,11 @@ def effective_params(
     return params
   where, axes = selection(model, globs)
   return ws_jax.weight_standardize(
-    params, where=where, axes=axes, convention=convention
+    params,
+    where=where,
+    axes=axes,
+    convention=convention,
+    gains=_gains(params, where, axes),
   )
 
 
@@ -192,6 +197,28 @@ def selection(
   if isinstance(model, NNXModel):
     where, axes = ws_jax.nnx.selectors(_abstract(model))
   return ws_jax.matching(*globs) if globs else where, axes
+
+
+def _gains(
+  params: PyTree, where: ws_jax.Selector, axes: ws_jax.Axes
+) -> dict[str, jax.Array] | None:
+  """Returns the gain of each kernel that has one, the leaf `gain` beside it.
+
+  Norm-free nets have them: the effective kernel holds its gain, and the module
+  applies the kernel alone. A kernel without gets ones, where another has one.
+  """
+  beside = {
+    path.removesuffix("/gain"): leaf
+    for path, leaf in by_path(params).items()
+    if path.endswith("/gain")
+  }
+  if not beside:
+    return None
+  gains = ws_jax.init_gains(params, where=where, axes=axes)
+  return {
+    path: beside.get(path.removesuffix("/kernel"), ones)
+    for path, ones in gains.items()
+  }
 
 
 @functools.cache
