@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from ws_jax.base import extras
 from ws_jax.data.request import DataError, check_memory
 
 _SHOWN = 10  # Files that a warning names.
@@ -209,13 +210,11 @@ def tell(
 
 
 def _soundfile() -> Any:
+  extras.need("audio", by="a folder of audio files")
   try:
     return importlib.import_module("soundfile")
-  except (ImportError, OSError) as error:  # OSError: no libsndfile beside it.
-    raise DataError(
-      f"audio files are decoded by soundfile, which is missing ({error}): type"
-      f" {sys.executable} -m pip install soundfile"
-    ) from error
+  except OSError as error:  # no libsndfile beside it
+    raise DataError(f"soundfile cannot be loaded: {error}") from error
 
 
 def _each(
