@@ -287,7 +287,7 @@ def _affine_params(module, x):
 
 
 def _channelwise(x, mean, factor, bias):
-  """Returns `(x - mean) * factor + bias` in float32.
+  """Returns `(x - mean) * factor + bias` in float32, or in x's wider dtype.
 
   Args:
     x: Array `[B, ..., C]`.
@@ -297,7 +297,8 @@ def _channelwise(x, mean, factor, bias):
   """
   shape = (1,) * (x.ndim - 1) + (-1,)
   mean, factor, bias = (v.reshape(shape) for v in (mean, factor, bias))
-  return (x.astype(jnp.float32) - mean) * factor + bias
+  wide = jnp.promote_types(x.dtype, jnp.float32)
+  return (x.astype(wide) - mean) * factor + bias
 
 
 def _count_groups(channels, num_groups, channels_per_group):

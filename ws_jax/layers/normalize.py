@@ -19,11 +19,12 @@ def normalize(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Normalizes, scales and shifts, with statistics of the values themselves.
 
-  The statistics are float32 and free of cancellation: an input of mean 100 and
-  deviation 0.01, where `mean(x * x) - mean(x) ** 2` has no correct digit, comes
-  out right. The backward pass is written out: it keeps `x` itself and the
-  statistics, and reads each large array as few times as possible. On a CPU both
-  passes are C++ if the program has asked for it (`ws_jax.layers.native`).
+  The statistics are float32 (float64 for such an input) and free of
+  cancellation: an input of mean 100 and deviation 0.01, where
+  `mean(x * x) - mean(x) ** 2` has no correct digit, comes out right. The
+  backward pass is written out: it keeps `x` itself and the statistics, and
+  reads each large array as few times as possible. On a CPU both passes are C++
+  if the program has asked for it (`ws_jax.layers.native`).
 
   Args:
     x: Array `[B, ..., C]` of any float dtype.
@@ -104,11 +105,15 @@ normalize.defvjp(_forward, _backward)
 
 
 def _rows(x, examples):
-  """Returns x as float32 `[B / examples, values of a channel, C]`."""
+  """Returns x as `[B / examples, values of a channel, C]`.
+
+  It is float32, or the dtype of x if that is wider.
+  """
   channels = x.shape[-1]
   batches = x.shape[0] // examples
   values = x.size // (batches * channels)
-  return x.reshape(batches, values, channels).astype(jnp.float32)
+  wide = jnp.promote_types(x.dtype, jnp.float32)
+  return x.reshape(batches, values, channels).astype(wide)
 
 
 def _mean(rows):
