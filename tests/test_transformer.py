@@ -11,6 +11,7 @@ import pytest
 
 import ws_jax
 from ws_jax import models
+from ws_jax.layers import attention
 from ws_jax.models import transformer
 
 VOCABULARY = 11  # 10 begins a document, or fills a text up.
@@ -51,6 +52,17 @@ def filled(model, tokens):
     return jnp.asarray(numbers, jnp.float32)
 
   return jax.tree_util.tree_map_with_path(fill, shapes)
+
+
+def test_long_rows_are_computed_in_parts_to_the_same_logits(monkeypatch):
+  tokens = jax.random.randint(jax.random.key(0), (2, 64), 0, VOCABULARY)
+  model = decoder()
+  variables = filled(model, tokens)
+  got = model.apply(variables, tokens)
+  monkeypatch.setattr(attention, "causal_parts", lambda length: 1)
+  expected = model.apply(variables, tokens)
+  scale = float(jnp.abs(expected).max())
+  np.testing.assert_allclose(got / scale, expected / scale, atol=3e-5)
 
 
 @pytest.fixture
@@ -148,13 +160,32 @@ def test_a_token_sees_neither_what_comes_later_nor_other_documents(tokens):
   assert changed_by(8) == [8, 9, 10, 11]
 
 
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_attention_in_parts_is_that_of_jax(parts):
+  keys = jax.random.split(jax.random.key(0), 3)
+  arrays = [jax.random.normal(key, (2, 8, 3, 4)) for key in keys]
+  mask = np.tril(np.ones((2, 1, 8, 8), bool))
+  mask[1, 0, 5:, :5] = False  # the second text is two documents
+  mask = jnp.asarray(mask)
+  ours = lambda q, k, v: attention.attend(q, k, v, mask, parts)
+  theirs = lambda q, k, v: jax.nn.dot_product_attention(q, k, v, mask=mask)
+
+  def slopes(attend):
+    loss = lambda *arrays: (attend(*arrays) ** 2).sum()
+    return jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(*arrays)
+
+  np.testing.assert_allclose(ours(*arrays), theirs(*arrays), atol=1e-5)
+  for got, expected in zip(slopes(ours), slopes(theirs), strict=True):
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_rotary_products_depend_on_distance_alone():
   query = jax.random.normal(jax.random.key(0), (1, 1, 2, 8))
   key = jax.random.normal(jax.random.key(1), (1, 1, 2, 8))
 
   def product(a, b):
     turned = [
-      transformer.rotate(x, jnp.array([place]))
+      attention.rotate(x, jnp.array([place]))
       for x, place in ((query, a), (key, b))
     ]
     return np.asarray((turned[0] * turned[1]).sum(-1))

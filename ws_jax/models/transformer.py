@@ -22,6 +22,7 @@ from jax.typing import DTypeLike
 
 from ws_jax.base import keys
 from ws_jax.base.names import lookup
+from ws_jax.layers import attention
 from ws_jax.models import common
 
 MODELS = {
@@ -47,7 +48,6 @@ KEYS = {
   "dropout": keys.number(0.0, "part of each branch that is dropped", below=1),
   **common.DTYPE_KEYS,
 }
-_ROTARY_BASE = 10_000.0  # The longest wave length over 2 pi, in positions.
 
 # As in GPT-2: with a tied head the first logits are small.
 _small = nn.initializers.normal(0.02)
@@ -192,15 +192,18 @@ class TransformerLM(nn.Module):
     )
     start = 0 if cache is None else cache.length
     places = start + jnp.arange(tokens.shape[1])
-    mask = _causal(places, cache)
+    seen = places if cache is None else jnp.arange(cache.keys.shape[2])
+    mask = attention.causal(places, seen)
+    parts = 1
     if cache is None:
-      mask &= _same_document(tokens == self.vocabulary - 1)
+      mask &= attention.same_document(tokens == self.vocabulary - 1)
+      parts = attention.causal_parts(tokens.shape[1])
     x = _with_positions(self, embed(tokens), places)
     x = shape.drop(x, train)
     kept = []
     for i in range(shape.layers):
       before = None if cache is None else (cache.keys[i], cache.values[i])
-      block = Block(shape, name=f"block{i + 1}")
+      block = Block(shape, parts, name=f"block{i + 1}")
       x, after = block(x, mask, places, train, before)
       kept.append(after)
     x = shape.normalize(x, "norm")
@@ -267,6 +270,7 @@ class Block(nn.Module):
   """Attention and an MLP, each added to what comes in."""
 
   shape: Shape
+  parts: int = 1
 
   @nn.compact
   def __call__(self, x, mask, places, train, cache=None):
@@ -281,7 +285,8 @@ class Block(nn.Module):
     """
     shape = self.shape
     y = shape.normalize(x, "attention_norm")
-    y, kept = Attention(shape, name="attention")(y, mask, places, cache)
+    attend = Attention(shape, self.parts, name="attention")
+    y, kept = attend(y, mask, places, cache)
     x += shape.drop(y, train)
     y = shape.normalize(x, "mlp_norm")
     x += shape.drop(MLP(shape, name="mlp")(y), train)
@@ -292,6 +297,7 @@ class Attention(nn.Module):
   """Attention with several heads."""
 
   shape: Shape
+  parts: int = 1
 
   @nn.compact
   def __call__(self, x, mask, places, cache=None):
@@ -305,12 +311,13 @@ class Attention(nn.Module):
       query = shape.normalize(query, "query_norm")
       key = shape.normalize(key, "key_norm")
     if shape.positions == "rotary":
-      query, key = rotate(query, places), rotate(key, places)
+      query = attention.rotate(query, places)
+      key = attention.rotate(key, places)
     if cache is not None:
       write = jax.lax.dynamic_update_slice_in_dim
       key = write(cache[0], key, places[0], axis=1)
       value = write(cache[1], value, places[0], axis=1)
-    x = jax.nn.dot_product_attention(query, key, value, mask=mask)
+    x = attention.attend(query, key, value, mask, self.parts)
     out = _dense(shape, shape.dim, "out", axis=(-2, -1), branch_end=True)
     return out(x), (key, value)
 
@@ -328,28 +335,6 @@ class MLP(nn.Module):
     return _dense(shape, shape.dim, "down", branch_end=True)(nn.gelu(x))
 
 
-def rotate(x: jax.Array, places: jax.Array) -> jax.Array:
-  """Turns each pair of channels by an angle that grows with the position.
-
-  The product of a query and a key then depends on their distance alone.
-
-  Args:
-    x: Queries or keys [B, T, heads, channels]; channel i and the one half of
-      the channels further are a pair.
-    places: Positions [T].
-
-  Returns:
-    Array of the shape and dtype of `x`.
-  """
-  half = x.shape[-1] // 2
-  rates = _ROTARY_BASE ** -(jnp.arange(half, dtype=jnp.float32) / half)
-  angles = (places[:, None] * rates[None, :])[None, :, None, :]
-  sin, cos = jnp.sin(angles), jnp.cos(angles)
-  a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-  turned = jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)
-  return turned.astype(x.dtype)
-
-
 def _with_positions(module, x, places):
   """Adds learned positions, if the module has them, to [B, T, dim]."""
   shape = module.shape
@@ -363,18 +348,6 @@ def _with_positions(module, x, places):
   else:
     table = module.get_variable("params", "positions")
   return x + jnp.take(table, places, axis=0).astype(x.dtype)[None]
-
-
-def _causal(places: jax.Array, cache: Cache | None) -> jax.Array:
-  """Returns whether a token sees a key, bool [1, 1, T, keys]."""
-  seen = places if cache is None else jnp.arange(cache.keys.shape[2])
-  return (seen[None, :] <= places[:, None])[None, None]
-
-
-def _same_document(begins: jax.Array) -> jax.Array:
-  """Returns whether two tokens are of one document, bool [B, 1, T, T]."""
-  number = jnp.cumsum(begins, axis=1)
-  return (number[:, :, None] == number[:, None, :])[:, None]
 
 
 def _dense(shape, features, name, axis=-1, branch_end=False):
