@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ws_jax import data
+from ws_jax.base import extras
 from ws_jax.data import audio, audio_files, audio_folder, audio_prepare
 
 RATE = 8000
@@ -442,8 +443,8 @@ def test_a_folder_that_cannot_be_prepared_says_why(folder, spoil, said):
 
 def test_a_missing_library_names_the_command(folder, monkeypatch):
   by_csv(folder)
-  monkeypatch.setitem(__import__("sys").modules, "soundfile", None)
-  with pytest.raises(data.DataError, match="pip install soundfile"):
+  monkeypatch.setitem(extras.MODULES, "audio", ("no_such_module",))
+  with pytest.raises(extras.MissingExtra, match=r"ws_jax\[audio\]"):
     prepare(folder)
 
 

@@ -223,8 +223,8 @@ def declared() -> set[str]:
   return modules_of().union(*map(modules_of, EXTRAS.keys() - NOT_IMPORTED))
 
 
-# Of scripts that make a committed file; their docstrings say how to get the
-# package.
+# Imported by scripts that make a committed file; their docstrings say how to
+# install it.
 ONCE = {"librosa"}
 
 

@@ -10,6 +10,14 @@ two keys the more explicit one wins when it is given: `*_steps` over
 files, and `resolved.py` checks them and derives numbers.
 """
 
+from ws_jax.base import extras
+
+try:
+  import ml_collections  # noqa: F401
+except ModuleNotFoundError:
+  extras.need("train", by="ws_jax.config")
+  raise
+
 from ws_jax.config.files import find, load
 from ws_jax.config.overrides import (
   apply,
