@@ -62,6 +62,12 @@ def read_published(
   if path.suffix not in formats.SUFFIXES:
     raise ValueError(f"{path}: must be a .npz or a .safetensors file")
   arrays = formats.read(path)
+  for name, array in arrays.items():
+    if not isinstance(array, np.ndarray):
+      raise ValueError(
+        f"{path}: {name} is no array: is it a file of PyTorch, a pickle, by"
+        " another name?"
+      )
   settings: dict[str, Any] = {}
   if "norm" in takes and any(name.endswith("running_mean") for name in arrays):
     settings["norm"] = NormSpec("batch")

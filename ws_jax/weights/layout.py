@@ -120,7 +120,7 @@ def take(
         )
         continue
       used.append((theirs, path))
-      put(variables, path, array.astype(leaf.dtype))
+      put(variables, path, array.astype(leaf.dtype, copy=False))
   if problems:
     raise ValueError(f"does not fit the model: {listing(problems, '; ')}")
   taken = {theirs for theirs, _ in used}
