@@ -12,7 +12,9 @@ Arms: `:norm=batch,ws=false` is BN, `:ws=false` is GN. Other networks:
 `:model=tc_resnet14`, `:model=ds_cnn_s,bands=10,window_ms=40,hop_ms=20`,
 `:model=res15,num_groups=9`. Rates are tuned on `--config.data.eval_split=val`.
 
-A linear probe on log-mel features has 84 %. Not measured yet.
+A linear probe on log-mel features has 84 %. A pilot of GN+WS, one seed, with
+`epochs=20`: 94.5 % on val and 96.9 % on test, 100 seconds of processor time.
+The arms at their own best rates are not measured yet.
 """
 
 from ws_jax import config as base
