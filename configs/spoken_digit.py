@@ -1,13 +1,15 @@
 """TC-ResNet8 on Free Spoken Digit: ten digits, one of five speakers left out.
 
 8 kHz; clips have 0.14 to 2.28 s, half of them under 0.4. The left-out speaker
-is theo unless `train_split` and `eval_split` say otherwise. Command, after
-`python scripts/prepare_data.py spoken_digit --seconds=1`:
+is theo unless `train_split` and `eval_split` say otherwise.
+
+Command, after `python scripts/prepare_data.py spoken_digit --seconds=1`:
 
     python -m ws_jax.main --config=configs/spoken_digit.py \
       --workdir=workdirs/spoken_digit
 
-Not measured yet.
+Expect: not measured yet.
+Time: not measured.
 """
 
 from ws_jax import config as base

@@ -1,12 +1,14 @@
-"""Prepares a TFDS set so that training can read it.
+"""Prepares a TFDS set, or a folder of audio, so that training can read it.
 
     python scripts/prepare_data.py cifar10
     python scripts/prepare_data.py fashion_mnist --from_debian
     python scripts/prepare_data.py cifar10 --manual_dir=FOLDER_WITH_THE_ARCHIVE
+    python scripts/prepare_data.py --audio_folder=DIR --name=my_words
 
-This is the one place that needs TensorFlow: the builders of TFDS do. Training
-reads what they write (array_record) without it. The builder and its checksums
-are those of TFDS, wherever the files come from.
+An audio folder holds a folder of clips for each class, and needs no TensorFlow.
+TFDS does, for its builders; training then reads what they write (array_record)
+without it. The builder and its checksums are those of TFDS, wherever the files
+come from.
 """
 
 import importlib.util
@@ -28,7 +30,7 @@ from collections.abc import Iterable
 from absl import app, flags, logging
 
 from ws_jax import data
-from ws_jax.data import fashion_mnist
+from ws_jax.data import audio_prepare, fashion_mnist
 
 _DATA_DIR = flags.DEFINE_string(
   "data_dir", None, "Folder to put it in (default: the folder TFDS uses)."
@@ -40,6 +42,30 @@ _FROM_DEBIAN = flags.DEFINE_bool(
 )
 _MANUAL_DIR = flags.DEFINE_string(
   "manual_dir", None, "Folder with source files that you brought yourself."
+)
+_AUDIO_FOLDER = flags.DEFINE_string(
+  "audio_folder", None, "Folder with a folder of audio files for each class."
+)
+_NAME = flags.DEFINE_string(
+  "name", None, "Name for data.name that the audio folder gets."
+)
+_SAMPLE_RATE = flags.DEFINE_integer(
+  "sample_rate", None, "Samples of a second of audio; others are resampled."
+)
+_SECONDS = flags.DEFINE_float(
+  "seconds", None, "Length that clips are padded or cut to."
+)
+_SPEAKER = flags.DEFINE_string(
+  "speaker", None, "Pattern with one group: the speaker in a file's path."
+)
+_VAL_SPEAKERS = flags.DEFINE_list(
+  "val_speakers", [], "Speakers for validation, where no file says the splits."
+)
+_TEST_SPEAKERS = flags.DEFINE_list(
+  "test_speakers", [], "Speakers for the test, where no file says the splits."
+)
+_SKIP_UNREADABLE = flags.DEFINE_bool(
+  "skip_unreadable", False, "Leave out audio files that cannot be read."
 )
 # absl takes `--data-dir` for another flag than `--data_dir`; people do not.
 for _flag in ("data_dir", "from_debian", "manual_dir"):
@@ -236,6 +262,25 @@ def run(name: str) -> None:
   )
 
 
+def run_audio(folder: pathlib.Path, name: str | None) -> None:
+  """Decodes a folder of audio files, once."""
+  if not name:
+    raise PrepareError("--audio_folder needs --name=NAME, for data.name")
+  data_dir = pathlib.Path(_DATA_DIR.value or data.default_data_dir())
+  said = audio_prepare.prepare_folder(
+    folder,
+    name,
+    data_dir=data_dir.expanduser(),
+    sample_rate=_SAMPLE_RATE.value,
+    seconds=_SECONDS.value,
+    speaker=_SPEAKER.value,
+    val_speakers=_VAL_SPEAKERS.value,
+    test_speakers=_TEST_SPEAKERS.value,
+    skip_unreadable=_SKIP_UNREADABLE.value,
+  )
+  print(said)
+
+
 def is_ready(name: str, data_dir: pathlib.Path) -> bool:
   """Returns whether the set is there already, so that nothing is needed."""
   try:
@@ -269,12 +314,18 @@ def check_tensorflow() -> None:
 
 
 def main(argv: list[str]) -> None:
-  if len(argv) != 2:
-    raise app.UsageError("give the name of one set: prepare_data.py NAME")
+  if len(argv) != (1 if _AUDIO_FOLDER.value else 2):
+    raise app.UsageError(
+      "give the name of one set: prepare_data.py NAME; or --audio_folder=DIR"
+      " --name=NAME"
+    )
   # TensorFlow logs at length which processor features it could use.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
   try:
-    run(argv[1])
+    if _AUDIO_FOLDER.value:
+      run_audio(pathlib.Path(_AUDIO_FOLDER.value).expanduser(), _NAME.value)
+    else:
+      run(argv[1])
   except (PrepareError, data.DataError) as error:
     sys.exit(f"prepare_data: {error}")
 
