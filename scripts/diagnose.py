@@ -13,7 +13,10 @@ import pathlib
 import sys
 from collections.abc import Collection, Sequence
 
-from absl import app, flags, logging
+from ws_jax.base import extras
+
+with extras.program("train", "report", by="scripts/diagnose.py"):
+  from absl import app, flags, logging
 
 from ws_jax.diagnostics import checkpoints
 from ws_jax.sweep import rows

@@ -80,7 +80,7 @@ import hashlib, os, sys
 parts = [sys.version, os.getcwd(), sys.argv[1]]
 parts += [open(name, encoding="utf-8").read() for name in sys.argv[2:]]
 print(hashlib.sha256("\0".join(parts).encode()).hexdigest())
-' "$extras" pyproject.toml setup.py
+' "$extras" pyproject.toml
 }
 
 make_venv() {

@@ -24,3 +24,9 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 jax.config.update("jax_compilation_cache_dir", str(_CACHE / "ws_jax/compiled"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+import hypothesis  # noqa: E402
+
+# The same examples each time: a failure is of the change, not of the draw.
+hypothesis.settings.register_profile("same", derandomize=True, database=None)
+hypothesis.settings.load_profile("same")

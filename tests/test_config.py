@@ -6,6 +6,7 @@ import math
 import pytest
 
 from ws_jax import config
+from ws_jax.config import table
 
 
 def resolve(overrides=None, num_examples=1000, num_devices=1):
@@ -133,7 +134,7 @@ def bad_values():
 def test_every_key_refuses_what_it_cannot_mean(path, value):
   """Set by an override, or in a config file, which nothing checks before."""
   c = config.default()
-  config._set(c, path, value)
+  table.put(c, path, value)
   attempts = [lambda: resolve({path: value})]
   if value is not True:  # a ConfigDict takes it for the number 1
     attempts.append(lambda: config.resolve(c, num_examples=1000, num_devices=1))

@@ -146,6 +146,7 @@ def test_functions_need_no_extra(python, tmp_path):
     ([ROOT / "scripts" / "sweep.py", "--experiment=x"], [], "train"),
     ([ROOT / "scripts" / "benchmark.py", "step"], [], "train"),
     ([ROOT / "scripts" / "report.py", "."], [], "report"),
+    ([ROOT / "scripts" / "diagnose.py", "."], ["train"], "report"),
     (["-m", "ws_jax.weights", "describe", "."], [], "train"),
     (
       [

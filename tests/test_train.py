@@ -202,6 +202,15 @@ def test_what_cannot_run_is_refused_before_anything_is_made(
 def test_a_second_run_of_the_same_structure_compiles_nothing(
   finished, tmp_path
 ):
+  compiled = [
+    steps._jitted(steps.train_step, donate=1),
+    steps._jitted(steps._eval_step, donate=1),
+    steps._jitted(
+      steps._init_state, options=backend.options_to_compile_quickly
+    ),
+  ]
+  before = [function._cache_size() for function in compiled]
+  assert all(before)
   loop.train_and_evaluate(
     tiny(
       seed=5,
@@ -211,8 +220,7 @@ def test_a_second_run_of_the_same_structure_compiles_nothing(
     ),
     tmp_path,
   )
-  seconds = json.loads((tmp_path / "status.json").read_text())["seconds"]
-  assert seconds["compile"] < 0.5  # of small host-side programs, if any
+  assert [function._cache_size() for function in compiled] == before
 
 
 def test_a_thread_may_train(finished, tmp_path):
@@ -245,5 +253,6 @@ def test_a_loop_on_the_device_is_the_same_run(finished, tmp_path, monkeypatch):
   for ours, theirs in zip(looped, dispatched, strict=True):
     assert ours["step"] == theirs["step"]
     for name in {"train/loss", "eval/loss"} & ours.keys():
-      # The order of sums differs, and thirty steps amplify it.
-      assert ours[name] == pytest.approx(theirs[name], rel=0.05)
+      # The order of sums differs, and every step amplifies that.
+      if ours["step"] <= 5:
+        assert ours[name] == pytest.approx(theirs[name], rel=1e-3)

@@ -12,10 +12,12 @@ from collections.abc import Iterator
 
 # The modules of each extra, by which to see whether it is installed.
 MODULES = {
+  "audio": ("scipy", "soundfile"),
   "bench": ("timm", "torch"),
   "data": ("importlib_resources", "tensorflow_datasets"),
   "report": ("absl", "matplotlib", "ml_collections", "rich", "scipy"),
   "slurm": ("submitit",),
+  "text": ("sentencepiece",),
   "tf": ("requests", "tensorflow"),
   "train": ("PIL", "absl", "ml_collections", "orbax", "rich", "tensorboard"),
 }
@@ -72,11 +74,11 @@ def lacking(extra: str) -> str:
 
 
 @contextlib.contextmanager
-def program(extra: str, by: str) -> Iterator[None]:
-  """Guards the imports of a program: without the extra, one line and exit 2.
+def program(*extras: str, by: str) -> Iterator[None]:
+  """Guards the imports of a program: without an extra, one line and exit 2.
 
   Args:
-    extra: Name of the extra that the program needs.
+    *extras: Names of the extras that the program needs.
     by: Name of the program, for the message.
 
   Example:
@@ -84,7 +86,8 @@ def program(extra: str, by: str) -> Iterator[None]:
     ...   from absl import app
   """
   try:
-    need(extra, by)
+    for extra in extras:
+      need(extra, by)
     yield
   except MissingExtra as error:
     print(f"error: {error}", file=sys.stderr)

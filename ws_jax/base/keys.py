@@ -102,6 +102,14 @@ class Key:
     if taken is not None and not self.allowed(taken):
       raise ValueError(f"{path}={value} must be {self.rule}")
 
+  def fits(self, value: Any) -> bool:
+    """Returns whether a value is of this type and in range."""
+    try:
+      self.check("", value)
+    except ValueError:
+      return False
+    return True
+
   @property
   def type_name(self) -> str:
     """The type in words, as in "a number or none"."""

@@ -95,6 +95,14 @@ def gradient(model: str, arm: str, micro: int, seed: int = 0) -> np.ndarray:
   return np.concatenate(leaves).astype(np.float64) / _BATCH
 
 
+class Inside(linen.WeightStandardization):
+  """A model with WS inside, whose signature tells that it takes `train`."""
+
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    """Computes the logits with standardized kernels."""
+    return super().__call__(x, train=train)
+
+
 class EveryTime(ours.Step):
   """A step that standardizes the weights again for every micro-batch.
 
@@ -105,9 +113,7 @@ class EveryTime(ours.Step):
     """Returns a program without WS, of a model that has WS inside."""
     program = super().make_program(c, dataset)
     assert program.convention is not None
-    inside = linen.WeightStandardization(
-      program.model, convention=program.convention
-    )
+    inside = Inside(program.model, convention=program.convention)
     return dataclasses.replace(program, model=inside, convention=None)
 
 

@@ -5,7 +5,8 @@ Start reading at `load`. `sources.py` decides what a name stands for:
 - `find.py` and `prepared.py`: a set that TFDS prepared;
 - `npz.py`: arrays in a file; the embedded set is one;
 - `folder.py` and `images.py`: a folder of images;
-- `objects.py`: a Python object, or a function of the user's that makes it.
+- `objects.py`: a Python object, or a function of the user's that makes it;
+- `text/`: documents, and texts with a label each, for the tasks on text.
 
 Each returns a `Source` (request.py). Slices, labels and statistics are the same
 for all of them and are seen to here.
@@ -35,6 +36,7 @@ class Info:
     num_classes: labels are in `[0, num_classes)`; None where they are not
       class numbers.
     classes: the names of the classes, or () where the source knows none.
+    tokenizer: the tokenizer of text, as `Source.tokenizer`; "" for other data.
   """
 
   name: str
@@ -46,6 +48,7 @@ class Info:
   input_dtype: str
   num_classes: int | None
   classes: tuple[str, ...] = ()
+  tokenizer: str = ""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -174,6 +177,7 @@ def _info(request: Request, source: Source) -> Info:
     input_dtype=source.input_dtype,
     num_classes=source.num_classes,
     classes=source.classes,
+    tokenizer=source.tokenizer,
   )
 
 

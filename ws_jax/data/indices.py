@@ -12,7 +12,7 @@ def batch_indices(
   batch_size: int,
   num_examples: int,
 ) -> np.ndarray:
-  """The examples of `num_steps` training steps in a row.
+  """Returns the examples of `num_steps` training steps in a row.
 
   Think of one endless sequence: a permutation of all examples for epoch 0,
   another for epoch 1, and so on. Step `s` takes the positions
@@ -22,11 +22,11 @@ def batch_indices(
   of an uninterrupted one.
 
   Args:
-    seed: a non-negative integer; with the epoch it decides the permutation.
-    first_step: the first step asked for, counted from 0.
-    num_steps: how many steps.
-    batch_size: examples a step.
-    num_examples: size of the training set.
+    seed: Number that decides, with the epoch, the permutation; 0 or more.
+    first_step: Number of the first step, counted from 0.
+    num_steps: Number of steps.
+    batch_size: Number of examples of a step.
+    num_examples: Size of the training set.
 
   Returns:
     An int32 array `[num_steps, batch_size]` of positions in the set.
@@ -58,11 +58,11 @@ def batch_indices(
 def eval_indices(
   num_examples: int, batch_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Batches that hold every example exactly once, padded to one shape.
+  """Returns batches that hold every example exactly once, of one shape.
 
   Args:
-    num_examples: size of the set.
-    batch_size: examples a batch.
+    num_examples: Size of the set.
+    batch_size: Number of examples of a batch.
 
   Returns:
     The positions, int32 `[k, batch_size]`, in order, and a mask of the same

@@ -184,7 +184,7 @@ def _decode(
     dtype = np.int32 if label else _dtype(feature)
     arrays[key] = np.empty((size, *feature.shape), dtype)
   count = 0
-  for example in _examples(folder, builder, split):
+  for example in examples(folder, builder, split):
     for key, array in arrays.items():
       array[count] = example[key]
     count += 1
@@ -193,7 +193,7 @@ def _decode(
   return arrays
 
 
-def _examples(
+def examples(
   folder: pathlib.Path, builder: Any, split: str
 ) -> Iterator[dict[str, Any]]:
   """Yields decoded examples in the order in which they are stored."""

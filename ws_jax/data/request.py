@@ -18,7 +18,7 @@ Arrays = dict[str, np.ndarray]
 
 _OTHER_FIELDS = (
   *("dir", "train_split", "eval_split", "input_key", "label_key"),
-  "may_overlap",
+  *("may_overlap", "options"),
 )
 
 
@@ -42,6 +42,8 @@ class Request:
       and `validation` or `val` where there is no `test`.
     input_key: the key of the inputs; None for the source's own.
     label_key: the key of the labels; None for the source's own.
+    options: what the task asks of the source, as a hashable value such as
+      `ws_jax.data.text.Options`; None for a task that asks nothing.
     may_overlap: whether the two splits may share examples, because nothing is
       trained on them.
 
@@ -56,6 +58,7 @@ class Request:
   eval_split: str | None = None
   input_key: str | None = None
   label_key: str | None = None
+  options: Any = None
   may_overlap: bool = False
 
   # An object in `name` may hold arrays: it is compared by identity, because
@@ -91,6 +94,8 @@ class Source:
     read: a function that returns the arrays of each whole split.
     statistics: mean and standard deviation of each channel where the source
       brings its own; None to compute them.
+    tokenizer: the tokenizer of text as one text, which
+      `ws_jax.data.text.tokenizers.load` reads; "" for other data.
   """
 
   name: str
@@ -104,6 +109,7 @@ class Source:
   classes: tuple[str, ...]
   read: Callable[[], dict[str, Arrays]]
   statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+  tokenizer: str = ""
 
 
 def check_memory(where: str | pathlib.Path, num_bytes: int) -> None:

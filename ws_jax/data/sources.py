@@ -9,7 +9,7 @@ import re
 import shlex
 from typing import Any
 
-from ws_jax.data import find, folder, npz, objects, prepared
+from ws_jax.data import audio, find, folder, npz, objects, prepared, text
 from ws_jax.data.request import DataError, Request, Source
 
 EMBEDDED_PATH = pathlib.Path(__file__).with_name(f"{find.EMBEDDED}.npz")
@@ -25,6 +25,8 @@ _EMBEDDED_CLASSES = (
 def open_source(request: Request) -> Source:
   """Returns the source that the name in a request stands for."""
   name: Any = request.name
+  if isinstance(request.options, text.Options):
+    return text.open_source(request)
   if isinstance(name, os.PathLike):
     return _open_path(pathlib.Path(name), request)
   if not isinstance(name, str):
@@ -37,9 +39,12 @@ def open_source(request: Request) -> Source:
     return _open_path(path.expanduser(), request)
   if re.fullmatch(r"[^:]+:[A-Za-z_][\w.]*", name):  # Not `set:version`.
     return objects.open_name(name, request)
-  found = find.find(find.data_folder(request.dir), name)
+  folders = find.data_folder(request.dir)
+  found = audio.find_folder(folders, name) or find.find(folders, name)
   if found is not None:
-    return prepared.open_set(found, request)
+    return audio.open_folder(found, request) or prepared.open_set(
+      found, request
+    )
   # `data/pets` may be a folder as well as a config of a set of TFDS.
   if path.is_file() or ("/" in name and path.exists()):
     return _open_path(path, request)
@@ -55,7 +60,7 @@ def _open_path(path: pathlib.Path, request: Request) -> Source:
       "of all sets as data.dir"
     )
   if path.suffix != ".npz" and path.is_dir():
-    return folder.open_folder(path, request)
+    return audio.open_folder(path, request) or folder.open_folder(path, request)
   if path.exists():
     raise DataError(f"{path} is neither an .npz file nor a folder of images")
   beside = path.parent.iterdir() if path.parent.is_dir() else ()

@@ -15,12 +15,20 @@ from flax.typing import Dtype
 from ws_jax.base import names
 from ws_jax.base.keys import Key
 from ws_jax.layers.norm import NormSpec
-from ws_jax.models import efficientnet, nfnet, own, resnet
+from ws_jax.models import (
+  efficientnet,
+  nfnet,
+  own,
+  resnet,
+  speech,
+  text_cnn,
+  transformer,
+)
 from ws_jax.models.resnet import MODELS, ResNet, create_model
 
 __all__ = ["MODELS", "ResNet", "create", "create_model", "keys"]
 
-FAMILIES = (resnet, efficientnet, nfnet)
+FAMILIES = (resnet, efficientnet, nfnet, speech, text_cnn, transformer)
 
 
 def keys(name: str) -> dict[str, Key]:

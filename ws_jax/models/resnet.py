@@ -88,8 +88,6 @@ STEMS = {
 VERSIONS = {"1": "post-activation", "2": "pre-activation"}
 # All of its convolutions are those of `ws_jax.layers.convolve`.
 NATIVE = True
-# All of its convolutions are those of `ws_jax.layers.convolve`.
-NATIVE = True
 # The keys of `config.model` that a ResNet has.
 KEYS = {
   "version": keys.integer(1, "1: post-activation, 2: pre-activation", low=1),

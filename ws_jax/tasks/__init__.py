@@ -9,11 +9,13 @@ dataclass (a static argument of `jax.jit`) with two methods and a constant:
 - `sums(outputs, batch, mask, training)` returns a dict of float32 scalars, each
   a sum over the examples (or tokens) that `mask` [B] keeps, with their number
   as `count`. `loss` is what training minimises, divided by `count`; the others
-  are the metrics, divided by `count` as well.
+  are the metrics, divided by `count` as well, or by a count of their own: that
+  of `bits_per_byte` is `bits_per_byte_count`, where there is one.
 - `METRIC` says which metric decides, and in which direction.
 
 Metrics beside `METRIC` are named in a tuple `metrics`. A task that needs
-another number of outputs than there are classes says so by `num_outputs`.
+another number of outputs than there are classes says so by `num_outputs`, and
+one whose inputs are tokens may say by `num_inputs` how many there are.
 """
 
 import inspect
@@ -23,11 +25,29 @@ from typing import Any
 from ws_jax.base import names
 from ws_jax.base.keys import Key, table
 from ws_jax.tasks.image import ImageClassification
+from ws_jax.tasks.language_model import LanguageModel
 from ws_jax.tasks.metric import Metric
+from ws_jax.tasks.speech import KeywordSpotting
+from ws_jax.tasks.text_classification import TextClassification
 
-__all__ = ["TASKS", "ImageClassification", "Metric", "create", "keys"]
+__all__ = [
+  "TASKS",
+  "ImageClassification",
+  "KeywordSpotting",
+  "LanguageModel",
+  "Metric",
+  "TextClassification",
+  "create",
+  "keys",
+  "options",
+]
 
-TASKS = {"image_classification": ImageClassification}
+TASKS = {
+  "image_classification": ImageClassification,
+  "keyword_spotting": KeywordSpotting,
+  "language_model": LanguageModel,
+  "text_classification": TextClassification,
+}
 
 
 def keys(name: str) -> dict[str, Key]:
@@ -49,6 +69,20 @@ def keys(name: str) -> dict[str, Key]:
     names.load_object(name, "task")
     return {"kwargs": table(f"arguments of {name}")}
   return names.lookup(TASKS, name, "task").KEYS
+
+
+def options(name: str, settings: Mapping[str, Any]) -> Any:
+  """Returns what a task asks of its data, for `ws_jax.data.Request`.
+
+  Args:
+    name: Name of `TASKS`, or `package.module:callable`.
+    settings: The task's part of the configuration.
+
+  Returns:
+    A hashable value that the sources know; None if the task asks nothing.
+  """
+  ask = getattr(TASKS.get(name), "options", None)
+  return ask(settings) if ask else None
 
 
 def create(name: str, dataset: Any, **settings: Any) -> Any:

@@ -5,10 +5,10 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from ws_jax.base import keys
 from ws_jax.data import augment
+from ws_jax.tasks import classification
 from ws_jax.tasks.metric import Metric
 
 Batch = dict[str, jax.Array]
@@ -104,13 +104,5 @@ class ImageClassification:
       mask: Weights [B], 1.0 for examples that count.
       training: Whether the labels are smoothed.
     """
-    logits, labels = outputs.astype(jnp.float32), batch["labels"]
-    targets = jax.nn.one_hot(labels, logits.shape[-1])
-    if training and self.label_smoothing:
-      targets = optax.smooth_labels(targets, self.label_smoothing)
-    correct = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
-    return {
-      "loss": jnp.sum(mask * optax.softmax_cross_entropy(logits, targets)),
-      "accuracy": jnp.sum(mask * correct),
-      "count": jnp.sum(mask),
-    }
+    smoothing = self.label_smoothing if training else 0.0
+    return classification.sums(outputs, batch["labels"], mask, smoothing)

@@ -25,7 +25,7 @@ _STEPS_ON_CPU = 10
 
 
 def configure() -> str:
-  """What a program that trains sets up, once, before it does anything.
+  """Sets up JAX for training; call once, before anything else.
 
   Returns:
     Lines that say what was set, for the program to announce.
@@ -84,7 +84,7 @@ def steps_of_a_loop(
 
 
 def keep_freed_memory() -> str:
-  """On a CPU, asks the C allocator to keep what is freed, for the next step.
+  """Asks the C allocator to keep freed memory for the next step, on a CPU.
 
   XLA's CPU backend takes fresh memory for every result, and the allocator gives
   large pieces back to the system as soon as they are free: each step then pays
@@ -114,7 +114,7 @@ def keep_freed_memory() -> str:
 
 @functools.cache
 def options_to_run_fast() -> dict[str, str] | None:
-  """Compiler options for training and evaluation steps.
+  """Returns compiler options for training and evaluation steps.
 
   On a CPU, XLA's newer kernel library takes all but the convolutions, at which
   it is two to three times slower than the older one, although XLA's default.
@@ -134,7 +134,7 @@ def options_to_run_fast() -> dict[str, str] | None:
 
 
 def options_to_compile_quickly() -> dict[str, int] | None:
-  """Compiler options for a program that runs once.
+  """Returns compiler options for a program that runs once.
 
   On a CPU the initialization of a ResNet compiles six times sooner when it is
   hardly optimized; other backends have other options.
@@ -145,7 +145,7 @@ def options_to_compile_quickly() -> dict[str, int] | None:
 
 
 def describe() -> dict[str, Any]:
-  """Versions, device and commit, for the record of a run."""
+  """Returns versions, device and commit, for the record of a run."""
   device = jax.devices()[0]
   versions = {"python": sys.version.split()[0]}
   versions |= {name: importlib.metadata.version(name) for name in _PACKAGES}
@@ -161,7 +161,7 @@ def describe() -> dict[str, Any]:
 
 
 def _cpu_count() -> int | None:
-  """The cores that this process may use."""
+  """Returns the number of cores that this process may use."""
   if hasattr(os, "sched_getaffinity"):
     return len(os.sched_getaffinity(0))
   return os.cpu_count()
@@ -169,7 +169,7 @@ def _cpu_count() -> int | None:
 
 @functools.cache
 def _commit() -> str:
-  """The commit of the checkout this file is in, `+` if changed; or empty."""
+  """Returns the commit of this checkout, with `+` if changed, or ""."""
   git = ["git", "-C", str(pathlib.Path(__file__).parent)]
   try:
     run = functools.partial(

@@ -57,6 +57,9 @@ class Setup:
   def block(self) -> int | None:
     """Number of steps that one compiled loop runs; None: each is dispatched."""
     c = self.config
+    debugs = ("jax_debug_nans", "jax_debug_infs")
+    if any(getattr(jax.config, name) for name in debugs):
+      return None  # so that the step that shows it is known
     native = models.convolves_natively(c.model.name)
     return backend.steps_of_a_loop(
       c.train.log_every_steps, c.model.get("dtype", "float32"), native
@@ -162,12 +165,16 @@ def request(
     eval_split=c.eval_split,
     input_key=c.input_key,
     label_key=c.label_key,
+    options=tasks.options(config.task.name, config.task),
     may_overlap=not trains,
   )
 
 
 def build_model(
-  config: ml_collections.ConfigDict, num_outputs: int, model: Any = None
+  config: ml_collections.ConfigDict,
+  num_outputs: int,
+  model: Any = None,
+  num_inputs: int | None = None,
 ) -> Any:
   """Makes the model of a configuration, in the form that a step takes.
 
@@ -175,6 +182,7 @@ def build_model(
     config: Configuration, resolved or not.
     num_outputs: Number of outputs for each example.
     model: Model in the place of the one that is named.
+    num_inputs: Number of tokens, for a model of text.
 
   Raises:
     ValueError: a wrong name or number.
@@ -183,7 +191,11 @@ def build_model(
     return calling.wrap(model)
   c = config.model
   settings = {name: _plain(c[name]) for name in c if name not in _COMMON_KEYS}
-  if "norm" in c:
+  if num_inputs is not None:
+    settings["num_inputs"] = num_inputs
+  if "norm" in c and "num_groups" not in c:
+    settings["norm"] = c.norm  # The model's own kinds.
+  elif "norm" in c:
     settings["norm"] = norm.NormSpec(
       kind=c.norm,
       num_groups=None if c.channels_per_group else c.num_groups,
@@ -264,7 +276,9 @@ def build_program(
   num_outputs = getattr(task, "num_outputs", None) or dataset.num_classes
   program = step.Program(
     task=task,
-    model=build_model(config, num_outputs or 1, model),
+    model=build_model(
+      config, num_outputs or 1, model, getattr(task, "num_inputs", None)
+    ),
     optimizer=optimizer or build_optimizer(config),
     mesh=Mesh(np.array(jax.devices()), ("data",)),
     convention=convention if config.model.ws else None,

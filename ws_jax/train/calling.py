@@ -18,7 +18,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 import ws_jax
+import ws_jax.linen
 import ws_jax.nnx
+from ws_jax.core.kernels import by_path
 
 PyTree = Any
 
@@ -110,7 +112,7 @@ def init(
   else:
     # A dropout that nothing switches off asks for a key of its own.
     rngs = {"params": key, "dropout": jax.random.fold_in(key, 1)}
-    mode = _mode(type(model), train=False)
+    mode = _mode(model, train=False)
     state = dict(model.init(rngs, inputs, **mode))
     params = state.pop("params", {})
   if not jax.tree.leaves(params):
@@ -143,7 +145,7 @@ def apply(
   if isinstance(model, NNXModel):
     return _apply_nnx(model, params, state, inputs, train, key)
   variables = {"params": params, **state}
-  mode = _mode(type(model), train)
+  mode = _mode(model, train)
   if not train:
     return model.apply(variables, inputs, **mode), state
   assert key is not None, "training needs a key"
@@ -180,7 +182,11 @@ def effective_params(
     return params
   where, axes = selection(model, globs)
   return ws_jax.weight_standardize(
-    params, where=where, axes=axes, convention=convention
+    params,
+    where=where,
+    axes=axes,
+    convention=convention,
+    gains=_gains(params, where, axes),
   )
 
 
@@ -194,10 +200,38 @@ def selection(
   return ws_jax.matching(*globs) if globs else where, axes
 
 
+def _gains(
+  params: PyTree, where: ws_jax.Selector, axes: ws_jax.Axes
+) -> dict[str, jax.Array] | None:
+  """Returns the gain of each kernel that has one, the leaf `gain` beside it.
+
+  Norm-free nets have them: the effective kernel holds its gain, and the module
+  applies the kernel alone. A kernel without gets ones, where another has one.
+  """
+  beside = {
+    path.removesuffix("/gain"): leaf
+    for path, leaf in by_path(params).items()
+    if path.endswith("/gain")
+  }
+  if not beside:
+    return None
+  gains = ws_jax.init_gains(params, where=where, axes=axes)
+  return {
+    path: beside.get(path.removesuffix("/kernel"), ones)
+    for path, ones in gains.items()
+  }
+
+
+def _mode(model: Any, train: bool) -> dict[str, bool]:
+  """Returns the arguments that tell a model whether it trains."""
+  # The wrapper takes any arguments, and passes them on.
+  wrapped = isinstance(model, ws_jax.linen.WeightStandardization)
+  return _mode_of(type(model.module if wrapped else model), train)
+
+
 @functools.cache
-def _mode(model: type, train: bool) -> dict[str, bool]:
-  """Returns the arguments that tell a class of models whether it trains."""
-  call: Any = model.__call__
+def _mode_of(kind: type, train: bool) -> dict[str, bool]:
+  call: Any = kind.__call__
   takes = inspect.signature(call).parameters
   mode = {name: train for name in _TRAIN if name in takes}
   return mode | {name: not train for name in _NOT_TRAIN if name in takes}
@@ -211,7 +245,7 @@ def _apply_nnx(model, params, state, inputs, train, key):
     _fresh(random, jax.random.key(0) if key is None else key),
     _filled(rest, state),
   )
-  outputs = module(inputs, **_mode(type(module), train))
+  outputs = module(inputs, **_mode(module, train))
   return outputs, _plain(_split(module)[3]) if train else state
 
 

@@ -1,7 +1,10 @@
 """`train_and_evaluate`: the whole story of a run, from config to metrics."""
 
+import contextlib
 import pathlib
 import signal
+import traceback
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -148,7 +151,7 @@ def _loop(
     left = min(every - step % every for every in due.values())
     num_steps = min(left, block or 1)
     arrays, indices = source.block(step, num_steps)
-    with run.clock("train"):
+    with run.clock("train"), _debugged(step):
       state = steps.train_block(program, state, arrays, indices, block=block)
     step += num_steps
     run.advance(step)
@@ -171,6 +174,19 @@ def _loop(
       checkpoints.close()
       raise Interrupted(step, stop.signum)
   return run.metrics
+
+
+@contextlib.contextmanager
+def _debugged(step: int) -> Iterator[None]:
+  """Turns what JAX_DEBUG_NANS raises into `Diverged`, and names the line."""
+  try:
+    yield
+  except FloatingPointError as error:
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if "site-packages" not in frame.filename]
+    what = str(error).splitlines()[0]
+    at = f"{ours[-1].filename}, line {ours[-1].lineno}: {ours[-1].line}"
+    raise Diverged(step, f"{what} ({at})") from error
 
 
 def _write(

@@ -389,10 +389,25 @@ def _no_sums(program: Program) -> Sums:
 
 
 def means(sums: Sums) -> dict[str, float]:
-  """Returns sums over their `count`, as Python floats; waits for the device."""
-  values = jax.device_get(sums)
-  count = max(float(values.pop("count")), 1.0)
-  return {name: float(value) / count for name, value in values.items()}
+  """Returns sums over their counts, as Python floats; waits for the device.
+
+  The count of a sum is `NAME_count`, and `count` where there is none.
+
+  Example:
+    >>> means({"loss": 6.0, "wer": 2.0, "wer_count": 8.0, "count": 3.0})
+    {'loss': 2.0, 'wer': 0.25}
+  """
+  values = {name: float(x) for name, x in jax.device_get(sums).items()}
+  count = values.pop("count")
+  own = {
+    name: values.pop(f"{name}_count")
+    for name in tuple(values)
+    if f"{name}_count" in values
+  }
+  return {
+    name: value / max(own.get(name, count), 1.0)
+    for name, value in values.items()
+  }
 
 
 def _add(a: PyTree, b: PyTree) -> PyTree:

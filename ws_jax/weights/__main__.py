@@ -8,7 +8,7 @@ import sys
 
 from ws_jax import weights
 from ws_jax.core import conventions, describe, fold
-from ws_jax.weights import predict
+from ws_jax.weights import convert, predict
 
 _SOURCE = "a run's workdir, an orbax folder, a .npz or a .safetensors file"
 _CONVENTIONS = f"one of {', '.join(conventions.CONVENTIONS)}"
@@ -100,6 +100,22 @@ def _parser() -> argparse.ArgumentParser:
   )
   predict.add_arguments(verb)
   verb.set_defaults(run=predict.run)
+  verb = verbs.add_parser(
+    "import",
+    help="make parameters of a model here of published weights",
+    description="Reads weights of Big Transfer or timm for a model here, and "
+    "reports every array that is used, unused or missing.",
+  )
+  convert.add_import(verb)
+  verb.set_defaults(run=convert.run_import)
+  verb = verbs.add_parser(
+    "publish",
+    help="write parameters in a published layout",
+    description="Writes the raw parameters of a run in the layout of Big "
+    "Transfer or timm.",
+  )
+  convert.add_publish(verb)
+  verb.set_defaults(run=convert.run_publish)
   return parser
 
 

@@ -1,0 +1,74 @@
+"""`python -m ws_jax.weights predict` on real image files."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests import my_lab
+from ws_jax import config
+from ws_jax.train import train_and_evaluate
+from ws_jax.weights import __main__ as command
+from ws_jax.weights import predict
+
+SETTINGS = {
+  "model.name": "tests.my_lab:Net",
+  "data.batch_size": 16,
+  "train.steps": 40,
+  "task.flip": False,
+  "task.crop_padding": 0,
+  "optim.learning_rate": 0.1,
+}
+
+
+class Named(my_lab.Data):
+  """The data with names of their classes."""
+
+  classes = ("top", "middle", "bottom")
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("run")
+  c = config.apply(config.default(), SETTINGS)
+  train_and_evaluate(c, folder, data=Named)
+  return folder
+
+
+def run(*words):
+  return command.main(["predict", *map(str, words)])
+
+
+def test_the_classes_of_files_are_named_most_likely_first(
+  workdir, tmp_path, capsys
+):
+  paths = [tmp_path / f"{i}.png" for i in range(3)]
+  for path, image in zip(paths, my_lab.Data.test["x"], strict=False):
+    Image.fromarray(image[..., 0]).save(path)
+  assert run(workdir, *paths, "--top=2") == 0
+  lines = capsys.readouterr().out.splitlines()
+  for line, path, name in zip(lines, paths, Named.classes, strict=True):
+    assert line.startswith(f"{path}: {name} ")
+    shares = [float(w[:-1]) for w in line.replace(",", "").split() if "%" in w]
+    assert len(shares) == 2 and shares[0] >= shares[1] and sum(shares) <= 100.1
+
+
+def test_a_file_of_another_size_and_mode_is_converted(tmp_path):
+  pixels = np.random.default_rng(0).integers(0, 256, (18, 18, 3), np.uint8)
+  Image.fromarray(pixels).save(tmp_path / "x.jpg")
+  assert predict.read_image(tmp_path / "x.jpg", (9, 9, 1)).shape == (9, 9, 1)
+  Image.fromarray(pixels).save(tmp_path / "x.png")
+  same = predict.read_image(tmp_path / "x.png", (18, 18, 3))
+  np.testing.assert_array_equal(same, pixels)
+
+
+def test_what_is_wrong_is_one_line(workdir, tmp_path, capsys):
+  (tmp_path / "x.png").write_bytes(b"no image")
+  (tmp_path / "empty").mkdir()
+  for words, message in [
+    ((workdir, tmp_path / "x.png"), "x.png: cannot be read as an image"),
+    ((workdir, tmp_path / "gone.png"), "gone.png: cannot be read"),
+    ((tmp_path / "empty", tmp_path / "x.png"), "holds no run"),
+  ]:
+    assert run(*words) == 2
+    err = capsys.readouterr().err
+    assert message in err and err.count("\n") == 1

@@ -1,0 +1,227 @@
+"""All keys of a configuration: default, meaning and range of each.
+
+`KEYS` are those of every run. Those of its model and its task come besides:
+setting `model.name` or `task.name` exchanges the keys of the old one for those
+of the new one.
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import ml_collections
+
+from ws_jax import models, tasks
+from ws_jax.base import keys as key
+
+_LARGEST_SEED = 2**31 - 1
+
+# Sections whose `name` decides which other keys they have, and what tells them.
+OWNERS = {"model": models.keys, "task": tasks.keys}
+
+
+class ConfigError(ValueError):
+  """A configuration that cannot be run; the message is one line."""
+
+
+def _rising(parts: tuple[float, ...]) -> bool:
+  edges = (0.0, *parts, 1.0)
+  return all(a < b for a, b in zip(edges[:-1], edges[1:], strict=True))
+
+
+# The keys of every run; those of its model and its task come besides.
+KEYS = {
+  "seed": key.integer(
+    0,
+    "seed of initialization, order, augmentation and dropout",
+    high=_LARGEST_SEED,
+  ),
+  "init_from": key.text(
+    None, "workdir or file whose parameters the run starts from"
+  ),
+  "init_skip": key.texts(
+    (), "shell patterns of parameters that init_from leaves fresh, as head/*"
+  ),
+  "data.name": key.text(
+    "fashion_mnist_10k",
+    "name of a data set, path of an .npz or an image folder, or"
+    " package.module:callable",
+  ),
+  "data.dir": key.text(None, "folder of TFDS data; none: where TFDS keeps it"),
+  "data.train_split": key.text(None, "split to train on, as train[:90%]"),
+  "data.eval_split": key.text(None, "split to evaluate on, as validation"),
+  "data.input_key": key.text(None, "name of the inputs in the data"),
+  "data.label_key": key.text(None, "name of the labels in the data"),
+  "data.batch_size": key.integer(128, "examples of an optimizer step", low=1),
+  "data.eval_batch_size": key.integer(500, "examples at once", low=1),
+  "task.name": key.text(
+    "image_classification",
+    f"one of {', '.join(tasks.TASKS)}, or package.module:callable",
+  ),
+  "model.name": key.text(
+    "resnet20", "name of a model, or package.module:callable"
+  ),
+  "model.ws": key.switch(True, "standardize the kernels"),
+  "model.ws_convention": key.text("bit", "definition of WS"),
+  "model.ws_where": key.texts(
+    (), "shell patterns of paths to standardize; (): convolution kernels"
+  ),
+  "optim.name": key.text(
+    "sgd", "sgd, adamw, or package.module:callable as optax:lion"
+  ),
+  "optim.kwargs": key.table("arguments of an optimizer of your own"),
+  "optim.learning_rate": key.number(None, "peak of the schedule"),
+  "optim.base_learning_rate": key.number(
+    0.1, "the same for each 256 examples of a batch", optional=True
+  ),
+  "optim.rest_factor": key.number(
+    1.0, "factor on the rate of all but convolution kernels"
+  ),
+  "optim.weight_decay": key.number(5e-4, "weight decay"),
+  "optim.decay": key.text("kernels", "kernels or all: which parameters decay"),
+  "optim.momentum": key.number(0.9, "momentum; for adamw b1", below=1),
+  "optim.nesterov": key.switch(True, "Nesterov's form of the momentum"),
+  "optim.schedule": key.text("cosine", "constant, step, cosine or one_cycle"),
+  "optim.warmup_steps": key.integer(None, "steps of linear warm-up"),
+  "optim.warmup_epochs": key.number(0.0, "the same in epochs", optional=True),
+  "optim.boundaries": key.numbers(
+    (1 / 3, 2 / 3),
+    "parts of the run after which schedule=step falls",
+    _rising,
+    "parts of the run: rising, between 0 and 1",
+  ),
+  "optim.boundary_factor": key.number(
+    0.1, "factor on the rate at each boundary", above=0, high=1
+  ),
+  "optim.centralize": key.switch(False, "Gradient Centralization"),
+  "optim.clip_norm": key.number(
+    None, "largest global norm of the gradient", above=0
+  ),
+  "optim.adaptive_clip": key.number(
+    None, "largest ratio of gradient to weight norm (AGC)", above=0
+  ),
+  "optim.ema_decay": key.number(
+    None, "decay of a moving average of the parameters", below=1
+  ),
+  "optim.micro_batch_size": key.integer(
+    None, "examples of one gradient; none: the whole batch", low=1
+  ),
+  "train.epochs": key.number(5.0, "length of the run"),
+  "train.steps": key.integer(None, "the same in steps"),
+  "train.eval_every_steps": key.integer(None, "steps between evaluations"),
+  "train.eval_every_epochs": key.number(
+    1.0, "the same in epochs; none: at the end", optional=True
+  ),
+  "train.checkpoint_every_steps": key.integer(None, "steps between saves"),
+  "train.checkpoint_every_epochs": key.number(
+    1.0, "the same in epochs; none: at the end", optional=True
+  ),
+  "train.keep_checkpoints": key.integer(
+    1, "checkpoints that are kept; 0: none are written"
+  ),
+  "train.log_every_steps": key.integer(50, "steps between log rows", low=1),
+  "train.divergence_factor": key.number(
+    20.0, "a loss this many times the first is divergence", above=0
+  ),
+}
+
+
+def default() -> ml_collections.ConfigDict:
+  """Returns every key at its default: ResNet-20 with GN+WS, embedded data."""
+  config = ml_collections.ConfigDict()
+  for section in ("data", "task", "model", "optim", "train"):
+    config[section] = ml_collections.ConfigDict()
+  for path, declared in KEYS.items():
+    put(config, path, declared.default)
+  for section in OWNERS:
+    exchange(config, section)
+  return config
+
+
+def keys(config: ml_collections.ConfigDict) -> dict[str, key.Key]:
+  """Returns the declaration of every key that a configuration has.
+
+  Raises:
+    ConfigError: it names an unknown model or task.
+
+  Example:
+    >>> keys(default())["optim.clip_norm"].rule
+    'finite and greater than 0'
+  """
+  found = dict(KEYS)
+  for section, tell in OWNERS.items():
+    try:
+      path = f"{section}.name"
+      KEYS[path].check(path, config[section].name)
+      own = tell(config[section].name)
+    except ValueError as error:
+      raise ConfigError(str(error)) from error
+    found |= {f"{section}.{name}": one for name, one in own.items()}
+  order = [path.partition(".")[0] for path in found]
+  return dict(
+    sorted(found.items(), key=lambda x: order.index(x[0].split(".")[0]))
+  )
+
+
+def exchange(config: ml_collections.ConfigDict, section: str) -> None:
+  """Gives a section the keys of what it names.
+
+  A value of the old one stays where the new one has a key of that name and the
+  value is in its range.
+  """
+  own = OWNERS[section]
+  try:
+    declared = own(config[section].name)
+  except ValueError as error:
+    raise ConfigError(str(error)) from error
+  fixed = {path for path in KEYS if path.startswith(f"{section}.")}
+  for name in list(config[section]):
+    if name not in declared and f"{section}.{name}" not in fixed:
+      del config[section][name]
+  for name, one in declared.items():
+    kept = name in config[section] and name != "kwargs"
+    if not kept or not one.fits(config[section][name]):
+      put(config, f"{section}.{name}", one.default)
+
+
+def get(config: ml_collections.ConfigDict, path: str) -> Any:
+  """Returns the value of a dotted key; a table as a dict."""
+  section, _, leaf = path.rpartition(".")
+  value = (config[section] if section else config)[leaf]
+  return value.to_dict() if hasattr(value, "to_dict") else value
+
+
+def put(config: ml_collections.ConfigDict, path: str, value: Any) -> None:
+  """Sets a dotted key, in place, whatever the type of its old value."""
+  section, _, leaf = path.rpartition(".")
+  parent = config[section] if section else config
+  # ConfigDict guards types by the old value, and knows no "int or None".
+  with parent.ignore_type():
+    parent[leaf] = value
+
+
+def flatten(
+  config: Mapping[str, Any] | ml_collections.ConfigDict, prefix: str = ""
+) -> dict[str, Any]:
+  """Returns dotted key to value, for every leaf; a table is one leaf."""
+  flat = {}
+  for name in config:
+    value = config[name]
+    inner = isinstance(value, (Mapping, ml_collections.ConfigDict))
+    if inner and name != "kwargs":
+      flat.update(flatten(value, f"{prefix}{name}."))
+    else:
+      flat[prefix + name] = dict(value) if inner else value
+  return flat
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+  """Returns `": did you mean 'x'?"` for a misspelt key, or the known ones."""
+  by_leaf = {full.rpartition(".")[2]: full for full in known}
+  near = difflib.get_close_matches(name, list(known), n=1) or [
+    by_leaf[leaf]
+    for leaf in difflib.get_close_matches(name.rpartition(".")[2], by_leaf, n=1)
+  ]
+  if near:
+    return f": did you mean {near[0]!r}?"
+  return f". Known: {', '.join(known)}"
