@@ -1,5 +1,6 @@
 """Shapes and sizes of the models; what is published is what is counted."""
 
+import dataclasses
 import itertools
 from typing import Any
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ws_jax import models
 from ws_jax.layers.norm import NORMS, NormSpec
 from ws_jax.models import MODELS, create_model
 from ws_jax.models.resnet import Block
@@ -24,6 +26,19 @@ PUBLISHED = {
   ("resnet101", 1): 44_549_160,
   ("resnet152", 1): 60_192_808,
   ("resnet50", 2): 25_549_352,
+}
+
+# Names with a version, a number of groups or a stem of their own: as timm has
+# Big Transfer and resnet50_gn, and as Zagoruyko and Komodakis have wide ones.
+PUBLISHED_NAMES = {
+  "bit_r50x1": 25_549_352,
+  "bit_r50x3": 217_319_080,
+  "bit_r101x1": 44_541_480,
+  "bit_r152x4": 936_533_224,
+  "resnet50_gn": 25_557_032,
+  "bit_i1k": 25_557_032,
+  "wrn_16_4": 2_748_890,
+  "wrn_28_10": 36_479_194,
 }
 
 
@@ -69,6 +84,64 @@ def test_parameters_are_as_many_as_published(name, version):
     f"{name} v{version} has {got} parameters, not the published number: its"
     " checkpoints and results no longer compare with those of others"
   )
+
+
+@pytest.mark.parametrize("name", PUBLISHED_NAMES)
+def test_names_bring_the_settings_they_were_published_with(name):
+  model = create_model(name, num_classes=10 if "wrn" in name else 1000)
+  assert count(shapes(model, 64)["params"]) == PUBLISHED_NAMES[name]
+  defaults = {key: one.default for key, one in models.keys(name).items()}
+  assert model.version == defaults["version"]
+  assert model.zero_init_last == defaults["zero_init_last"]
+  groups = 8 if model.norm.num_groups is None else model.norm.num_groups
+  assert groups == defaults["num_groups"]
+  assert (name.startswith("bit_r"), groups) != (True, 8)
+
+
+def test_the_stem_of_a_wide_network_stays_narrow():
+  params = shapes(create_model("wrn_16_4", num_classes=10))["params"]
+  assert params["stem"]["kernel"].shape == (3, 3, 3, 16)
+  assert params["stage1_block1"]["conv1"]["kernel"].shape == (3, 3, 16, 64)
+  assert params["stage1_block1"]["projection"]["kernel"].shape[-1] == 64
+  with pytest.raises(ValueError, match="8 channels cannot form 16 groups"):
+    create_model(
+      "wrn_16_4", num_classes=10, width=0.5, norm=NormSpec(num_groups=16)
+    )
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_dropout_and_stochastic_depth_are_of_training_alone(version):
+  images = draw(2, 8, 8, 3)
+  plain, model = (
+    tiny(version=version, dropout=rate, stochastic_depth=rate)
+    for rate in (0.0, 0.5)
+  )
+  assert shapes(plain) == shapes(model)
+  variables, logits = run(plain, images, train=False)
+  still = run(model, images, variables, train=False)[1]
+  np.testing.assert_allclose(still, logits, atol=1e-5)
+
+  @jax.jit
+  def train(seed):
+    rngs = {"dropout": jax.random.key(seed)}
+    return model.apply(variables, images, train=True, rngs=rngs)
+
+  np.testing.assert_array_equal(train(0), train(0))
+  assert np.abs(train(0) - train(1)).max() > 0
+
+
+def test_padding_of_big_vision_is_on_the_far_side():
+  image = np.zeros((1, 16, 16, 1), np.float32)
+  image[0, 0, 0] = 1
+  model = create_model("bit_i1k", num_classes=2, width=0.5)
+  small = {"block_sizes": (1,), "same_padding": True}
+  model = dataclasses.replace(model, **small)
+  variables = run(model, image)[0]
+  stem = inside(model, variables, image)["stem"]
+  kernel = variables["params"]["stem"]["kernel"]
+  assert stem.shape == (1, 8, 8, 32)
+  # Of 7 taps 2 are before an even image, 3 behind.
+  np.testing.assert_allclose(stem[0, 0, 0], kernel[2, 2, 0], rtol=1e-6)
 
 
 @pytest.mark.parametrize("depth", [8, 14, 32])
