@@ -65,7 +65,7 @@ def conv_general_dilated(
 
 def _use_products(x, padding, how) -> bool:
   """Few examples, and nothing but a stride and a padding."""
-  if isinstance(padding, str):
+  if isinstance(padding, str) or x.ndim != 4:
     return False
   plain = all(
     how.get(key) is None or set(how[key]) == {1}
@@ -76,7 +76,7 @@ def _use_products(x, padding, how) -> bool:
     x.shape, x.shape, how.get("dimension_numbers")
   )
   layout = lax.conv_dimension_numbers(x.shape, x.shape, _DIMENSIONS)
-  few = x.ndim == 4 and x.shape[0] <= SMALL_BATCH
+  few = x.shape[0] <= SMALL_BATCH
   return few and plain and groups == 1 and numbers == layout
 
 
