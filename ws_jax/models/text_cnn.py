@@ -9,6 +9,7 @@ from jax.typing import DTypeLike
 
 from ws_jax.base import keys
 from ws_jax.base.names import lookup
+from ws_jax.layers.convolve import conv_general_dilated
 from ws_jax.layers.norm import NormSpec
 from ws_jax.models import common
 
@@ -107,8 +108,10 @@ class TextCNN(nn.Module):
     for width in self.widths:
       y = nn.Conv(
         *(self.filters, (width,)),
+        padding=[((width - 1) // 2, width // 2)],
         use_bias=False,
         dtype=self.dtype,
+        conv_general_dilated=conv_general_dilated,
         name=f"conv{width}",
       )(x)
       features.append(jnp.where(real, y, jnp.finfo(y.dtype).min).max(1))
