@@ -11,6 +11,7 @@ from ws_jax.layers.batch_channel import (
   BatchChannelNorm,
   EstimatedBatchChannelNorm,
 )
+from ws_jax.layers.norm import NormSpec
 
 EPSILON = 1e-5
 
@@ -177,3 +178,12 @@ def test_a_normalization_batch_that_does_not_divide_the_batch():
   layer, variables, x = build(batch_size=3)
   with pytest.raises(ValueError, match="batch of 3 does not divide .* 8 ex"):
     layer.apply(variables, x, train=True, mutable=["batch_stats"])
+
+
+def test_a_spec_hands_its_settings_on():
+  spec = NormSpec("batch_channel_estimated", num_groups=4, momentum=0.5)
+  assert spec.layer() == EstimatedBatchChannelNorm(num_groups=4, momentum=0.5)
+  spec = NormSpec("batch_channel", channels_per_group=2, batch_size=8)
+  assert spec.layer() == BatchChannelNorm(channels_per_group=2, batch_size=8)
+  with pytest.raises(ValueError, match="7 channels cannot form groups of 2"):
+    spec.check(7)

@@ -13,6 +13,9 @@ group      1                    `num_groups`
 layer      1                    1
 instance   1                    C
 =========  ===================  ==================
+
+`batch_channel` is the first of these and then the second, see
+`ws_jax.layers.batch_channel`.
 """
 
 import dataclasses
@@ -24,6 +27,10 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from ws_jax.base.names import lookup
+from ws_jax.layers.batch_channel import (
+  BatchChannelNorm,
+  EstimatedBatchChannelNorm,
+)
 from ws_jax.layers.normalize import normalize
 
 
@@ -180,11 +187,18 @@ class Affine(nn.Module):
 
 NORMS = {
   "batch": BatchNorm,
+  "batch_channel": BatchChannelNorm,
+  "batch_channel_estimated": EstimatedBatchChannelNorm,
   "group": GroupNorm,
   "instance": InstanceNorm,
   "layer": LayerNorm,
   "none": Affine,
 }
+
+
+# The kinds with a normalization batch, and those with groups of channels.
+_BATCHED = ("batch", "batch_channel", "batch_channel_estimated")
+_GROUPED = ("group", "batch_channel", "batch_channel_estimated")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,11 +210,14 @@ class NormSpec:
 
   Attributes:
     kind: Name of `NORMS`.
-    num_groups: Number of groups of `group`; see `GroupNorm` for the default.
-    channels_per_group: Number of channels in a group of `group`, instead of
+    num_groups: Number of groups of `group` and `batch_channel`; see `GroupNorm`
+      for the default.
+    channels_per_group: Number of channels in a group of them, instead of
       `num_groups`.
-    batch_size: Normalization batch of `batch`; None for the whole batch.
-    momentum: Share of the old running statistics in the new ones, of `batch`.
+    batch_size: Normalization batch of `batch` and `batch_channel`; None for the
+      whole batch.
+    momentum: Share of the old running statistics in the new ones, of all kinds
+      that have some.
     epsilon: Number added to the variance.
 
   Raises:
@@ -244,7 +261,7 @@ class NormSpec:
       ValueError: The channels cannot form the groups; the message says which
         numbers are possible.
     """
-    if self.kind == "group":
+    if self.kind in _GROUPED:
       _count_groups(channels, self.num_groups, self.channels_per_group)
 
   def layer(
@@ -262,10 +279,10 @@ class NormSpec:
       name: Name of the layer in its module.
     """
     own: dict[str, Any] = {}
-    if self.kind == "batch":
-      own = {"batch_size": self.batch_size, "momentum": self.momentum}
-    if self.kind == "group":
-      own = {
+    if self.kind in _BATCHED:
+      own |= {"batch_size": self.batch_size, "momentum": self.momentum}
+    if self.kind in _GROUPED:
+      own |= {
         "num_groups": self.num_groups,
         "channels_per_group": self.channels_per_group,
       }

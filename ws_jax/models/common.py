@@ -3,7 +3,11 @@
 from ws_jax.base import keys
 
 NORM_KEYS = {
-  "norm": keys.text("group", "batch, group, layer, instance or none"),
+  "norm": keys.text(
+    "group",
+    "batch, group, layer, instance, none, batch_channel (batch, then group) or"
+    " batch_channel_estimated (by running statistics)",
+  ),
   "num_groups": keys.integer(8, "groups of norm=group", low=1, optional=True),
   "channels_per_group": keys.integer(
     None, "channels in a group of norm=group; wins over num_groups", low=1
