@@ -1,0 +1,52 @@
+"""A small transformer that writes like Jane Austen, byte by byte.
+
+Four novels are for training (3.1 MB); the run is evaluated on Northanger Abbey.
+The novels are in the package.
+
+Command (no download):
+
+    python -m ws_jax.main --config=configs/austen.py --workdir=workdirs/austen
+
+and then, on Persuasion, which decided nothing:
+
+    python -m ws_jax.main --evaluate=workdirs/austen \
+      --config.data.eval_split=test
+
+Arms: `:ws=true` standardizes the kernels of attention and MLP, scaled by
+1/sqrt(fan-in); `:ws=true,ws_convention=bit` without that scale. `:norm=rms`,
+`:qk_norm=true`, `:z_loss=1e-4` and `:tokenizer=pieces` (the extra `text`).
+
+Expect: PILOT
+Time: PILOT
+"""
+
+from ws_jax import config as base
+
+
+def get_config(arg=""):
+  """Returns the configuration; `arg` is what follows the colon."""
+  config = base.apply(
+    base.default(),
+    {
+      "data.name": "austen",
+      "data.eval_split": "validation",
+      "data.batch_size": 32,
+      "data.eval_batch_size": 32,
+      "task.name": "language_model",
+      "model.name": "transformer_lm",
+      "model.norm": "layer",
+      "model.ws": False,
+      "model.ws_convention": "timm_scaled",
+      "model.ws_where": ("*/attention/*/kernel", "*/mlp/*/kernel"),
+      "optim.name": "adamw",
+      "optim.nesterov": False,
+      "optim.learning_rate": 3e-3,
+      "optim.weight_decay": 0.1,
+      "optim.clip_norm": 1.0,
+      "optim.warmup_steps": 100,
+      "train.steps": 1500,
+      "train.eval_every_steps": 500,
+      "train.checkpoint_every_steps": 500,
+    },
+  )
+  return base.variant(config, arg)

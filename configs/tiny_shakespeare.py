@@ -1,0 +1,50 @@
+"""The transformer of nanoGPT's first example, on Tiny Shakespeare.
+
+Karpathy's settings for a CPU (nanoGPT, README): four blocks of 128 channels
+with four heads, learned positions, no dropout, rows of 64 characters, batch 12,
+2,000 steps of AdamW at 1e-3. The data are those of TFDS: the first 90 % of the
+text are for training, 5 % each for validation and test.
+
+Command, with the text in a file:
+
+    python -m ws_jax.main --config=configs/tiny_shakespeare.py \
+      --config.data.name=./input.txt --workdir=workdirs/tiny_shakespeare
+
+or, after `python scripts/prepare_data.py tiny_shakespeare`, without data.name.
+
+Expect: PILOT
+Time: PILOT
+"""
+
+from ws_jax import config as base
+
+
+def get_config(arg=""):
+  """Returns the configuration; `arg` is what follows the colon."""
+  config = base.apply(
+    base.default(),
+    {
+      "data.name": "tiny_shakespeare",
+      "data.eval_split": "validation",
+      "data.batch_size": 12,
+      "data.eval_batch_size": 96,
+      "task.name": "language_model",
+      "task.length": 64,
+      "model.name": "transformer_lm",
+      "model.norm": "layer",
+      "model.positions": "learned",
+      "model.ws": False,
+      "model.ws_convention": "timm_scaled",
+      "model.ws_where": ("*/attention/*/kernel", "*/mlp/*/kernel"),
+      "optim.name": "adamw",
+      "optim.nesterov": False,
+      "optim.learning_rate": 1e-3,
+      "optim.weight_decay": 0.1,
+      "optim.clip_norm": 1.0,
+      "optim.warmup_steps": 100,
+      "train.steps": 2000,
+      "train.eval_every_steps": 500,
+      "train.checkpoint_every_steps": 500,
+    },
+  )
+  return base.variant(config, arg)
