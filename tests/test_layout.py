@@ -88,7 +88,7 @@ def owner(path: pathlib.Path) -> str:
 
   What `python -m` runs, and a verb of it, is a program: on the floor of `main`.
   """
-  if path.stem in ("__main__", "convert", "predict"):
+  if path.stem in ("__main__", "convert", "generate", "predict"):
     return "main"
   return path.relative_to(PACKAGE).with_suffix("").parts[0]
 

@@ -8,7 +8,7 @@ import sys
 
 from ws_jax import weights
 from ws_jax.core import conventions, describe, fold
-from ws_jax.weights import convert, predict
+from ws_jax.weights import convert, generate, predict
 
 _SOURCE = "a run's workdir, an orbax folder, a .npz or a .safetensors file"
 _CONVENTIONS = f"one of {', '.join(conventions.CONVENTIONS)}"
@@ -100,6 +100,14 @@ def _parser() -> argparse.ArgumentParser:
   )
   predict.add_arguments(verb)
   verb.set_defaults(run=predict.run)
+  verb = verbs.add_parser(
+    "generate",
+    help="print text that a language model writes",
+    description="Prints a prompt and what a trained language model writes "
+    "behind it.",
+  )
+  generate.add_arguments(verb)
+  verb.set_defaults(run=generate.run)
   verb = verbs.add_parser(
     "import",
     help="make parameters of a model here of published weights",
