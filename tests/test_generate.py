@@ -231,6 +231,24 @@ def test_a_text_classifier_is_trained_and_evaluated(folder, model, ws):
 
 
 @pytest.mark.parametrize(
+  ("file", "message"),
+  [
+    ("clinc150", "model 'resnet8' takes no text: .*Known: text_cnn"),
+    ("austen", "must have the same number of dimensions"),
+  ],
+)
+def test_models_of_images_are_refused_before_a_run_begins(
+  folder, file, message
+):
+  name = "own.json" if file == "clinc150" else "own.txt"
+  c = config.load(f"configs/{file}.py:model=resnet8")
+  c = config.apply(c, {**TRAINING, "data.name": str(folder / name)})
+  with pytest.raises(config.ConfigError, match=message):
+    train.train_and_evaluate(c, folder / "run")
+  assert not (folder / "run").exists()
+
+
+@pytest.mark.parametrize(
   ("changes", "message"),
   [
     ({"data.name": "austin"}, "did you mean 'austen'"),
@@ -238,6 +256,7 @@ def test_a_text_classifier_is_trained_and_evaluated(folder, model, ws):
     ({"model.norm": "group"}, "model.norm=group must be layer or rms"),
     ({"model.heads": 3}, "3 heads do not divide dim=16"),
     ({"task.tokenizer": "bites"}, "unknown tokenizer 'bites'"),
+    ({"model.ws": True, "model.ws_where": ()}, "no kernel was selected"),
   ],
 )
 def test_what_does_not_fit_is_one_line_and_leaves_nothing(

@@ -29,6 +29,7 @@ from ws_jax.models.resnet import MODELS, ResNet, create_model
 __all__ = ["MODELS", "ResNet", "create", "create_model", "keys"]
 
 FAMILIES = (resnet, efficientnet, nfnet, speech, text_cnn, transformer)
+TEXT = (text_cnn, transformer)  # Families that are told `num_inputs`.
 
 
 def keys(name: str) -> dict[str, Key]:
@@ -71,7 +72,8 @@ def create(
     num_outputs: Number of outputs for each example, as classes.
     norm: Normalization; None for a model that brings its own.
     dtype: Dtype of the activations; None for a model that brings its own.
-    **settings: The other `keys` of the model.
+    **settings: The other `keys` of the model, and `num_inputs`, the number of
+      tokens, if its inputs are text with labels.
 
   Returns:
     A Flax Linen module, or what the user's own callable returns.
@@ -88,6 +90,12 @@ def create(
   if dtype is not None:
     settings["dtype"] = dtype
   make = own.create if ":" in name else _family(name).create
+  if "num_inputs" in settings and ":" not in name:
+    suitable = [known for family in TEXT for known in family.MODELS]
+    if name not in suitable:
+      raise ValueError(
+        f"model {name!r} takes no text: {names.suggest(name, suitable)}"
+      )
   return make(name, num_outputs=num_outputs, **settings)
 
 

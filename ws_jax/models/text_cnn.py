@@ -13,7 +13,8 @@ from ws_jax.layers.convolve import conv_general_dilated
 from ws_jax.layers.norm import NormSpec
 from ws_jax.models import common
 
-MODELS = {"text_cnn": "convolutions over words, and the maximum of each"}
+# Convolutions over words, and the maximum of each.
+MODELS: dict[str, dict[str, Any]] = {"text_cnn": {}}
 KEYS = {
   "dim": keys.integer(128, "channels of the embedding", low=1),
   "filters": keys.integer(100, "filters of each width", low=1),

@@ -25,9 +25,9 @@ from ws_jax.base.names import lookup
 from ws_jax.layers import attention
 from ws_jax.models import common
 
-MODELS = {
-  "transformer_lm": "decoder that predicts tokens",
-  "transformer_classifier": "encoder with a class for each text",
+MODELS: dict[str, dict[str, Any]] = {
+  "transformer_lm": {},  # a decoder that predicts tokens
+  "transformer_classifier": {},  # an encoder with a class for each text
 }
 NORMS = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}
 POSITIONS = {"rotary": "angles of queries and keys", "learned": "vectors"}

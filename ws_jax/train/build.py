@@ -287,6 +287,8 @@ def build_program(
     divergence_factor=config.train.divergence_factor,
   )
   own = model is not None or ":" in f"{config.model.name}{config.task.name}"
+  # Models of images do not suit other tasks, nor does WS of convolutions alone.
+  own = own or not isinstance(task, tasks.ImageClassification)
   if own and dataset.train:
     check_program(program, dataset)
   return program
