@@ -16,8 +16,8 @@ Arms: `:ws=true` standardizes the kernels of attention and MLP, scaled by
 1/sqrt(fan-in); `:ws=true,ws_convention=bit` without that scale. `:norm=rms`,
 `:qk_norm=true`, `:z_loss=1e-4` and `:tokenizer=pieces` (the extra `text`).
 
-Expect: PILOT
-Time: PILOT
+Expect: not measured yet.
+Time: not measured yet.
 """
 
 from ws_jax import config as base

@@ -12,8 +12,8 @@ Command, with the text in a file:
 
 or, after `python scripts/prepare_data.py tiny_shakespeare`, without data.name.
 
-Expect: PILOT
-Time: PILOT
+Expect: not measured yet.
+Time: not measured yet.
 """
 
 from ws_jax import config as base
