@@ -5,6 +5,7 @@
 """
 
 import sys
+import types
 from typing import NoReturn
 
 from ws_jax.base import extras
@@ -32,8 +33,8 @@ _EVALUATE = flags.DEFINE_string(
   " trains nothing. Choose the split by --config.data.eval_split=NAME.",
 )
 
-# The `--config.KEY=VALUE` of the command line, as `parse` found them.
-_given: list[tuple[str, str]] = []
+# Results of `parse`: the `--config.KEY=VALUE` given, and the config with them.
+_parsed = types.SimpleNamespace(given=[], config=None)
 
 
 def main(argv: list[str]) -> None:
@@ -49,8 +50,8 @@ def main(argv: list[str]) -> None:
     if _EVALUATE.value is not None:
       metrics = _evaluate(_EVALUATE.value)
     else:
-      chosen = config.apply_texts(config.load(str(_CONFIG.value)), _given)
-      metrics = train.train_and_evaluate(chosen, str(_WORKDIR.value))
+      workdir = str(_WORKDIR.value)
+      metrics = train.train_and_evaluate(_parsed.config, workdir)
   except train.Diverged as error:
     _stop(f"{error}; recorded in {_WORKDIR.value}/status.json", 3)
   except train.Interrupted as error:
@@ -75,10 +76,10 @@ def parse(argv: list[str]) -> list[str]:
     rest, given = _take_keys(argv)
     if {"--help", "-h", "--helpfull"} & set(rest):
       _print_keys(rest, given)
-    _given[:] = given
+    _parsed.given = given
     rest = flags.FLAGS(rest)
-    if _CONFIG.value is not None:  # for its errors, before anything starts
-      config.apply_texts(config.load(_CONFIG.value), given)
+    if _CONFIG.value is not None:  # here, for its errors to come first
+      _parsed.config = config.apply_texts(config.load(_CONFIG.value), given)
     return rest
   except (flags.Error, ValueError) as error:
     _stop(f"error: {' '.join(str(error).split())}", 2)
@@ -158,7 +159,7 @@ def _evaluate(path: str) -> dict[str, float]:
   except ValueError as error:
     raise config.ConfigError(" ".join(str(error).split())) from error
   _say(f"{path}: step {run.step}")
-  metrics = run.evaluate(_given)
+  metrics = run.evaluate(_parsed.given)
   return {f"eval/{name}": x for name, x in metrics.items()}
 
 

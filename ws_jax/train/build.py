@@ -21,18 +21,16 @@ from ws_jax import data, models, tasks
 from ws_jax.base import names
 from ws_jax.data.memory import MemorySource
 from ws_jax.layers import norm
+from ws_jax.models import common
 from ws_jax.train import backend, calling, optim, step, transfer
 
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-# Keys of a model that belong to its norm, and one that every model may have.
-_NORM_KEYS = (
-  "norm",
-  "num_groups",
-  "channels_per_group",
-  "norm_batch_size",
-  "norm_momentum",
+# Keys of `config.model` that are not passed to the model as they stand.
+_COMMON_KEYS = (
+  *("name", "ws", "ws_convention", "ws_where"),
+  *common.NORM_KEYS,
+  *common.DTYPE_KEYS,
 )
-_COMMON_KEYS = ("name", "ws", "ws_convention", "ws_where", "dtype", *_NORM_KEYS)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -93,37 +93,28 @@ def _parser() -> argparse.ArgumentParser:
     "its own",
   )
   verb.set_defaults(run=_fold)
-  verb = verbs.add_parser(
-    "predict",
-    help="print the classes that a run sees in images",
-    description="Prints the most likely classes of each image.",
-  )
-  predict.add_arguments(verb)
-  verb.set_defaults(run=predict.run)
-  verb = verbs.add_parser(
-    "generate",
-    help="print text that a language model writes",
-    description="Prints a prompt and what a trained language model writes "
-    "behind it.",
-  )
-  generate.add_arguments(verb)
-  verb.set_defaults(run=generate.run)
-  verb = verbs.add_parser(
-    "import",
-    help="make parameters of a model here of published weights",
-    description="Reads weights of Big Transfer or timm for a model here, and "
-    "reports every array that is used, unused or missing.",
-  )
-  convert.add_import(verb)
-  verb.set_defaults(run=convert.run_import)
-  verb = verbs.add_parser(
-    "publish",
-    help="write parameters in a published layout",
-    description="Writes the raw parameters of a run in the layout of Big "
-    "Transfer or timm.",
-  )
-  convert.add_publish(verb)
-  verb.set_defaults(run=convert.run_publish)
+  for name, module_arguments, run, text in (
+    (
+      *("predict", predict.add_arguments, predict.run),
+      "print the classes that a run sees in images",
+    ),
+    (
+      *("generate", generate.add_arguments, generate.run),
+      "print a prompt and what a language model writes behind it",
+    ),
+    (
+      *("import", convert.add_import, convert.run_import),
+      "make parameters of a model here of published weights, and report every"
+      " array that is used, unused or missing",
+    ),
+    (
+      *("publish", convert.add_publish, convert.run_publish),
+      "write the raw parameters of a run in a published layout",
+    ),
+  ):
+    verb = verbs.add_parser(name, help=text, description=text)
+    module_arguments(verb)
+    verb.set_defaults(run=run)
   return parser
 
 
