@@ -176,8 +176,8 @@ def test_logits_and_gradients_are_those_of_timm(name, tmp_path):
   largest = max(np.abs(theirs[key]).max() for key in wanted)
   for key in wanted:
     # Before another norm a bias has a gradient of zero, but for rounding.
-    scale = max(np.abs(theirs[key]).max(), 1e-7 * largest)
-    assert np.abs(grads[key] - theirs[key]).max() < 1e-9 * scale, key
+    allowed = 1e-9 * np.abs(theirs[key]).max() + 1e-12 * largest
+    assert np.abs(grads[key] - theirs[key]).max() < allowed, key
   # In float32 the logits are as near as asked; of the gradients a ReLU that
   # rounding has flipped takes its part, here as there, so they are measured
   # together.
