@@ -82,10 +82,11 @@ def test_weight_standardization_takes_convolutions_and_not_the_dense_layers():
   assert len(taken) == 1 + 2 + 15 * 3 + 1
   depthwise = {p for p in taken if p.endswith("depthwise/kernel")}
   assert len(depthwise) == 16
-  # What leaves the depthwise ones out.
-  rest = ws_jax.matching_regex(r"(?<!depthwise)(?<!head)/kernel$")
-  chosen = {p for p, x in named.items() if rest(p, x) and x.ndim == 4}
-  assert chosen == taken - depthwise
+  # The patterns that leave the depthwise ones out, as the module says.
+  rest = ws_jax.matching(
+    *("stem/kernel", "*/expand/kernel", "*/project/kernel", "final/kernel")
+  )
+  assert {p for p, x in named.items() if rest(p, x)} == taken - depthwise
   for path in depthwise:
     size, _, inputs, _ = named[path].shape
     assert (size in (3, 5), inputs) == (True, 1)
@@ -207,8 +208,8 @@ def test_squeeze_and_excitation_is_what_its_parameters_say():
   layer = SqueezeExcite(hidden=4, gain=2.0)
   y, variables = layer.init_with_output(jax.random.key(0), x)
   p: Any = jax.tree.map(np.float64, variables["params"])
-  hidden = x.mean((1, 2)) @ p["reduce"]["kernel"] + p["reduce"]["bias"]
-  gate = np.maximum(hidden, 0) @ p["expand"]["kernel"] + p["expand"]["bias"]
+  hidden = x.mean((1, 2)) @ p["squeeze"]["kernel"] + p["squeeze"]["bias"]
+  gate = np.maximum(hidden, 0) @ p["excite"]["kernel"] + p["excite"]["bias"]
   true = x * (2 / (1 + np.exp(-gate)))[:, None, None]
   np.testing.assert_allclose(y, true, rtol=1e-5)
 

@@ -101,7 +101,8 @@ def effective(name, params):
 
 def distance(ours, theirs) -> float:
   """Returns the largest difference, as a part of the largest number."""
-  return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+  off = np.asarray(ours) - theirs
+  return float(np.abs(off).max() / np.abs(theirs).max())
 
 
 @pytest.mark.parametrize("name", FAST)
@@ -116,7 +117,7 @@ def test_logits_are_those_that_timm_computes(name):
 
   stored = json.loads((ROOT / "tests/golden/logits.json").read_text())
   theirs = np.array(stored[f"{name}/logits"])
-  found = distance(np.asarray(logits(variables)), theirs)
+  found = distance(logits(variables), theirs)
   assert found < 1e-4, (
     f"{name} differs by {found:.1e} from timm's network of the same weights:"
     " published weights would no longer mean the same. If timm has changed, run"
@@ -175,8 +176,8 @@ def test_logits_and_gradients_are_those_of_timm(name, tmp_path):
   largest = max(np.abs(theirs[key]).max() for key in wanted)
   for key in wanted:
     # Before another norm a bias has a gradient of zero, but for rounding.
-    scale = max(np.abs(theirs[key]).max(), 1e-7 * largest)
-    assert np.abs(grads[key] - theirs[key]).max() < 1e-9 * scale, key
+    allowed = 1e-9 * np.abs(theirs[key]).max() + 1e-12 * largest
+    assert np.abs(grads[key] - theirs[key]).max() < allowed, key
   # In float32 the logits are as near as asked; of the gradients a ReLU that
   # rounding has flipped takes its part, here as there, so they are measured
   # together.

@@ -2,7 +2,10 @@
 
 import argparse
 import functools
+import importlib.util
 import pickle
+import subprocess
+import sys
 import zipfile
 from typing import Any
 
@@ -344,3 +347,30 @@ def test_the_wrong_model_is_named_with_what_it_lacks(resnet18):
   path, _ = resnet18
   with pytest.raises(ValueError, match=r"as resnet50: does not fit the model"):
     convert.read_published(path, "resnet50")
+
+
+@pytest.mark.slow
+def test_the_command_for_a_pickle_makes_what_can_be_imported(
+  resnet18, tmp_path
+):
+  for package in ("torch", "safetensors"):
+    if importlib.util.find_spec(package) is None:
+      pytest.skip(f"{package} is not installed")
+  path, variables = resnet18
+  pickled = tmp_path / "model.pth"
+  code = (
+    "import torch; from safetensors.torch import load_file;"
+    f" torch.save({{'state_dict': load_file('{path}')}}, '{pickled}')"
+  )
+  subprocess.run([sys.executable, "-c", code], check=True)
+  with pytest.raises(ValueError, match="is a pickle") as caught:
+    convert.read_published(pickled, "resnet18")
+  command = str(caught.value).partition('python -c "')[2].removesuffix('"')
+  subprocess.run([sys.executable, "-c", command], check=True)
+  found = convert.read_published(
+    pickled.with_suffix(".safetensors"), "resnet18"
+  )
+  np.testing.assert_array_equal(
+    found.variables["params"]["head"]["kernel"],
+    variables["params"]["head"]["kernel"],
+  )

@@ -24,7 +24,7 @@ class SqueezeExcite(nn.Module):
   Example:
     >>> layer, images = SqueezeExcite(hidden=4), jnp.ones((2, 5, 5, 8))
     >>> y, variables = layer.init_with_output(jax.random.key(0), images)
-    >>> y.shape, variables["params"]["reduce"]["kernel"].shape
+    >>> y.shape, variables["params"]["squeeze"]["kernel"].shape
     ((2, 5, 5, 8), (8, 4))
   """
 
@@ -44,6 +44,6 @@ class SqueezeExcite(nn.Module):
     dense = lambda units, name: nn.Dense(
       units, kernel_init=_he_fan_out, name=name
     )
-    y = self.activation(dense(self.hidden, "reduce")(y))
-    y = dense(x.shape[-1], "expand")(y)
+    y = self.activation(dense(self.hidden, "squeeze")(y))
+    y = dense(x.shape[-1], "excite")(y)
     return x * (self.gain * nn.sigmoid(y)).astype(x.dtype)

@@ -7,7 +7,9 @@ Tan and Le, 2019 (arXiv:1905.11946). The published normalization is
 Weight Standardization goes in front of `apply`. It takes the convolutions, not
 the dense layers of squeeze-and-excitation. Those named `depthwise` have a
 fan-in of 9 or 25, and without their mean they cannot blur: the published weak
-point of WS here (Brock et al., 2021, arXiv:2101.08692).
+point of WS here (Brock et al., 2021, arXiv:2101.08692). It takes all but them
+with `ws_where=("stem/kernel", "*/expand/kernel", "*/project/kernel",
+"final/kernel")`.
 """
 
 import math

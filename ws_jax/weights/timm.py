@@ -54,8 +54,8 @@ _EFFICIENTNET = (
   },
   {
     "depthwise": "conv_dw",
-    "squeeze_excite/reduce": "se.conv_reduce",
-    "squeeze_excite/expand": "se.conv_expand",
+    "squeeze_excite/squeeze": "se.conv_reduce",
+    "squeeze_excite/excite": "se.conv_expand",
   },
 )
 # The rest of a block, by whether it widens its input.
@@ -78,8 +78,8 @@ _NFNET = (
   },
   {
     "projection": "downsample.conv",
-    "squeeze_excite/reduce": "attn_last.fc1",
-    "squeeze_excite/expand": "attn_last.fc2",
+    "squeeze_excite/squeeze": "attn_last.fc1",
+    "squeeze_excite/excite": "attn_last.fc2",
   },
 )
 _CONVS = {f"conv{i}": f"conv{i}" for i in (1, 2, 3)}
