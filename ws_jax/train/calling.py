@@ -208,18 +208,12 @@ def _gains(
   Norm-free nets have them: the effective kernel holds its gain, and the module
   applies the kernel alone. A kernel without gets ones, where another has one.
   """
-  beside = {
-    path.removesuffix("/gain"): leaf
-    for path, leaf in by_path(params).items()
-    if path.endswith("/gain")
-  }
-  if not beside:
+  ones = ws_jax.init_gains(params, where=where, axes=axes)
+  leaves = by_path(params)
+  beside = lambda path: f"{path.removesuffix('kernel')}gain"
+  if not any(beside(path) in leaves for path in ones):
     return None
-  gains = ws_jax.init_gains(params, where=where, axes=axes)
-  return {
-    path: beside.get(path.removesuffix("/kernel"), ones)
-    for path, ones in gains.items()
-  }
+  return {path: leaves.get(beside(path), one) for path, one in ones.items()}
 
 
 def _mode(model: Any, train: bool) -> dict[str, bool]:
