@@ -16,8 +16,11 @@ Arms: `:ws=true` standardizes the kernels of attention and MLP, scaled by
 1/sqrt(fan-in); `:ws=true,ws_convention=bit` without that scale. `:norm=rms`,
 `:qk_norm=true`, `:z_loss=1e-4` and `:tokenizer=pieces` (the extra `text`).
 
-Expect: not measured yet.
-Time: not measured yet.
+Expect: not measured to the end. In a pilot, 260 steps with half the batch, 1.1
+million bytes, brought the training text to 2.41 bits per byte, still falling
+fast; a byte 5-gram has 2.18 on the beginning of Persuasion.
+Time: about 15 minutes on two cores, by the 1.1 seconds of processor time that a
+step takes.
 """
 
 from ws_jax import config as base

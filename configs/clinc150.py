@@ -17,9 +17,11 @@ and then, on the 4,500 for the test, which decided nothing:
 Arms: `:ws=true` standardizes the convolutions, and `:norm=batch` or
 `:norm=group` normalizes their features. `:model=transformer_classifier`.
 
-Expect: not measured yet. The authors' convolutional network has 91.2 % on the
-test, and TF-IDF with logistic regression 91.4 %.
-Time: not measured yet.
+Expect: 91.8 % in the validation and 92.0 % in the test, from one seed with
+untuned numbers. TF-IDF with logistic regression has 91.4 % in the test. The
+transformer, with two layers, dropout 0.3, rate 1e-3 and 6 epochs, has 89.2 % in
+the validation.
+Time: two minutes on one core.
 """
 
 from ws_jax import config as base

@@ -1,6 +1,6 @@
 """The transformer of nanoGPT's first example, on Tiny Shakespeare.
 
-Karpathy's settings for a CPU (nanoGPT, README): four blocks of 128 channels
+The settings for a CPU in the README of nanoGPT: four blocks of 128 channels
 with four heads, learned positions, no dropout, rows of 64 characters, batch 12,
 2,000 steps of AdamW at 1e-3. The data are those of TFDS: the first 90 % of the
 text are for training, 5 % each for validation and test.
@@ -12,8 +12,9 @@ Command, with the text in a file:
 
 or, after `python scripts/prepare_data.py tiny_shakespeare`, without data.name.
 
-Expect: not measured yet.
-Time: not measured yet.
+Expect: not measured. nanoGPT reports a validation loss of 1.88 nats a
+character, 2.71 bits per byte, for its own split and a mean over 20 batches.
+Time: about three minutes on two cores, by the number of tokens.
 """
 
 from ws_jax import config as base

@@ -224,6 +224,9 @@ def test_a_text_classifier_is_trained_and_evaluated(folder, model, ws):
   assert 0 <= metrics["eval/accuracy"] <= 1
   run = train.load_run(folder / "run")
   assert run.classes == ("one", "two")
+  # Words are numbered as in training, whatever the training split is now.
+  again = run.evaluate([("data.train_split", "train[:2]")])
+  assert again["loss"] == pytest.approx(metrics["eval/loss"], rel=1e-4)
   tokenizer = tokenizers.load(run.program.task.tokenizer)
   row = np.full((1, *run.input_shape), tokenizer.size - 1, np.uint16)
   row[0, :3] = tokenizer.encode(b"x y z")

@@ -97,6 +97,9 @@ class Trained:
     """
     config = self.config.copy_and_resolve_references().unlock()
     changed = config_lib.apply_texts(config, overrides)
+    if self.data.tokenizer:
+      # The tokens of the run, whatever text a tokenizer would be made from.
+      changed.task.tokenizer = self.data.tokenizer
     setup = build.start(changed, trains=False)
     everywhere = NamedSharding(self.program.mesh, PartitionSpec())
     params, model_state = jax.device_put(
