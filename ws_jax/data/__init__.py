@@ -1,6 +1,7 @@
 """Data sets, the examples of each batch, and augmentation."""
 
 from ws_jax.data.augment import normalize, random_crop, random_flip
+from ws_jax.data.classes import only_classes
 from ws_jax.data.datasets import (
   Dataset,
   Info,
@@ -35,6 +36,7 @@ __all__ = [
   "load",
   "load_dataset",
   "normalize",
+  "only_classes",
   "random_crop",
   "random_flip",
   "read_info",

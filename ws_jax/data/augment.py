@@ -35,17 +35,68 @@ def random_crop(key: jax.Array, images: jax.Array, padding: int) -> jax.Array:
     raise ValueError(f"padding is {padding}, but must be at least 0")
   if padding == 0:
     return images
-  batch, height, width, channels = images.shape
   amounts = ((0, 0), (padding, padding), (padding, padding), (0, 0))
-  padded = jnp.pad(images, amounts)
-  offsets = jax.random.randint(key, (batch, 2), 0, 2 * padding + 1)
+  return _cut(key, jnp.pad(images, amounts), 2 * padding)
+
+
+def resize(images: jax.Array, size: int) -> jax.Array:
+  """Scales images to a square, by bilinear interpolation.
+
+  Args:
+    images: uint8 `[B, H, W, C]`.
+    size: height and width of the result.
+
+  Returns:
+    uint8 `[B, size, size, C]`.
+
+  Raises:
+    ValueError: `images` is not of rank 4.
+
+  Example:
+    >>> resize(jnp.ones([2, 8, 6, 3], jnp.uint8), 16).shape
+    (2, 16, 16, 3)
+  """
+  _check_rank(images)
+  shape = (images.shape[0], size, size, images.shape[3])
+  scaled = jax.image.resize(images.astype(jnp.float32), shape, "bilinear")
+  return jnp.round(scaled).astype(images.dtype)
+
+
+def random_window(key: jax.Array, images: jax.Array, size: int) -> jax.Array:
+  """Cuts a square out of each image, at a random place.
+
+  Args:
+    key: a JAX random key; the same key gives the same windows.
+    images: `[B, H, H, C]`, any dtype.
+    size: height and width of the result.
+
+  Raises:
+    ValueError: `images` are no squares, or smaller than `size`.
+
+  Example:
+    >>> images = jnp.ones([2, 8, 8, 3], jnp.uint8)
+    >>> random_window(jax.random.key(0), images, 6).shape
+    (2, 6, 6, 3)
+  """
+  _check_rank(images)
+  _, height, width, _ = images.shape
+  if height != width or size > height:
+    raise ValueError(f"no window of {size} pixels in {height} x {width}")
+  return _cut(key, images, height - size)
+
+
+def _cut(key: jax.Array, images: jax.Array, excess: int) -> jax.Array:
+  """Cuts a window out of each image that is `excess` pixels smaller."""
+  batch, height, width, channels = images.shape
+  offsets = jax.random.randint(key, (batch, 2), 0, excess + 1)
   offsets = _shard_like(offsets, images)
 
   def crop(image, offset):
     start = (offset[0], offset[1], jnp.zeros_like(offset[0]))
-    return jax.lax.dynamic_slice(image, start, (height, width, channels))
+    shape = (height - excess, width - excess, channels)
+    return jax.lax.dynamic_slice(image, start, shape)
 
-  return jax.vmap(crop)(padded, offsets)
+  return jax.vmap(crop)(images, offsets)
 
 
 def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
@@ -109,6 +160,35 @@ def normalize(
   shift = jnp.asarray(ratios, jnp.float32)
   scaled = images.astype(jnp.float32) * scale.reshape(shape)
   return scaled - shift.reshape(shape)
+
+
+def mixup(
+  key: jax.Array, inputs: jax.Array, labels: jax.Array, alpha: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Mixes each example with the one at the other end of the batch.
+
+  Zhang et al., 2018 (arXiv:1710.09412), with one share for the whole batch.
+
+  Args:
+    key: a JAX random key.
+    inputs: float `[B, ...]`.
+    labels: class numbers `[B]`.
+    alpha: parameter of the Beta distribution of the share.
+
+  Returns:
+    The mixed inputs, the labels of the other examples `[B]`, and the share of
+    the first ones `[B]`.
+
+  Example:
+    >>> inputs, labels = jnp.array([0.0, 1.0]), jnp.array([3, 4])
+    >>> mixed, others, share = mixup(jax.random.key(0), inputs, labels, 1.0)
+    >>> others.tolist(), bool(jnp.allclose(mixed, share * inputs + (1 - share)
+    ...                                           * inputs[::-1]))
+    ([4, 3], True)
+  """
+  share = jax.random.beta(key, alpha, alpha).astype(inputs.dtype)
+  mixed = share * inputs + (1 - share) * inputs[::-1]
+  return mixed, labels[::-1], jnp.full(labels.shape, share)
 
 
 def _shard_like(numbers: jax.Array, images: jax.Array) -> jax.Array:

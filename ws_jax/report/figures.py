@@ -35,14 +35,25 @@ COLORS = {
   "LN+WS": "#882255",
   "IN": "#66C2A0",
   "IN+WS": "#009E73",
+  "BCN": "#EEBAB4",
+  "BCN+WS": "#BB5566",
+  "BCN(est)": "#CCBB44",
+  "BCN(est)+WS": "#997700",
   "plain": "#BBBBBB",
   "no norm": "#999999",
   "WS": "#000000",
 }
 # Colours of other arms, in the order of their names.
-_SPARE = ("#117733", "#661100", "#6699CC", "#DDAA33", "#BB5566", "#004488")
+_SPARE = ("#117733", "#661100", "#6699CC", "#DDAA33", "#EE3377", "#004488")
 # The norm is the shape, and WS fills it; a variant has a shape of its own.
-_MARKERS = {"BN": "o", "GN": "s", "LN": "^", "IN": "D"}
+_MARKERS = {
+  "BN": "o",
+  "GN": "s",
+  "LN": "^",
+  "IN": "D",
+  "BCN": "p",
+  "BCN(est)": "h",
+}
 _VARIANTS = {"mean": "<", "std": ">", "GC": "P", "WS+GC": "*"}
 _DASHES = ("-", "--", ":", "-.")
 _PANEL = (4.8, 3.6)  # inches

@@ -26,6 +26,10 @@ class ImageClassification:
     std: Standard deviation of each channel, on the same scale.
     crop_padding: Pixels of zero padding for the random crop; 0 for no crop.
     flip: Whether half of the training images are mirrored left to right.
+    size: Height and width that images are resized to; None to leave them.
+    resize: The same in training, in front of a random window of `size`; None
+      for `size`, without a window.
+    mixup: Parameter of the Beta distribution of MixUp; 0 for none.
     label_smoothing: Label smoothing of the training loss (Szegedy et al. 2016,
       sec. 7); the evaluation loss is never smoothed.
     input_key: Name of the inputs in the data.
@@ -36,6 +40,9 @@ class ImageClassification:
   std: tuple[float, ...] = ()
   crop_padding: int = 0
   flip: bool = False
+  size: int | None = None
+  resize: int | None = None
+  mixup: float = 0.0
   label_smoothing: float = 0.0
   input_key: str = "image"
   label_key: str = "label"
@@ -44,6 +51,15 @@ class ImageClassification:
   KEYS: ClassVar[dict[str, keys.Key]] = {
     "crop_padding": keys.integer(2, "pixels of padding of the random crop"),
     "flip": keys.switch(True, "mirror half of the training images"),
+    "size": keys.integer(
+      None, "pixels of each side that images are resized to", low=1
+    ),
+    "resize": keys.integer(
+      None,
+      "the same in training, in front of a random window of task.size",
+      low=1,
+    ),
+    "mixup": keys.number(0.0, "alpha of MixUp; 0: none"),
     "label_smoothing": keys.number(
       0.0, "label smoothing of the training loss", below=1
     ),
@@ -58,7 +74,8 @@ class ImageClassification:
       **settings: Values of `KEYS`; augmentation is for images alone.
 
     Raises:
-      ValueError: the labels are not class numbers.
+      ValueError: the labels are not class numbers, or `resize` is smaller than
+        `size`.
     """
     info = dataset.info
     if info.num_classes is None:
@@ -66,6 +83,11 @@ class ImageClassification:
         f"data set {info.name!r}: {info.label_key!r} holds no class numbers,"
         " so it cannot be classified; choose data.label_key, or a task.name of"
         " your own"
+      )
+    size, resize = settings.get("size"), settings.get("resize")
+    if resize is not None and (size is None or resize < size):
+      raise ValueError(
+        f"task.resize={resize} needs a task.size that is not larger, not {size}"
       )
     return cls(
       mean=dataset.mean,
@@ -78,9 +100,15 @@ class ImageClassification:
   def batch(
     self, arrays: Any, indices: jax.Array, key: jax.Array | None
   ) -> Batch:
-    """Returns `inputs` [B, ...] float32 and `labels` [B] int32."""
+    """Returns `inputs` [B, ...] float32 and `labels` [B] int32.
+
+    With MixUp also `others` [B], the second labels, and `mix` [B], the share of
+    the first ones.
+    """
     inputs = jnp.take(arrays[self.input_key], indices, axis=0)
+    labels = jnp.take(arrays[self.label_key], indices, axis=0)
     if inputs.dtype == jnp.uint8:
+      inputs = self._resized(inputs, key)
       if key is not None:
         crop_key, flip_key = jax.random.split(key)
         if self.crop_padding:
@@ -88,10 +116,20 @@ class ImageClassification:
         if self.flip:
           inputs = augment.random_flip(flip_key, inputs)
       inputs = augment.normalize(inputs, self.mean, self.std)
-    return {
-      "inputs": inputs,
-      "labels": jnp.take(arrays[self.label_key], indices, axis=0),
-    }
+    if key is None or not self.mixup:
+      return {"inputs": inputs, "labels": labels}
+    mix_key = jax.random.fold_in(key, 2)
+    inputs, others, share = augment.mixup(mix_key, inputs, labels, self.mixup)
+    return {"inputs": inputs, "labels": labels, "others": others, "mix": share}
+
+  def _resized(self, images: jax.Array, key: jax.Array | None) -> jax.Array:
+    """Returns images of the size that the model sees."""
+    if self.size is None:
+      return images
+    if key is None or self.resize is None:
+      return augment.resize(images, self.size)
+    images = augment.resize(images, self.resize)
+    return augment.random_window(jax.random.fold_in(key, 3), images, self.size)
 
   def sums(
     self, outputs: jax.Array, batch: Batch, mask: jax.Array, training: bool
@@ -105,4 +143,12 @@ class ImageClassification:
       training: Whether the labels are smoothed.
     """
     smoothing = self.label_smoothing if training else 0.0
-    return classification.sums(outputs, batch["labels"], mask, smoothing)
+    labels = batch["labels"]
+    if "mix" not in batch:
+      return classification.sums(outputs, labels, mask, smoothing)
+    ones = mask * batch["mix"]
+    first = classification.sums(outputs, labels, ones, smoothing)
+    other = classification.sums(
+      outputs, batch["others"], mask - ones, smoothing
+    )
+    return jax.tree.map(jnp.add, first, other)

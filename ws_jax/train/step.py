@@ -90,6 +90,10 @@ class Program:
     convention: Convention of Weight Standardization; None for plain weights.
     ws_where: Shell patterns of the parameters to standardize; empty for the
       kernels of convolutions.
+    ws_depthwise: Treatment of depthwise kernels by WS: `standardize`, `scale`
+      or `leave`.
+    frozen_norms: Shell patterns of parameters. A layer with running statistics
+      all of whose parameters match behaves in training as in evaluation.
     ema_decay: Decay of `ema_params`, or None.
     divergence_factor: A loss above this many times the first is divergence.
   """
@@ -100,6 +104,8 @@ class Program:
   mesh: Mesh
   convention: ws_jax.Convention | None = None
   ws_where: tuple[str, ...] = ()
+  ws_depthwise: str = "standardize"
+  frozen_norms: tuple[str, ...] = ()
   ema_decay: float | None = None
   divergence_factor: float = 20.0
 
@@ -110,7 +116,11 @@ def effective_params(program: Program, params: PyTree) -> PyTree:
   They exist inside a step alone; the raw ones are the state.
   """
   return calling.effective_params(
-    program.model, params, program.convention, program.ws_where
+    program.model,
+    params,
+    program.convention,
+    program.ws_where,
+    program.ws_depthwise,
   )
 
 
@@ -198,6 +208,7 @@ def accumulate(
       batch["inputs"],
       train=True,
       key=model_key,
+      frozen=program.frozen_norms,
     )
     mask = jnp.ones(indices.shape)
     sums = program.task.sums(outputs, batch, mask, training=True)
