@@ -13,7 +13,6 @@ for all of them and are seen to here.
 """
 
 import dataclasses
-import os
 
 import numpy as np
 
@@ -147,22 +146,6 @@ def read_info(request: Request) -> Info:
     ws_jax.data.request.DataError: data set 'cifar10' is not prepared ...
   """
   return _info(request, sources.open_source(request))
-
-
-def load_dataset(
-  name: str, data_dir: str | os.PathLike | None = None
-) -> Dataset:
-  """Loads a data set by its name; see `load`."""
-  return load(_request(name, data_dir))
-
-
-def check_dataset(name: str, data_dir: str | os.PathLike | None = None) -> None:
-  """Checks what `read_info` checks of a data set, by its name."""
-  read_info(_request(name, data_dir))
-
-
-def _request(name: str, data_dir: str | os.PathLike | None) -> Request:
-  return Request(name, dir=os.fspath(data_dir) if data_dir else None)
 
 
 def _info(request: Request, source: Source) -> Info:
