@@ -249,6 +249,7 @@ def write_folder(folder):
           f.writeframes(clip.astype(np.int16).tobytes())
 
 
+@pytest.mark.slow
 def test_two_tones_in_a_folder_of_audio_are_learnt(tmp_path):
   pytest.importorskip("soundfile")
   write_folder(tmp_path / "words")
