@@ -159,7 +159,9 @@ def _evaluate(path: str) -> dict[str, float]:
   except ValueError as error:
     raise config.ConfigError(" ".join(str(error).split())) from error
   _say(f"{path}: step {run.step}")
-  metrics = run.evaluate(_parsed.given)
+  metrics, answers = run.answer(_parsed.given)
+  for name, (right, count) in (answers.by_group if answers else {}).items():
+    _say(f"{answers.group_key} {name}: {right} of {count}, {right / count:.4f}")
   return {f"eval/{name}": x for name, x in metrics.items()}
 
 

@@ -36,6 +36,9 @@ class Info:
       class numbers.
     classes: the names of the classes, or () where the source knows none.
     tokenizer: the tokenizer of text, as `Source.tokenizer`; "" for other data.
+    group_key: the key of the group of each example, such as the speaker of a
+      clip, which has an accuracy of its own; "" where there is none.
+    groups: the names of the groups, or ().
   """
 
   name: str
@@ -48,6 +51,8 @@ class Info:
   num_classes: int | None
   classes: tuple[str, ...] = ()
   tokenizer: str = ""
+  group_key: str = ""
+  groups: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -161,6 +166,8 @@ def _info(request: Request, source: Source) -> Info:
     num_classes=source.num_classes,
     classes=source.classes,
     tokenizer=source.tokenizer,
+    group_key=source.group_key,
+    groups=source.groups,
   )
 
 

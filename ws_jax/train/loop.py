@@ -13,7 +13,14 @@ import numpy as np
 
 from ws_jax import config as config_lib
 from ws_jax.base import signals
-from ws_jax.train import backend, build, checkpoint, optim, record
+from ws_jax.train import (
+  backend,
+  build,
+  checkpoint,
+  optim,
+  predictions,
+  record,
+)
 from ws_jax.train import step as steps
 from ws_jax.train.clock import Clock
 
@@ -164,10 +171,13 @@ def _loop(
     if now & {"evaluate", "end"}:
       with run.clock("eval"):
         batches = source.batches(setup.config.data.eval_batch_size)
-        metrics = steps.evaluate(program, state, batches)
+        answers = [] if "end" in now else None
+        metrics = steps.evaluate(program, state, batches, answers)
       run.write({f"eval/{name}": x for name, x in metrics.items()})
       if not np.isfinite(metrics["loss"]):
         raise Diverged(step, f"evaluation loss is {metrics['loss']}")
+      if answers:
+        run.keep(predictions.gather(answers, setup.dataset.info))
     if now & {"save", "end"} or stop.signum:
       checkpoints.save(step, state)
     if stop.signum:

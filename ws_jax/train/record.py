@@ -1,8 +1,8 @@
 """The files that a run leaves.
 
 A workdir holds `config.json`, `metrics.jsonl` (one JSON object a line),
-TensorBoard events, `checkpoints/` and `status.json`. JSON files are written
-whole or not at all.
+TensorBoard events, `checkpoints/` and `status.json`, and of a task that
+classifies `predictions.npz`. JSON files are written whole or not at all.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ from typing import Any
 
 from ws_jax import config as config_lib
 from ws_jax.base.disk import read_json, write_json, write_text
+from ws_jax.train.predictions import Predictions
 from ws_jax.train.progress import Progress
 
 
@@ -76,6 +77,10 @@ class Run:
     assert self._writer, "start() comes first"
     self.metrics.update(metrics)
     self._writer.write(self._step, metrics)
+
+  def keep(self, answers: Predictions) -> None:
+    """Writes what the last evaluation answered to `predictions.npz`."""
+    answers.write(self.workdir)
 
   def status(self, status: str, step: int | None = None, reason: str = ""):
     """Writes `status.json`."""

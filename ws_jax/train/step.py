@@ -346,13 +346,28 @@ def _eval_step(program, sums, effective, model_state, arrays, indices, mask):
   outputs, _ = calling.apply(
     program.model, effective, model_state, batch["inputs"], train=False
   )
-  return _add(sums, program.task.sums(outputs, batch, mask, training=False))
+  sums = _add(sums, program.task.sums(outputs, batch, mask, training=False))
+  return sums, _answers(program, outputs, batch, mask)
+
+
+def _answers(program, outputs, batch, mask):
+  """Returns what a task of classification answered, -1 where `mask` is 0.
+
+  It is on every device, so that each process can read it; None for other tasks.
+  """
+  answers = getattr(program.task, "answers", None)
+  if answers is None:
+    return None
+  found = jnp.where(mask > 0, answers(outputs, batch), -1)
+  everywhere = NamedSharding(program.mesh, PartitionSpec())
+  return jax.lax.with_sharding_constraint(found, everywhere)
 
 
 def evaluate(
   program: Program,
   state: TrainState,
   batches: Iterable[tuple[PyTree, jax.Array, jax.Array]],
+  answers: list[jax.Array] | None = None,
 ) -> dict[str, float]:
   """Returns the means of loss and metrics over all batches.
 
@@ -360,9 +375,11 @@ def evaluate(
     program: The program that is evaluated.
     state: Its state; the moving average of parameters is used if there is one.
     batches: Arrays, positions in them and mask, as a source's `batches`.
+    answers: List to which what the task answered is added, int32 [3, B] for
+      each batch; None to keep nothing.
   """
   params = state.params if state.ema_params is None else state.ema_params
-  return evaluate_params(program, params, state.model_state, batches)
+  return evaluate_params(program, params, state.model_state, batches, answers)
 
 
 def evaluate_params(
@@ -370,15 +387,18 @@ def evaluate_params(
   params: PyTree,
   model_state: PyTree,
   batches: Iterable[tuple[PyTree, jax.Array, jax.Array]],
+  answers: list[jax.Array] | None = None,
 ) -> dict[str, float]:
   """Returns what `evaluate` does, of raw parameters and other collections."""
   effective = _jitted(effective_params)(program, params)
   everywhere = NamedSharding(program.mesh, PartitionSpec())
   sums = jax.device_put(_no_sums(program), everywhere)
   for arrays, indices, mask in batches:
-    sums = _jitted(_eval_step, donate=1)(
+    sums, found = _jitted(_eval_step, donate=1)(
       program, sums, effective, model_state, arrays, indices, mask
     )
+    if answers is not None and found is not None:
+      answers.append(found)
   return means(sums)
 
 

@@ -16,7 +16,7 @@ from ws_jax import config as config_lib
 from ws_jax import data as data_lib
 from ws_jax import weights
 from ws_jax.base import disk
-from ws_jax.train import build, calling
+from ws_jax.train import build, calling, predictions
 from ws_jax.train import step as steps
 
 PyTree = Any
@@ -95,6 +95,23 @@ class Trained:
     Raises:
       ConfigError: the data are not there, or do not fit.
     """
+    return self.answer(overrides)[0]
+
+  def answer(
+    self, overrides: Iterable[tuple[str, str]] = ()
+  ) -> tuple[dict[str, float], predictions.Predictions | None]:
+    """Returns what `evaluate` does, and what the run answered.
+
+    Args:
+      overrides: Keys of the configuration, as for `evaluate`.
+
+    Returns:
+      Loss and metrics; and the answer to each example, None for a task that
+      does not classify.
+
+    Raises:
+      ConfigError: the data are not there, or do not fit.
+    """
     config = self.config.copy_and_resolve_references().unlock()
     changed = config_lib.apply_texts(config, overrides)
     if self.data.tokenizer:
@@ -107,7 +124,13 @@ class Trained:
     )
     batches = setup.source.batches(changed.data.eval_batch_size)
     # By its own task: with the mean and deviation of what it was trained on.
-    return steps.evaluate_params(self.program, params, model_state, batches)
+    found: list[jax.Array] = []
+    metrics = steps.evaluate_params(
+      self.program, params, model_state, batches, found
+    )
+    if not found:
+      return metrics, None
+    return metrics, predictions.gather(found, setup.dataset.info)
 
 
 def load_run(path: str | pathlib.Path) -> Trained:
