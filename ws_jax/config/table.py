@@ -106,6 +106,20 @@ KEYS = {
   "optim.micro_batch_size": key.integer(
     None, "examples of one gradient; none: the whole batch", low=1
   ),
+  "mesh.model": key.integer(
+    1, "devices that split each kernel; the rest split the batch", low=1
+  ),
+  "mesh.params": key.choice(
+    "replicated",
+    ("replicated", "sharded"),
+    "parameters and optimizer state: on every device, or a part on each",
+  ),
+  "mesh.batch_norm": key.choice(
+    "global",
+    ("global", "device"),
+    "device: the examples of each device share statistics of norm=batch;"
+    " global: those of model.norm_batch_size do",
+  ),
   "train.epochs": key.number(5.0, "length of the run"),
   "train.steps": key.integer(None, "the same in steps"),
   "train.eval_every_steps": key.integer(None, "steps between evaluations"),
@@ -129,7 +143,7 @@ KEYS = {
 def default() -> ml_collections.ConfigDict:
   """Returns every key at its default: ResNet-20 with GN+WS, embedded data."""
   config = ml_collections.ConfigDict()
-  for section in ("data", "task", "model", "optim", "train"):
+  for section in ("data", "task", "model", "optim", "mesh", "train"):
     config[section] = ml_collections.ConfigDict()
   for path, declared in KEYS.items():
     put(config, path, declared.default)

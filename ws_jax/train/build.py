@@ -12,8 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
-from jax.sharding import Mesh
 
 import ws_jax
 from ws_jax import config as config_lib
@@ -22,7 +20,7 @@ from ws_jax.base import names
 from ws_jax.data.memory import MemorySource
 from ws_jax.layers import norm
 from ws_jax.models import common
-from ws_jax.train import backend, calling, optim, step, transfer
+from ws_jax.train import backend, calling, optim, sharding, step, transfer
 
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 # Keys of `config.model` that are not passed to the model as they stand.
@@ -108,8 +106,11 @@ def start(
     config_lib.check(config)
     wanted = request(config, dataset, trains)
     info = data.read_info(wanted)
+    mesh = sharding.make_mesh(config.mesh.model)
     resolved = config_lib.resolve(
-      config, num_examples=info.train_size, num_devices=jax.device_count()
+      config,
+      num_examples=info.train_size,
+      num_devices=mesh.shape["data"] if trains else 1,
     )
     # For their errors; the number of outputs is not known before the task.
     build_model(resolved, num_outputs=info.num_classes or 1, model=model)
@@ -278,7 +279,8 @@ def build_program(
       config, num_outputs or 1, model, getattr(task, "num_inputs", None)
     ),
     optimizer=optimizer or build_optimizer(config),
-    mesh=Mesh(np.array(jax.devices()), ("data",)),
+    mesh=sharding.make_mesh(config.mesh.model),
+    sharded=config.mesh.params == "sharded",
     convention=convention if config.model.ws else None,
     ws_where=tuple(config.model.ws_where),
     ema_decay=config.optim.ema_decay,

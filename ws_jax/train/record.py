@@ -34,17 +34,28 @@ class Run:
     about: Versions, device, commit, data and metric, for `status.json`.
     clock: Clock whose seconds `status.json` tells.
     metric: Name of the metric that the progress line shows.
+    writes: Whether this process writes; of several only one does.
 
   Raises:
     ValueError: the folder holds a run of another configuration, or files that
       cannot be read.
   """
 
-  def __init__(self, workdir, config, *, may_change, about, clock, metric=""):
+  def __init__(
+    self,
+    workdir,
+    config,
+    *,
+    may_change,
+    about,
+    clock,
+    metric="",
+    writes=True,
+  ):
     self.workdir = pathlib.Path(workdir)
     self.clock = clock
     self.metrics: dict[str, float] = {}
-    self._about, self._steps = about, config.train.steps
+    self._about, self._steps, self._writes = about, config.train.steps, writes
     self._shown = {
       f"{split}/{name}"
       for split in ("train", "eval")
@@ -54,8 +65,9 @@ class Run:
     self._progress: Progress | None = None
     before = _status(self.workdir / "status.json")
     _same_run(self.workdir, config, may_change, before.get("status") == "done")
-    self.workdir.mkdir(parents=True, exist_ok=True)
-    write_json(self.workdir / "config.json", config.to_dict())
+    if writes:
+      self.workdir.mkdir(parents=True, exist_ok=True)
+      write_json(self.workdir / "config.json", config.to_dict())
     for name, seconds in before.get("seconds", {}).items():
       self.clock.seconds[name] += seconds
     self._name, self._step = self.workdir.name, 0
@@ -63,32 +75,36 @@ class Run:
   def start(self, step: int) -> None:
     """Opens the writers; the run goes on from `step`."""
     self._step = step
-    self._writer = MetricWriter(self.workdir, step)
+    if self._writes:
+      self._writer = MetricWriter(self.workdir, step)
+      self._progress = Progress(self._steps, step, self._name)
     for row in read_metrics(self.workdir):
       self.metrics.update(row)
     self.metrics.pop("step", None)
-    self._progress = Progress(self._steps, step, self._name)
     self.status("running")
 
   def advance(self, step: int) -> None:
     """Shows that `step` steps are done."""
-    assert self._progress, "start() comes first"
     self._step = step
     shown = {k: x for k, x in self.metrics.items() if k in self._shown}
-    self._progress.update(step, shown)
+    if self._progress:
+      self._progress.update(step, shown)
 
   def write(self, metrics: Mapping[str, float]) -> None:
     """Records a row of metrics of the current step."""
-    assert self._writer, "start() comes first"
     self.metrics.update(metrics)
-    self._writer.write(self._step, metrics)
+    if self._writer:
+      self._writer.write(self._step, metrics)
 
   def keep(self, answers: Predictions) -> None:
     """Writes what the last evaluation answered to `predictions.npz`."""
-    answers.write(self.workdir)
+    if self._writes:
+      answers.write(self.workdir)
 
   def status(self, status: str, step: int | None = None, reason: str = ""):
     """Writes `status.json`."""
+    if not self._writes:
+      return
     seconds = {k: round(v, 3) for k, v in self.clock.seconds.items()}
     content = {
       "status": status,
