@@ -21,6 +21,8 @@ from ws_jax.train.clock import Clock
 _MAY_CHANGE = (
   "data.dir",
   "data.eval_batch_size",
+  "data.processes",
+  "data.workers",
   "train.checkpoint_every_epochs",
   "train.checkpoint_every_steps",
   "train.keep_checkpoints",
@@ -125,6 +127,7 @@ def train_and_evaluate(
     run.status("failed", reason=f"{type(error).__name__}: {error}")
     raise
   finally:
+    setup.source.close()
     checkpoints.close()
     run.close()
 
