@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from ws_jax import data
-from ws_jax.bench import DEFAULT_MODEL, Options, Table, ours, timing
+from ws_jax.bench import DEFAULT_MODEL, Options, Table, ours, stream, timing
 from ws_jax.train import backend
 from ws_jax.train import step as steps
 
@@ -17,6 +17,8 @@ _STEPS = 20
 
 def run(options: Options) -> list[Table]:
   """Returns a table for each batch size, on the embedded images."""
+  if options.source == "stream":
+    return stream.run(options)
   return [_table(options, batch_size) for batch_size in options.batch_sizes]
 
 

@@ -18,7 +18,7 @@ Arrays = dict[str, np.ndarray]
 
 _OTHER_FIELDS = (
   *("dir", "train_split", "eval_split", "input_key", "label_key"),
-  *("may_overlap", "options"),
+  *("may_overlap", "options", "stream"),
 )
 
 
@@ -46,6 +46,8 @@ class Request:
       `ws_jax.data.text.Options`; None for a task that asks nothing.
     may_overlap: whether the two splits may share examples, because nothing is
       trained on them.
+    stream: how images are decoded as they are needed, as
+      `ws_jax.data.stream.Options`; None for a set that is decoded beforehand.
 
   Example:
     >>> Request("cifar10", train_split="train[:90%]") == Request("cifar10")
@@ -60,6 +62,7 @@ class Request:
   label_key: str | None = None
   options: Any = None
   may_overlap: bool = False
+  stream: Any = None
 
   # An object in `name` may hold arrays: it is compared by identity, because
   # `==` of arrays is no truth value and they have no hash.

@@ -65,7 +65,7 @@ def keys(name: str) -> dict[str, Key]:
 
   Example:
     >>> sorted(keys("image_classification"))
-    ['crop_padding', 'flip', 'label_smoothing']
+    ['crop_padding', 'cutmix', 'flip', 'label_smoothing', 'mixup']
   """
   if name.startswith(f"{names.GIVEN}:"):
     return {}

@@ -6,7 +6,11 @@ import optax
 
 
 def sums(
-  logits: jax.Array, labels: jax.Array, mask: jax.Array, smoothing: float
+  logits: jax.Array,
+  labels: jax.Array,
+  mask: jax.Array,
+  smoothing: float,
+  other: tuple[jax.Array, jax.Array] | None = None,
 ) -> dict[str, jax.Array]:
   """Sums the cross-entropy (nats) and the correct answers.
 
@@ -15,6 +19,9 @@ def sums(
     labels: Class numbers [B].
     mask: Weights [B], 1.0 for examples that count.
     smoothing: Label smoothing, 0 for none.
+    other: Class numbers [B] of what each example is mixed with, and the share
+      [B] of its own class; None where nothing is mixed. Accuracy is that of the
+      own class.
 
   Returns:
     `loss`, `accuracy` and `count`, float32 scalars.
@@ -27,6 +34,10 @@ def sums(
   """
   logits = logits.astype(jnp.float32)
   targets = jax.nn.one_hot(labels, logits.shape[-1])
+  if other is not None:
+    labels_of_others, share = other[0], other[1][:, None]
+    others = jax.nn.one_hot(labels_of_others, logits.shape[-1])
+    targets = share * targets + (1 - share) * others
   if smoothing:
     targets = optax.smooth_labels(targets, smoothing)
   correct = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)

@@ -17,7 +17,9 @@ import ws_jax
 from ws_jax import config as config_lib
 from ws_jax import data, models, tasks
 from ws_jax.base import names
+from ws_jax.data import stream
 from ws_jax.data.memory import MemorySource
+from ws_jax.data.stream.source import StreamSource
 from ws_jax.layers import norm
 from ws_jax.models import common
 from ws_jax.train import backend, calling, optim, sharding, step, transfer
@@ -37,7 +39,7 @@ class Setup:
 
   Attributes:
     config: Resolved configuration, locked.
-    dataset: Data in host memory.
+    dataset: Data in host memory, or where the images of a stream are.
     program: All that shapes the compiled step.
     source: Gives each step its examples.
     init_from: Parameters and other collections to start from, or None.
@@ -46,7 +48,7 @@ class Setup:
   config: ml_collections.ConfigDict
   dataset: data.Dataset
   program: step.Program
-  source: MemorySource
+  source: MemorySource | StreamSource
   init_from: dict[str, Any] | None = None
 
   @property
@@ -56,6 +58,8 @@ class Setup:
     debugs = ("jax_debug_nans", "jax_debug_infs")
     if any(getattr(jax.config, name) for name in debugs):
       return None  # so that the step that shows it is known
+    if self.dataset.stream is not None:
+      return None  # the images of several steps would wait on the device
     native = models.convolves_natively(c.model.name)
     return backend.steps_of_a_loop(
       c.train.log_every_steps, c.model.get("dtype", "float32"), native
@@ -105,8 +109,10 @@ def start(
     )
     config_lib.check(config)
     wanted = request(config, dataset, trains)
-    info = data.read_info(wanted)
     mesh = sharding.make_mesh(config.mesh.model)
+    # A stream is open as soon as its names are listed.
+    opened = data.load(wanted) if wanted.stream else None
+    info = opened.info if opened else data.read_info(wanted)
     resolved = config_lib.resolve(
       config,
       num_examples=info.train_size,
@@ -115,7 +121,7 @@ def start(
     # For their errors; the number of outputs is not known before the task.
     build_model(resolved, num_outputs=info.num_classes or 1, model=model)
     parts = build_optimizer(resolved, optimizer)
-    loaded = data.load(wanted)
+    loaded = opened or data.load(wanted)
     program = build_program(resolved, loaded, model, task, parts)
     init_from = None
     if resolved.init_from is not None:
@@ -125,7 +131,8 @@ def start(
     # The user's mistake, as opposed to a ValueError from inside a running
     # program.
     raise config_lib.ConfigError(" ".join(str(error).split())) from error
-  source = MemorySource(
+  make = MemorySource if loaded.stream is None else StreamSource
+  source = make(
     loaded,
     resolved.seed,
     resolved.data.batch_size,
@@ -166,7 +173,14 @@ def request(
     label_key=c.label_key,
     options=tasks.options(config.task.name, config.task),
     may_overlap=not trains,
+    stream=_stream(c) if c.source == "stream" else None,
   )
+
+
+def _stream(c: ml_collections.ConfigDict) -> stream.Options:
+  """Returns how the images of a stream are decoded, from `config.data`."""
+  fields = [field.name for field in dataclasses.fields(stream.Options)]
+  return stream.Options(**{name: c[name] for name in fields})
 
 
 def build_model(

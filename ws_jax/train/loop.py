@@ -30,6 +30,8 @@ from ws_jax.train.clock import Clock
 _MAY_CHANGE = (
   "data.dir",
   "data.eval_batch_size",
+  "data.processes",
+  "data.workers",
   "mesh.model",
   "mesh.params",
   "train.checkpoint_every_epochs",
@@ -142,6 +144,7 @@ def train_and_evaluate(
       checkpoints.abandon()  # to close would be to wait for the others
     raise
   finally:
+    setup.source.close()
     checkpoints.close()
     run.close()
 

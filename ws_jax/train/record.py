@@ -132,10 +132,13 @@ def about(setup: Any) -> dict[str, Any]:
   """
   dataset, metric = setup.dataset, setup.program.task.METRIC
   info = dataclasses.asdict(dataset.info)
-  return {
+  content = {
     "metric": dataclasses.asdict(metric),
     "data": info | {"mean": dataset.mean, "std": dataset.std},
   }
+  if dataset.stream is not None:
+    content["input"] = setup.source.counts  # as they are when it is written
+  return content
 
 
 def _same_run(workdir, config, may_change, finished) -> None:
