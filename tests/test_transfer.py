@@ -213,30 +213,6 @@ def test_images_are_resized_alike_and_cut_at_random_in_training():
     ImageClassification.create(pictures, size=12, resize=10)
 
 
-def test_mixup_sums_the_losses_of_both_labels():
-  pictures = data.load(data.Request(Pictures))
-  task = ImageClassification.create(pictures, mixup=0.5, flip=False)
-  still = ImageClassification.create(pictures, flip=False)
-  indices, key = jnp.array([0, 1, 3]), jax.random.key(1)
-  batch = task.batch(pictures.train, indices, key)
-  pure = still.batch(pictures.train, indices, key)["inputs"]
-  share = batch["mix"][0]
-  assert 0 < share < 1
-  np.testing.assert_allclose(
-    batch["inputs"], share * pure + (1 - share) * pure[::-1], atol=1e-5
-  )
-  logits = jnp.array([[2.0, 0.0], [0.0, 1.0], [0.5, 0.0]])
-  found = task.sums(logits, batch, jnp.ones(3), training=True)
-  log = jax.nn.log_softmax(logits)
-  labels = np.asarray(batch["labels"])
-  wanted = -sum(
-    share * log[i, labels[i]] + (1 - share) * log[i, labels[::-1][i]]
-    for i in range(3)
-  )
-  np.testing.assert_allclose(found["loss"], wanted, rtol=1e-5)
-  np.testing.assert_allclose(found["count"], 3.0, rtol=1e-6)
-
-
 def test_classes_are_chosen_and_numbered_anew():
   pictures = data.load(
     data.Request(

@@ -17,6 +17,7 @@ MODULES = {
   "data": ("importlib_resources", "tensorflow_datasets"),
   "report": ("absl", "matplotlib", "ml_collections", "rich", "scipy"),
   "slurm": ("submitit",),
+  "stream": ("array_record", "grain"),
   "text": ("sentencepiece",),
   "tf": ("requests", "tensorflow"),
   "train": ("PIL", "absl", "ml_collections", "orbax", "rich", "tensorboard"),

@@ -11,7 +11,7 @@ import dataclasses
 import fractions
 import math
 import textwrap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 
@@ -209,22 +209,10 @@ def text(default: str | None, meaning: str, *, optional: bool = False) -> Key:
   return Key(default, str, meaning, optional=optional or default is None)
 
 
-def choice(default: str, meaning: str, known: Iterable[str]) -> Key:
-  """Declares a text that is one of a few.
-
-  Example:
-    >>> choice("scale", "what is done", ("leave", "scale")).check("do", "keep")
-    Traceback (most recent call last):
-    ValueError: do=keep must be one of leave, scale
-  """
-  known = tuple(known)
-  return Key(
-    default,
-    str,
-    meaning,
-    lambda value: value in known,
-    f"one of {', '.join(known)}",
-  )
+def choice(default: str, options: tuple[str, ...], meaning: str) -> Key:
+  """Declares a text that is one of a few."""
+  allowed = lambda value: value in options
+  return Key(default, str, meaning, allowed, " or ".join(options))
 
 
 def texts(default: tuple[str, ...], meaning: str) -> Key:

@@ -5,9 +5,7 @@ from ws_jax.data.classes import only_classes
 from ws_jax.data.datasets import (
   Dataset,
   Info,
-  check_dataset,
   load,
-  load_dataset,
   read_info,
 )
 from ws_jax.data.find import (
@@ -30,11 +28,9 @@ __all__ = [
   "MemorySource",
   "Request",
   "batch_indices",
-  "check_dataset",
   "default_data_dir",
   "eval_indices",
   "load",
-  "load_dataset",
   "normalize",
   "only_classes",
   "random_crop",

@@ -30,8 +30,8 @@ DTYPE_KEYS = {
 DEPTHWISE_KEYS = {
   "ws_depthwise": keys.choice(
     "standardize",
-    "what WS does to depthwise kernels: standardize, scale (divide by the"
-    " deviation, and keep the mean) or leave",
     ("standardize", "scale", "leave"),
+    "what WS does to depthwise kernels; scale: divide by the deviation, and"
+    " keep the mean",
   )
 }

@@ -19,7 +19,9 @@ class ImageClassification:
   """Inputs with one int32 label [N] each; images are uint8 [N, H, W, C].
 
   Images are augmented in training and normalized per channel. Inputs of a float
-  dtype, of any shape, reach the model as they are.
+  dtype, of any shape, reach the model as they are. With `mixup` or `cutmix`
+  each image of a micro-batch is mixed with another one of it; with both, half
+  of the micro-batches by either.
 
   Attributes:
     mean: Mean of each channel, of training images scaled to [0, 1].
@@ -29,9 +31,13 @@ class ImageClassification:
     size: Height and width that images are resized to; None to leave them.
     resize: The same in training, in front of a random window of `size`; None
       for `size`, without a window.
-    mixup: Parameter of the Beta distribution of MixUp; 0 for none.
     label_smoothing: Label smoothing of the training loss (Szegedy et al. 2016,
       sec. 7); the evaluation loss is never smoothed.
+    mixup: Parameter of the beta distribution of mixup (Zhang et al. 2017,
+      arXiv:1710.09412); 0 for none.
+    cutmix: Parameter of that of CutMix (Yun et al. 2019, arXiv:1905.04899); 0
+      for none.
+    streamed: Whether the arrays of a step hold its examples alone, in order.
     input_key: Name of the inputs in the data.
     label_key: Name of the labels in the data.
   """
@@ -42,8 +48,10 @@ class ImageClassification:
   flip: bool = False
   size: int | None = None
   resize: int | None = None
-  mixup: float = 0.0
   label_smoothing: float = 0.0
+  mixup: float = 0.0
+  cutmix: float = 0.0
+  streamed: bool = False
   input_key: str = "image"
   label_key: str = "label"
 
@@ -59,10 +67,11 @@ class ImageClassification:
       "the same in training, in front of a random window of task.size",
       low=1,
     ),
-    "mixup": keys.number(0.0, "alpha of MixUp; 0: none"),
     "label_smoothing": keys.number(
       0.0, "label smoothing of the training loss", below=1
     ),
+    "mixup": keys.number(0.0, "parameter of mixup, as 0.2; 0: none"),
+    "cutmix": keys.number(0.0, "parameter of CutMix, as 1; 0: none"),
   }
 
   @classmethod
@@ -94,6 +103,7 @@ class ImageClassification:
       std=dataset.std,
       input_key=info.input_key,
       label_key=info.label_key,
+      streamed=getattr(dataset, "stream", None) is not None,
       **settings,
     )
 
@@ -102,11 +112,10 @@ class ImageClassification:
   ) -> Batch:
     """Returns `inputs` [B, ...] float32 and `labels` [B] int32.
 
-    With MixUp also `others` [B], the second labels, and `mix` [B], the share of
-    the first ones.
+    Where images are mixed `other_labels` [B] int32 and `share` [B] float32 come
+    besides: each image is the share of its own, and the rest of another one.
     """
-    inputs = jnp.take(arrays[self.input_key], indices, axis=0)
-    labels = jnp.take(arrays[self.label_key], indices, axis=0)
+    inputs = self._take(arrays[self.input_key], indices)
     if inputs.dtype == jnp.uint8:
       inputs = self._resized(inputs, key)
       if key is not None:
@@ -116,11 +125,17 @@ class ImageClassification:
         if self.flip:
           inputs = augment.random_flip(flip_key, inputs)
       inputs = augment.normalize(inputs, self.mean, self.std)
-    if key is None or not self.mixup:
-      return {"inputs": inputs, "labels": labels}
+    labels = self._take(arrays[self.label_key], indices)
+    batch = {"inputs": inputs, "labels": labels}
+    if key is None or not (self.mixup or self.cutmix):
+      return batch
     mix_key = jax.random.fold_in(key, 2)
-    inputs, others, share = augment.mixup(mix_key, inputs, labels, self.mixup)
-    return {"inputs": inputs, "labels": labels, "others": others, "mix": share}
+    batch["inputs"], share = augment.mix(
+      mix_key, inputs, self.mixup, self.cutmix
+    )
+    batch["other_labels"] = labels[::-1]
+    batch["share"] = jnp.full(labels.shape, share)
+    return batch
 
   def _resized(self, images: jax.Array, key: jax.Array | None) -> jax.Array:
     """Returns images of the size that the model sees."""
@@ -130,6 +145,16 @@ class ImageClassification:
       return augment.resize(images, self.size)
     images = augment.resize(images, self.resize)
     return augment.random_window(jax.random.fold_in(key, 3), images, self.size)
+
+  def _take(self, array: jax.Array, indices: jax.Array) -> jax.Array:
+    """Returns the examples at `indices`.
+
+    Those of a streamed step are there in order: taking them one by one would
+    send them from device to device.
+    """
+    if self.streamed and len(array) == len(indices):
+      return array
+    return jnp.take(array, indices, axis=0)
 
   def sums(
     self, outputs: jax.Array, batch: Batch, mask: jax.Array, training: bool
@@ -143,12 +168,12 @@ class ImageClassification:
       training: Whether the labels are smoothed.
     """
     smoothing = self.label_smoothing if training else 0.0
+    other = None
+    if "share" in batch:
+      other = batch["other_labels"], batch["share"]
     labels = batch["labels"]
-    if "mix" not in batch:
-      return classification.sums(outputs, labels, mask, smoothing)
-    ones = mask * batch["mix"]
-    first = classification.sums(outputs, labels, ones, smoothing)
-    other = classification.sums(
-      outputs, batch["others"], mask - ones, smoothing
-    )
-    return jax.tree.map(jnp.add, first, other)
+    return classification.sums(outputs, labels, mask, smoothing, other)
+
+  def answers(self, outputs: jax.Array, batch: Batch) -> jax.Array:
+    """Returns label, answer and group of each example, int32 [3, B]."""
+    return classification.answers(outputs, batch)

@@ -16,6 +16,7 @@ import numpy as np
 from ws_jax import weights
 from ws_jax.base import names
 from ws_jax.core.kernels import by_path, path_string
+from ws_jax.data import place
 from ws_jax.train import calling
 from ws_jax.train.step import Program, TrainState
 
@@ -128,7 +129,9 @@ def start_from(
   if zero:
     params = jax.tree_util.tree_map_with_path(
       lambda path, leaf: (
-        jnp.zeros_like(leaf) if _any(path_string(path), zero) else leaf
+        place.put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding)
+        if _any(path_string(path), zero)
+        else leaf
       ),
       params,
     )
@@ -154,7 +157,7 @@ def _exchanged(
     if name not in arrays:
       return leaf
     array = np.asarray(arrays[name]).astype(leaf.dtype)
-    return jax.device_put(array, leaf.sharding)
+    return place.put(array, leaf.sharding)
 
   return jax.tree_util.tree_map_with_path(pick, fresh)
 
