@@ -33,6 +33,7 @@ ELSEWHERE = {
   "pip install 'ws_jax[train,report] @": "test_install.py",
   "pip install -e '.[tf]'": "by hand: 600 MB, and only to prepare data",
   "pip install -e '.[bench]'": "by hand: PyTorch, only for comparisons",
+  "python -m ws_jax.main --config.init_from": "test_transfer.py",
   "python -m ws_jax.main --evaluate": "test_own.py",
   "python -m ws_jax.weights predict": "test_predict.py",
   "python -m ws_jax.weights describe": "test_files.py",
