@@ -4,6 +4,8 @@
   python scripts/benchmark.py ws --against=torch --markdown=ws.md
   python scripts/benchmark.py step --setting='plain:XLA_FLAGS='
   python scripts/benchmark.py cost --to=experiments/cost
+  python scripts/benchmark.py step --model=transformer_lm --arms=LN \
+    --batch_size=1,16,64 --against=torch,torch_compile --dtype=bfloat16
 
 Each round times every contender once, so that a drift of the machine meets all
 of them; quote the median of the ratios within rounds. PyTorch, plain Flax code
@@ -57,6 +59,9 @@ _STEPS = flags.DEFINE_integer(
 _AGAINST = flags.DEFINE_list(
   "against", [], f"Libraries to compare with: {', '.join(LIBRARIES)}."
 )
+_DTYPE = flags.DEFINE_enum(
+  "dtype", _DEFAULT.dtype, ["float32", "bfloat16"], "Dtype of the activations."
+)
 _SETTING = flags.DEFINE_multi_string(
   "setting",
   [],
@@ -98,6 +103,7 @@ def options() -> Options:
     rounds=_ROUNDS.value,
     steps=_STEPS.value,
     against=tuple(_AGAINST.value),
+    dtype=_DTYPE.value,
     settings=dict(setting(text) for text in _SETTING.value),
   )
 

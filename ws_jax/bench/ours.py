@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from ws_jax import config, data
-from ws_jax.bench import ARMS
+from ws_jax import config, data, models
+from ws_jax.bench import ARMS, text
 from ws_jax.bench.worker import turn
 from ws_jax.train import backend, build, optim
 from ws_jax.train import step as steps
@@ -104,15 +104,16 @@ class Step:
     checked_steps: int = 3,
     **overrides: Any,
   ):
-    c = configuration(model, arm, batch_size, **overrides)
-    dataset = noise(batch_size)
+    c, dataset = _setup(model, arm, batch_size, overrides)
     self.program = self.make_program(c, dataset)
     self.arrays = jax.device_put(dataset.train)
     self.state = steps.init_state(
       self.program, self.arrays, c.seed, optim.hyperparams(c.optim)
     )
     # Number of steps in one loop on the device; None where loops are slow.
-    self._block = backend.steps_of_a_loop(10, c.model.dtype)
+    self._block = backend.steps_of_a_loop(
+      10, c.model.dtype, models.convolves_natively(model)
+    )
     count = self._block or 1
     indices = np.arange(batch_size, dtype=np.int32)
     indices = indices.reshape(1, -1, c.optim.micro_batch_size)
@@ -131,10 +132,11 @@ class Step:
     return time.perf_counter() - began
 
   def make_program(
-    self, c: ml_collections.ConfigDict, dataset: data.Dataset
+    self, c: ml_collections.ConfigDict, dataset: Any
   ) -> steps.Program:
     """Returns the program of a configuration."""
-    return build.build_program(c, dataset)
+    task = getattr(dataset, "task", None)  # None for the task that c names.
+    return build.build_program(c, dataset, task=task)
 
   def plan(self, donate: bool = True) -> Any:
     """Returns XLA's memory analysis of a step, or of one micro-batch."""
@@ -178,11 +180,21 @@ class Step:
     jax.block_until_ready(self.state)
 
   def _first_losses(self, count: int) -> list[float]:
-    sums = [0.0]
+    sums = [(0.0, 0.0)]
     for _ in range(count):
       self._train(self.indices[:1])
-      sums.append(float(self.state.sums["loss"]))
-    return (np.diff(sums) / self.indices[0].size).tolist()
+      loss, number = (float(self.state.sums[x]) for x in ("loss", "count"))
+      sums.append((loss, number))
+    losses, counts = np.diff(sums, axis=0).T
+    return (losses / counts).tolist()
+
+
+def _setup(model, arm, batch_size, overrides):
+  """Returns the configuration and one batch of data."""
+  if model in text.LENGTHS:
+    c = text.configuration(model, arm, batch_size, **overrides)
+    return c, text.noise(model, batch_size)
+  return configuration(model, arm, batch_size, **overrides), noise(batch_size)
 
 
 def jit(function: Any, **how: Any) -> Any:

@@ -27,7 +27,7 @@ from ws_jax.train import backend, calling, optim, step, transfer
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 # Keys of `config.model` that are not passed to the model as they stand.
 _COMMON_KEYS = (
-  *("name", "ws", "ws_convention", "ws_where"),
+  *("name", "ws", "ws_convention", "ws_where", "ws_axes", "ws_gains"),
   *common.NORM_KEYS,
   *common.DTYPE_KEYS,
 )
@@ -231,6 +231,7 @@ def build_optimizer(
   )
   made = optim.Optimizer(
     schedule,
+    b2=o.b2,
     nesterov=o.nesterov,
     decay=o.decay,
     centralize=o.centralize,
@@ -266,6 +267,7 @@ def build_program(
     ValueError: a wrong name or number, or WS that finds no kernel.
   """
   convention = ws_jax.get_convention(config.model.ws_convention)
+  calling.check_axes(config.model.ws_axes)
   if task is None:
     settings = {n: _plain(x) for n, x in config.task.items() if n != "name"}
     task = tasks.create(config.task.name, dataset, **settings)
@@ -280,7 +282,9 @@ def build_program(
     optimizer=optimizer or build_optimizer(config),
     mesh=Mesh(np.array(jax.devices()), ("data",)),
     convention=convention if config.model.ws else None,
-    ws_where=tuple(config.model.ws_where),
+    ws_where=_ws_where(config.model, model),
+    ws_axes=config.model.ws_axes,
+    ws_gains=config.model.ws_gains,
     ema_decay=config.optim.ema_decay,
     divergence_factor=config.train.divergence_factor,
   )
@@ -290,6 +294,12 @@ def build_program(
   if own and dataset.train:
     check_program(program, dataset)
   return program
+
+
+def _ws_where(c: ml_collections.ConfigDict, model: Any) -> tuple[str, ...]:
+  """Returns the patterns of the parameters that WS is for."""
+  named = () if model is not None else models.ws_where(c.name)
+  return tuple(c.ws_where) or named
 
 
 def check_program(program: step.Program, dataset: data.Dataset) -> None:
@@ -304,8 +314,8 @@ def check_program(program: step.Program, dataset: data.Dataset) -> None:
   def forward(arrays):
     indices = jnp.zeros((2,), jnp.int32)
     batch = program.task.batch(arrays, indices, jax.random.key(0))
-    params, state = calling.init(
-      program.model, jax.random.key(0), batch["inputs"]
+    params, state = step.init_params(
+      program, jax.random.key(0), batch["inputs"]
     )
     outputs, new = calling.apply(
       program.model,

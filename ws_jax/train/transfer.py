@@ -10,7 +10,7 @@ import numpy as np
 from ws_jax import weights
 from ws_jax.core.kernels import path_string
 from ws_jax.train import calling
-from ws_jax.train.step import Program, TrainState
+from ws_jax.train.step import Program, TrainState, init_params
 
 PyTree = Any
 
@@ -51,7 +51,7 @@ def check(
   def fresh(arrays):
     indices = jnp.zeros((1,), jnp.int32)
     inputs = program.task.batch(arrays, indices, None)["inputs"]
-    return calling.init(program.model, jax.random.key(0), inputs)
+    return init_params(program, jax.random.key(0), inputs)
 
   params, others = jax.eval_shape(fresh, calling.abstract(dataset.train))
   for name, tree in {"params": params, **others}.items():
