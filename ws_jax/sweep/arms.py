@@ -35,13 +35,21 @@ ARMS: dict[str, dict[str, Any]] = {
   },
   "LN": {"model.norm": "layer", "model.ws": False},
   "LN+WS": {"model.norm": "layer", "model.ws": True},
+  "RMS": {"model.norm": "rms", "model.ws": False},
+  "RMS+WS": {"model.norm": "rms", "model.ws": True},
   "IN": {"model.norm": "instance", "model.ws": False},
   "IN+WS": {"model.norm": "instance", "model.ws": True},
   "plain": {"model.ws": False},
   "no norm": {"model.norm": "none", "model.ws": False},
   "WS": {"model.norm": "none", "model.ws": True},
 }
-_NORMS = {"batch": "BN", "group": "GN", "layer": "LN", "instance": "IN"}
+_NORMS = {
+  "batch": "BN",
+  "group": "GN",
+  "layer": "LN",
+  "rms": "RMS",
+  "instance": "IN",
+}
 # Conventions that are one half of WS; every other convention is both halves.
 _HALVES = {"center": "mean", "scale": "std"}
 

@@ -95,6 +95,8 @@ class Program:
     convention: Convention of Weight Standardization; None for plain weights.
     ws_where: Shell patterns of the parameters to standardize; empty for the
       kernels of convolutions.
+    ws_axes: Name in `calling.WS_AXES`, which decides what is a filter.
+    ws_gains: Whether each standardized filter has a scale that is learned.
     ema_decay: Decay of `ema_params`, or None.
     divergence_factor: A loss above this many times the first is divergence.
     sharded: Whether parameters and optimizer state are split over `data`, too.
@@ -106,6 +108,8 @@ class Program:
   mesh: Mesh
   convention: ws_jax.Convention | None = None
   ws_where: tuple[str, ...] = ()
+  ws_axes: str = "joint"
+  ws_gains: bool = False
   ema_decay: float | None = None
   divergence_factor: float = 20.0
   sharded: bool = False
@@ -117,8 +121,31 @@ def effective_params(program: Program, params: PyTree) -> PyTree:
   They exist inside a step alone; the raw ones are the state.
   """
   return calling.effective_params(
-    program.model, params, program.convention, program.ws_where
+    program.model,
+    params,
+    program.convention,
+    program.ws_where,
+    program.ws_axes,
   )
+
+
+def init_params(
+  program: Program, key: jax.Array, inputs: jax.Array
+) -> tuple[PyTree, PyTree]:
+  """Makes the raw parameters and the model's other state.
+
+  Args:
+    program: The program to be trained.
+    key: Random key of the initialization.
+    inputs: Inputs of the right shape, `[B, ...]`.
+  """
+  params, state = calling.init(program.model, key, inputs)
+  if program.convention is not None and program.ws_gains:
+    where, axes = calling.selection(
+      program.model, program.ws_where, program.ws_axes
+    )
+    params = calling.with_gains(params, where, axes)
+  return params, state
 
 
 def init_state(
@@ -153,7 +180,7 @@ def _jitted(function, donate=(), *, options=backend.options_to_run_fast):
 def _init_state(program, arrays, seed, hyperparams):
   batch = program.task.batch(arrays, jnp.zeros((1,), jnp.int32), None)
   key = jax.random.key(seed)
-  params, model_state = calling.init(program.model, key, batch["inputs"])
+  params, model_state = init_params(program, key, batch["inputs"])
   opt_state = program.optimizer.init(params, **hyperparams)
   state = TrainState(
     step=jnp.zeros((), jnp.int32),

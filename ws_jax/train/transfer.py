@@ -11,7 +11,7 @@ from ws_jax import weights
 from ws_jax.core.kernels import path_string
 from ws_jax.data import place
 from ws_jax.train import calling
-from ws_jax.train.step import Program, TrainState
+from ws_jax.train.step import Program, TrainState, init_params
 
 PyTree = Any
 
@@ -52,7 +52,7 @@ def check(
   def fresh(arrays):
     indices = jnp.zeros((1,), jnp.int32)
     inputs = program.task.batch(arrays, indices, None)["inputs"]
-    return calling.init(program.model, jax.random.key(0), inputs)
+    return init_params(program, jax.random.key(0), inputs)
 
   params, others = jax.eval_shape(fresh, calling.abstract(dataset.train))
   for name, tree in {"params": params, **others}.items():
