@@ -65,7 +65,8 @@ def keys(name: str) -> dict[str, Key]:
 
   Example:
     >>> sorted(keys("image_classification"))
-    ['crop_padding', 'cutmix', 'flip', 'label_smoothing', 'mixup']
+    ['crop_padding', 'cutmix', 'flip', 'label_smoothing', 'mixup', 'resize',
+     'size']
   """
   if name.startswith(f"{names.GIVEN}:"):
     return {}

@@ -29,6 +29,7 @@ _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 _COMMON_KEYS = (
   *("name", "ws", "ws_convention", "ws_where", "ws_axes", "ws_gains"),
   *common.NORM_KEYS,
+  *common.DEPTHWISE_KEYS,
   *common.DTYPE_KEYS,
 )
 
@@ -43,6 +44,7 @@ class Setup:
     program: All that shapes the compiled step.
     source: Gives each step its examples.
     init_from: Parameters and other collections to start from, or None.
+    notes: Lines that tell the user which arrays start anew, and which stay.
   """
 
   config: ml_collections.ConfigDict
@@ -50,6 +52,7 @@ class Setup:
   program: step.Program
   source: MemorySource | StreamSource
   init_from: dict[str, Any] | None = None
+  notes: tuple[str, ...] = ()
 
   @property
   def block(self) -> int | None:
@@ -72,8 +75,9 @@ class Setup:
     state = step.init_state(self.program, arrays, self.config.seed, hyperparams)
     if self.init_from is None:
       return state
+    c = self.config
     return transfer.start_from(
-      state, self.init_from, tuple(self.config.init_skip)
+      state, self.init_from, tuple(c.init_skip), tuple(c.init_zero)
     )
 
 
@@ -123,10 +127,12 @@ def start(
     parts = build_optimizer(resolved, optimizer)
     loaded = opened or data.load(wanted)
     program = build_program(resolved, loaded, model, task, parts)
-    init_from = None
+    init_from, notes = None, ()
     if resolved.init_from is not None:
       init_from = transfer.read(resolved.init_from)
-      transfer.check(program, loaded, init_from, tuple(resolved.init_skip))
+    if resolved.init_from is not None or resolved.optim.freeze:
+      left = tuple(resolved.init_skip), tuple(resolved.init_zero)
+      notes = transfer.check(program, loaded, init_from, *left)
   except ValueError as error:
     # The user's mistake, as opposed to a ValueError from inside a running
     # program.
@@ -139,7 +145,7 @@ def start(
     resolved.optim.micro_batch_size,
     program.mesh,
   )
-  return Setup(resolved, loaded, program, source, init_from)
+  return Setup(resolved, loaded, program, source, init_from, notes)
 
 
 def _named(
@@ -253,6 +259,7 @@ def build_optimizer(
     clip_norm=o.clip_norm,
     adaptive_clip=o.adaptive_clip,
     rest_factor=o.rest_factor,
+    freeze=tuple(o.freeze),
     **own,
   )
   if "weight_decay" in made.ignores() and o.weight_decay:
@@ -301,6 +308,10 @@ def build_program(
     ws_where=_ws_where(config.model, model),
     ws_axes=config.model.ws_axes,
     ws_gains=config.model.ws_gains,
+    ws_depthwise=config.model.get("ws_depthwise", "standardize"),
+    frozen_norms=(
+      tuple(config.optim.freeze) if config.optim.freeze_statistics else ()
+    ),
     ema_decay=config.optim.ema_decay,
     divergence_factor=config.train.divergence_factor,
   )

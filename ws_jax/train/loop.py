@@ -3,6 +3,7 @@
 import contextlib
 import pathlib
 import signal
+import sys
 import traceback
 from collections.abc import Iterator
 from typing import Any
@@ -126,6 +127,8 @@ def train_and_evaluate(
     )
   except ValueError as error:
     raise config_lib.ConfigError(str(error)) from error
+  for note in setup.notes:
+    print(note, file=sys.stderr, flush=True)
   checkpoints = checkpoint.Checkpoints(
     workdir / "checkpoints", keep=setup.config.train.keep_checkpoints
   )

@@ -97,6 +97,10 @@ class Program:
       kernels of convolutions.
     ws_axes: Name in `calling.WS_AXES`, which decides what is a filter.
     ws_gains: Whether each standardized filter has a scale that is learned.
+    ws_depthwise: Treatment of depthwise kernels by WS: `standardize`, `scale`
+      or `leave`.
+    frozen_norms: Shell patterns of parameters. A layer with running statistics
+      all of whose parameters match behaves in training as in evaluation.
     ema_decay: Decay of `ema_params`, or None.
     divergence_factor: A loss above this many times the first is divergence.
     sharded: Whether parameters and optimizer state are split over `data`, too.
@@ -110,6 +114,8 @@ class Program:
   ws_where: tuple[str, ...] = ()
   ws_axes: str = "joint"
   ws_gains: bool = False
+  ws_depthwise: str = "standardize"
+  frozen_norms: tuple[str, ...] = ()
   ema_decay: float | None = None
   divergence_factor: float = 20.0
   sharded: bool = False
@@ -126,6 +132,7 @@ def effective_params(program: Program, params: PyTree) -> PyTree:
     program.convention,
     program.ws_where,
     program.ws_axes,
+    program.ws_depthwise,
   )
 
 
@@ -242,6 +249,7 @@ def accumulate(
       batch["inputs"],
       train=True,
       key=model_key,
+      frozen=program.frozen_norms,
     )
     mask = jnp.ones(indices.shape)
     sums = program.task.sums(outputs, batch, mask, training=True)
