@@ -20,7 +20,7 @@ from flax import nnx
 import ws_jax
 import ws_jax.linen
 import ws_jax.nnx
-from ws_jax.core.kernels import by_path
+from ws_jax.core.standardize import gains_beside
 
 PyTree = Any
 
@@ -186,7 +186,7 @@ def effective_params(
     where=where,
     axes=axes,
     convention=convention,
-    gains=_gains(params, where, axes),
+    gains=gains_beside(params, where=where, axes=axes),
   )
 
 
@@ -198,22 +198,6 @@ def selection(
   if isinstance(model, NNXModel):
     where, axes = ws_jax.nnx.selectors(_abstract(model))
   return ws_jax.matching(*globs) if globs else where, axes
-
-
-def _gains(
-  params: PyTree, where: ws_jax.Selector, axes: ws_jax.Axes
-) -> dict[str, jax.Array] | None:
-  """Returns the gain of each kernel that has one, the leaf `gain` beside it.
-
-  Norm-free nets have them: the effective kernel holds its gain, and the module
-  applies the kernel alone. A kernel without gets ones, where another has one.
-  """
-  ones = ws_jax.init_gains(params, where=where, axes=axes)
-  leaves = by_path(params)
-  beside = lambda path: f"{path.removesuffix('kernel')}gain"
-  if not any(beside(path) in leaves for path in ones):
-    return None
-  return {path: leaves.get(beside(path), one) for path, one in ones.items()}
 
 
 def _mode(model: Any, train: bool) -> dict[str, bool]:
