@@ -80,18 +80,22 @@ class ImageClassification:
   ) -> Batch:
     """Returns `inputs` [B, ...] float32 and `labels` [B] int32."""
     inputs = jnp.take(arrays[self.input_key], indices, axis=0)
-    if inputs.dtype == jnp.uint8:
-      if key is not None:
-        crop_key, flip_key = jax.random.split(key)
-        if self.crop_padding:
-          inputs = augment.random_crop(crop_key, inputs, self.crop_padding)
-        if self.flip:
-          inputs = augment.random_flip(flip_key, inputs)
-      inputs = augment.normalize(inputs, self.mean, self.std)
+    if inputs.dtype == jnp.uint8 and key is not None:
+      crop_key, flip_key = jax.random.split(key)
+      if self.crop_padding:
+        inputs = augment.random_crop(crop_key, inputs, self.crop_padding)
+      if self.flip:
+        inputs = augment.random_flip(flip_key, inputs)
     return {
-      "inputs": inputs,
+      "inputs": self.preprocess(inputs),
       "labels": jnp.take(arrays[self.label_key], indices, axis=0),
     }
+
+  def preprocess(self, inputs: jax.Array) -> jax.Array:
+    """Returns what the model takes for inputs as in the data, `[B, ...]`."""
+    if inputs.dtype != jnp.uint8:
+      return inputs
+    return augment.normalize(inputs, self.mean, self.std)
 
   def sums(
     self, outputs: jax.Array, batch: Batch, mask: jax.Array, training: bool
