@@ -5,6 +5,7 @@ What a file says of its network is in its metadata, under `ws_jax`.
 
 import importlib
 import json
+import logging
 import pathlib
 from typing import Any
 
@@ -32,6 +33,9 @@ def write(path: pathlib.Path, folded: network.Folded) -> None:
     MissingExtra: the converter is not installed.
   """
   extras.need(EXTRA, by=f"a file of {SUFFIX}")
+  # They tell of every shape that they leave open, and of examples of theirs.
+  for name in ("jax2onnx", "onnx_ir"):
+    logging.getLogger(name).setLevel(logging.ERROR)
   jax2onnx: Any = importlib.import_module("jax2onnx")
   inputs = jax.ShapeDtypeStruct(("batch", *folded.shape), folded.dtype)
   try:
