@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import ws_jax
+from tests.quick import quick
 from ws_jax import models
 from ws_jax.core.kernels import path_string
 from ws_jax.layers.norm import NormSpec
@@ -128,7 +129,7 @@ def test_norm_and_standardization_are_a_two_by_two(kind, ws):
 def test_every_parameter_gets_a_gradient():
   model, images = tiny(norm=NormSpec(num_groups=2)), draw(4, 9, 9, 3)
 
-  @jax.jit
+  @quick
   def grads(params):
     def loss(params):
       effective = ws_jax.weight_standardize(params)
@@ -147,7 +148,7 @@ def test_randomness_is_of_training_and_of_its_key():
   model = tiny(dropout=0.5, stochastic_depth=0.5)
   images, variables = draw(2, 8, 8, 3), drawn(shapes(model))
 
-  @jax.jit
+  @quick
   def train(seed):
     rngs = {"dropout": jax.random.key(seed)}
     return model.apply(variables, images, train=True, rngs=rngs)

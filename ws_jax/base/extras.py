@@ -20,6 +20,7 @@ MODULES = {
   "savedmodel": ("tensorflow",),
   "slurm": ("submitit",),
   "stablehlo": ("flatbuffers",),
+  "stream": ("array_record", "grain"),
   "text": ("sentencepiece",),
   "tf": ("requests", "tensorflow"),
   "train": ("PIL", "absl", "ml_collections", "orbax", "rich", "tensorboard"),

@@ -209,6 +209,12 @@ def text(default: str | None, meaning: str, *, optional: bool = False) -> Key:
   return Key(default, str, meaning, optional=optional or default is None)
 
 
+def choice(default: str, options: tuple[str, ...], meaning: str) -> Key:
+  """Declares a text that is one of a few."""
+  allowed = lambda value: value in options
+  return Key(default, str, meaning, allowed, " or ".join(options))
+
+
 def texts(default: tuple[str, ...], meaning: str) -> Key:
   """Declares a tuple of texts."""
   return Key(default, str, meaning, many=True)

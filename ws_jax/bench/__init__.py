@@ -52,6 +52,11 @@ class Options:
     rounds: Number of times each contender is timed; None for the benchmark's
       own.
     steps: Number of steps of a run, in benchmarks that do whole runs.
+    source: Where `input` gets its images: "memory" or "stream".
+    workers: Numbers of workers of the loaders of `input`, streamed.
+    photographs: Folders with photographs to cut its images from; () for where
+      Debian puts them.
+    examples: Number of these images.
     against: Names in `LIBRARIES`.
     settings: Environment variables by name. Each name is one more contender:
       our program in a process with these variables.
@@ -62,6 +67,10 @@ class Options:
   arms: tuple[str, ...] = tuple(ARMS)
   rounds: int | None = None
   steps: int = 200
+  source: str = "memory"
+  workers: tuple[int, ...] = (1, 2)
+  photographs: tuple[str, ...] = ()
+  examples: int = 400
   against: tuple[str, ...] = ()
   settings: Mapping[str, Mapping[str, str]] = dataclasses.field(
     default_factory=dict

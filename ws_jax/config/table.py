@@ -54,6 +54,37 @@ KEYS = {
   "data.label_key": key.text(None, "name of the labels in the data"),
   "data.batch_size": key.integer(128, "examples of an optimizer step", low=1),
   "data.eval_batch_size": key.integer(500, "examples at once", low=1),
+  "data.source": key.Key(
+    "memory",
+    str,
+    "memory, or stream: JPEG and PNG files are decoded as they are needed",
+    lambda value: value in ("memory", "stream"),
+    "memory or stream",
+  ),
+  "data.image_size": key.integer(
+    224, "pixels of a side of a streamed image", low=1
+  ),
+  "data.eval_resize": key.integer(
+    256, "pixels of its shorter side before the central crop", low=1
+  ),
+  "data.crop_area": key.number(
+    0.08, "smallest part of it that a random crop keeps", above=0, high=1
+  ),
+  "data.rand_augment": key.integer(0, "operations of RandAugment on it"),
+  "data.rand_augment_strength": key.number(9.0, "their strength", high=30),
+  "data.workers": key.integer(
+    None, "threads of a process that decode; none: one a core", low=1
+  ),
+  "data.processes": key.integer(
+    0, "worker processes that decode; 0: threads of the training process"
+  ),
+  "data.on_error": key.Key(
+    "raise",
+    str,
+    "raise, or skip and count a file that cannot be read",
+    lambda value: value in ("raise", "skip"),
+    "raise or skip",
+  ),
   "task.name": key.text(
     "image_classification",
     f"one of {', '.join(tasks.TASKS)}, or package.module:callable",
@@ -106,6 +137,20 @@ KEYS = {
   "optim.micro_batch_size": key.integer(
     None, "examples of one gradient; none: the whole batch", low=1
   ),
+  "mesh.model": key.integer(
+    1, "devices that split each kernel; the rest split the batch", low=1
+  ),
+  "mesh.params": key.choice(
+    "replicated",
+    ("replicated", "sharded"),
+    "parameters and optimizer state: on every device, or a part on each",
+  ),
+  "mesh.batch_norm": key.choice(
+    "global",
+    ("global", "device"),
+    "device: the examples of each device share statistics of norm=batch;"
+    " global: those of model.norm_batch_size do",
+  ),
   "train.epochs": key.number(5.0, "length of the run"),
   "train.steps": key.integer(None, "the same in steps"),
   "train.eval_every_steps": key.integer(None, "steps between evaluations"),
@@ -129,7 +174,7 @@ KEYS = {
 def default() -> ml_collections.ConfigDict:
   """Returns every key at its default: ResNet-20 with GN+WS, embedded data."""
   config = ml_collections.ConfigDict()
-  for section in ("data", "task", "model", "optim", "train"):
+  for section in ("data", "task", "model", "optim", "mesh", "train"):
     config[section] = ml_collections.ConfigDict()
   for path, declared in KEYS.items():
     put(config, path, declared.default)

@@ -4,9 +4,7 @@ from ws_jax.data.augment import normalize, random_crop, random_flip
 from ws_jax.data.datasets import (
   Dataset,
   Info,
-  check_dataset,
   load,
-  load_dataset,
   read_info,
 )
 from ws_jax.data.find import (
@@ -29,11 +27,9 @@ __all__ = [
   "MemorySource",
   "Request",
   "batch_indices",
-  "check_dataset",
   "default_data_dir",
   "eval_indices",
   "load",
-  "load_dataset",
   "normalize",
   "random_crop",
   "random_flip",

@@ -72,6 +72,63 @@ def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
   return jnp.where(flip, images[:, :, ::-1], images)
 
 
+def mix(
+  key: jax.Array, images: jax.Array, mixup: float, cutmix: float
+) -> tuple[jax.Array, jax.Array]:
+  """Mixes each image with the one in its place from the end of the batch.
+
+  mixup (Zhang et al. 2017, arXiv:1710.09412) adds the two, CutMix (Yun et al.
+  2019, arXiv:1905.04899) puts a rectangle of one into the other. The share is
+  drawn from a beta distribution, one for the whole batch.
+
+  Args:
+    key: a JAX random key.
+    images: float `[B, H, W, C]`.
+    mixup: both parameters of the beta distribution of mixup; 0 for none.
+    cutmix: those of CutMix; 0 for none. With both, either is drawn.
+
+  Returns:
+    The images, and the share of its own in each: a float32 scalar.
+
+  Example:
+    >>> images = jnp.stack([jnp.zeros([4, 4, 1]), jnp.ones([4, 4, 1])])
+    >>> mixed, share = mix(jax.random.key(0), images, 1.0, 0.0)
+    >>> bool(jnp.allclose(mixed[1], share))
+    True
+  """
+  _check_rank(images)
+  which, share_key, place_key = jax.random.split(key, 3)
+  others = images[::-1]
+  weight = jnp.ones(images.shape[1:3])
+  if mixup:
+    share = jax.random.beta(share_key, mixup, mixup)
+    weight = jnp.full(images.shape[1:3], share)
+  if cutmix:
+    share = jax.random.beta(share_key, cutmix, cutmix)
+    outside = _outside(place_key, share, images.shape[1:3])
+    either = jax.random.bernoulli(which) if mixup else False
+    weight = jnp.where(either, weight, outside)
+  own = weight[None, :, :, None]
+  mixed = own * images + (1 - own) * others
+  return mixed.astype(images.dtype), weight.mean()
+
+
+def _outside(
+  key: jax.Array, share: jax.Array, shape: tuple[int, ...]
+) -> jax.Array:
+  """Returns 0 in a random rectangle of `1 - share` of the area, 1 outside.
+
+  What of it would be beyond the edge is cut off.
+  """
+  inside = []
+  for one, size in zip(jax.random.split(key), shape, strict=True):
+    length = size * jnp.sqrt(1 - share)
+    centre = jax.random.uniform(one, maxval=float(size))
+    pixels = jnp.arange(size) + 0.5
+    inside.append(jnp.abs(pixels - centre) < length / 2)
+  return 1.0 - (inside[0][:, None] & inside[1][None, :]).astype(jnp.float32)
+
+
 def normalize(
   images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> jax.Array:

@@ -19,7 +19,9 @@ class ImageClassification:
   """Inputs with one int32 label [N] each; images are uint8 [N, H, W, C].
 
   Images are augmented in training and normalized per channel. Inputs of a float
-  dtype, of any shape, reach the model as they are.
+  dtype, of any shape, reach the model as they are. With `mixup` or `cutmix`
+  each image of a micro-batch is mixed with another one of it; with both, half
+  of the micro-batches by either.
 
   Attributes:
     mean: Mean of each channel, of training images scaled to [0, 1].
@@ -28,6 +30,11 @@ class ImageClassification:
     flip: Whether half of the training images are mirrored left to right.
     label_smoothing: Label smoothing of the training loss (Szegedy et al. 2016,
       sec. 7); the evaluation loss is never smoothed.
+    mixup: Parameter of the beta distribution of mixup (Zhang et al. 2017,
+      arXiv:1710.09412); 0 for none.
+    cutmix: Parameter of that of CutMix (Yun et al. 2019, arXiv:1905.04899); 0
+      for none.
+    streamed: Whether the arrays of a step hold its examples alone, in order.
     input_key: Name of the inputs in the data.
     label_key: Name of the labels in the data.
   """
@@ -37,6 +44,9 @@ class ImageClassification:
   crop_padding: int = 0
   flip: bool = False
   label_smoothing: float = 0.0
+  mixup: float = 0.0
+  cutmix: float = 0.0
+  streamed: bool = False
   input_key: str = "image"
   label_key: str = "label"
 
@@ -47,6 +57,8 @@ class ImageClassification:
     "label_smoothing": keys.number(
       0.0, "label smoothing of the training loss", below=1
     ),
+    "mixup": keys.number(0.0, "parameter of mixup, as 0.2; 0: none"),
+    "cutmix": keys.number(0.0, "parameter of CutMix, as 1; 0: none"),
   }
 
   @classmethod
@@ -72,24 +84,47 @@ class ImageClassification:
       std=dataset.std,
       input_key=info.input_key,
       label_key=info.label_key,
+      streamed=getattr(dataset, "stream", None) is not None,
       **settings,
     )
 
   def batch(
     self, arrays: Any, indices: jax.Array, key: jax.Array | None
   ) -> Batch:
-    """Returns `inputs` [B, ...] float32 and `labels` [B] int32."""
-    inputs = jnp.take(arrays[self.input_key], indices, axis=0)
+    """Returns `inputs` [B, ...] float32 and `labels` [B] int32.
+
+    Where images are mixed `other_labels` [B] int32 and `share` [B] float32 come
+    besides: each image is the share of its own, and the rest of another one.
+    """
+    inputs = self._take(arrays[self.input_key], indices)
     if inputs.dtype == jnp.uint8 and key is not None:
       crop_key, flip_key = jax.random.split(key)
       if self.crop_padding:
         inputs = augment.random_crop(crop_key, inputs, self.crop_padding)
       if self.flip:
         inputs = augment.random_flip(flip_key, inputs)
-    return {
-      "inputs": self.preprocess(inputs),
-      "labels": jnp.take(arrays[self.label_key], indices, axis=0),
-    }
+    inputs = self.preprocess(inputs)
+    labels = self._take(arrays[self.label_key], indices)
+    batch = {"inputs": inputs, "labels": labels}
+    if key is None or not (self.mixup or self.cutmix):
+      return batch
+    mix_key = jax.random.fold_in(key, 2)
+    batch["inputs"], share = augment.mix(
+      mix_key, inputs, self.mixup, self.cutmix
+    )
+    batch["other_labels"] = labels[::-1]
+    batch["share"] = jnp.full(labels.shape, share)
+    return batch
+
+  def _take(self, array: jax.Array, indices: jax.Array) -> jax.Array:
+    """Returns the examples at `indices`.
+
+    Those of a streamed step are there in order: taking them one by one would
+    send them from device to device.
+    """
+    if self.streamed and len(array) == len(indices):
+      return array
+    return jnp.take(array, indices, axis=0)
 
   def preprocess(self, inputs: jax.Array) -> jax.Array:
     """Returns what the model takes for inputs as in the data, `[B, ...]`."""
@@ -109,4 +144,12 @@ class ImageClassification:
       training: Whether the labels are smoothed.
     """
     smoothing = self.label_smoothing if training else 0.0
-    return classification.sums(outputs, batch["labels"], mask, smoothing)
+    other = None
+    if "share" in batch:
+      other = batch["other_labels"], batch["share"]
+    labels = batch["labels"]
+    return classification.sums(outputs, labels, mask, smoothing, other)
+
+  def answers(self, outputs: jax.Array, batch: Batch) -> jax.Array:
+    """Returns label, answer and group of each example, int32 [3, B]."""
+    return classification.answers(outputs, batch)

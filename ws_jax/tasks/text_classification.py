@@ -114,3 +114,7 @@ class TextClassification:
     """
     smoothing = self.label_smoothing if training else 0.0
     return classification.sums(outputs, batch["labels"], mask, smoothing)
+
+  def answers(self, outputs: jax.Array, batch: Batch) -> jax.Array:
+    """Returns label, answer and group of each example, int32 [3, B]."""
+    return classification.answers(outputs, batch)

@@ -12,17 +12,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
-from jax.sharding import Mesh
 
 import ws_jax
 from ws_jax import config as config_lib
 from ws_jax import data, models, tasks
 from ws_jax.base import names
+from ws_jax.data import stream
 from ws_jax.data.memory import MemorySource
+from ws_jax.data.stream.source import StreamSource
 from ws_jax.layers import norm
 from ws_jax.models import common
-from ws_jax.train import backend, calling, optim, step, transfer
+from ws_jax.train import backend, calling, optim, sharding, step, transfer
 
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 # Keys of `config.model` that are not passed to the model as they stand.
@@ -39,7 +39,7 @@ class Setup:
 
   Attributes:
     config: Resolved configuration, locked.
-    dataset: Data in host memory.
+    dataset: Data in host memory, or where the images of a stream are.
     program: All that shapes the compiled step.
     source: Gives each step its examples.
     init_from: Parameters and other collections to start from, or None.
@@ -48,7 +48,7 @@ class Setup:
   config: ml_collections.ConfigDict
   dataset: data.Dataset
   program: step.Program
-  source: MemorySource
+  source: MemorySource | StreamSource
   init_from: dict[str, Any] | None = None
 
   @property
@@ -58,6 +58,8 @@ class Setup:
     debugs = ("jax_debug_nans", "jax_debug_infs")
     if any(getattr(jax.config, name) for name in debugs):
       return None  # so that the step that shows it is known
+    if self.dataset.stream is not None:
+      return None  # the images of several steps would wait on the device
     native = models.convolves_natively(c.model.name)
     return backend.steps_of_a_loop(
       c.train.log_every_steps, c.model.get("dtype", "float32"), native
@@ -107,14 +109,19 @@ def start(
     )
     config_lib.check(config)
     wanted = request(config, dataset, trains)
-    info = data.read_info(wanted)
+    mesh = sharding.make_mesh(config.mesh.model)
+    # A stream is open as soon as its names are listed.
+    opened = data.load(wanted) if wanted.stream else None
+    info = opened.info if opened else data.read_info(wanted)
     resolved = config_lib.resolve(
-      config, num_examples=info.train_size, num_devices=jax.device_count()
+      config,
+      num_examples=info.train_size,
+      num_devices=mesh.shape["data"] if trains else 1,
     )
     # For their errors; the number of outputs is not known before the task.
     build_model(resolved, num_outputs=info.num_classes or 1, model=model)
     parts = build_optimizer(resolved, optimizer)
-    loaded = data.load(wanted)
+    loaded = opened or data.load(wanted)
     program = build_program(resolved, loaded, model, task, parts)
     init_from = None
     if resolved.init_from is not None:
@@ -124,7 +131,8 @@ def start(
     # The user's mistake, as opposed to a ValueError from inside a running
     # program.
     raise config_lib.ConfigError(" ".join(str(error).split())) from error
-  source = MemorySource(
+  make = MemorySource if loaded.stream is None else StreamSource
+  source = make(
     loaded,
     resolved.seed,
     resolved.data.batch_size,
@@ -165,7 +173,14 @@ def request(
     label_key=c.label_key,
     options=tasks.options(config.task.name, config.task),
     may_overlap=not trains,
+    stream=_stream(c) if c.source == "stream" else None,
   )
+
+
+def _stream(c: ml_collections.ConfigDict) -> stream.Options:
+  """Returns how the images of a stream are decoded, from `config.data`."""
+  fields = [field.name for field in dataclasses.fields(stream.Options)]
+  return stream.Options(**{name: c[name] for name in fields})
 
 
 def build_model(
@@ -278,7 +293,8 @@ def build_program(
       config, num_outputs or 1, model, getattr(task, "num_inputs", None)
     ),
     optimizer=optimizer or build_optimizer(config),
-    mesh=Mesh(np.array(jax.devices()), ("data",)),
+    mesh=sharding.make_mesh(config.mesh.model),
+    sharded=config.mesh.params == "sharded",
     convention=convention if config.model.ws else None,
     ws_where=tuple(config.model.ws_where),
     ema_decay=config.optim.ema_decay,
@@ -288,12 +304,20 @@ def build_program(
   # Models of images do not suit other tasks, nor does WS of convolutions alone.
   own = own or not isinstance(task, tasks.ImageClassification)
   if own and dataset.train:
-    check_program(program, dataset)
+    check_program(program, dataset, config.optim.micro_batch_size)
   return program
 
 
-def check_program(program: step.Program, dataset: data.Dataset) -> None:
+def check_program(
+  program: step.Program, dataset: data.Dataset, num_examples: int | None = None
+) -> None:
   """Traces a step of a user's own model or task, for errors that help.
+
+  Args:
+    program: Program of the run.
+    dataset: Its data.
+    num_examples: Number of examples of the step, which a normalization batch
+      must divide; None for two.
 
   Raises:
     ValueError: the model or the task raises, WS finds no kernel, a collection
@@ -302,7 +326,7 @@ def check_program(program: step.Program, dataset: data.Dataset) -> None:
   arrays = calling.abstract(dataset.train)
 
   def forward(arrays):
-    indices = jnp.zeros((2,), jnp.int32)
+    indices = jnp.zeros((num_examples or 2,), jnp.int32)
     batch = program.task.batch(arrays, indices, jax.random.key(0))
     params, state = calling.init(
       program.model, jax.random.key(0), batch["inputs"]
@@ -315,7 +339,8 @@ def check_program(program: step.Program, dataset: data.Dataset) -> None:
       train=True,
       key=jax.random.key(1),
     )
-    sums = program.task.sums(outputs, batch, jnp.ones((2,)), True)
+    mask = jnp.ones(indices.shape)
+    sums = program.task.sums(outputs, batch, mask, True)
     return state, new, sums
 
   try:

@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from ws_jax import config as config_lib
 from ws_jax import data as data_lib
 from ws_jax import weights
 from ws_jax.base import disk
-from ws_jax.train import build, calling
+from ws_jax.data import place
+from ws_jax.train import build, calling, predictions, sharding
 from ws_jax.train import step as steps
 
 PyTree = Any
@@ -99,19 +99,40 @@ class Trained:
     Raises:
       ConfigError: the data are not there, or do not fit.
     """
+    return self.answer(overrides)[0]
+
+  def answer(
+    self, overrides: Iterable[tuple[str, str]] = ()
+  ) -> tuple[dict[str, float], predictions.Predictions | None]:
+    """Returns what `evaluate` does, and what the run answered.
+
+    Args:
+      overrides: Keys of the configuration, as for `evaluate`.
+
+    Returns:
+      Loss and metrics; and the answer to each example, None for a task that
+      does not classify.
+
+    Raises:
+      ConfigError: the data are not there, or do not fit.
+    """
     config = self.config.copy_and_resolve_references().unlock()
     changed = config_lib.apply_texts(config, overrides)
     if self.data.tokenizer:
       # The tokens of the run, whatever text a tokenizer would be made from.
       changed.task.tokenizer = self.data.tokenizer
     setup = build.start(changed, trains=False)
-    everywhere = NamedSharding(self.program.mesh, PartitionSpec())
-    params, model_state = jax.device_put(
-      (self.params, self.model_state), everywhere
-    )
+    everywhere = sharding.whole(self.program.mesh)
+    params, model_state = place.put((self.params, self.model_state), everywhere)
     batches = setup.source.batches(changed.data.eval_batch_size)
     # By its own task: with the mean and deviation of what it was trained on.
-    return steps.evaluate_params(self.program, params, model_state, batches)
+    found: list[jax.Array] = []
+    metrics = steps.evaluate_params(
+      self.program, params, model_state, batches, found
+    )
+    if not found:
+      return metrics, None
+    return metrics, predictions.gather(found, setup.dataset.info)
 
 
 def load_run(path: str | pathlib.Path) -> Trained:
@@ -168,6 +189,8 @@ def restore(
     ValueError: the configuration is not one of this version.
   """
   restored = config_lib.from_saved(config)
+  # The devices that there are need not be those that it was trained on.
+  config_lib.apply(restored, {"mesh.model": 1, "mesh.params": "replicated"})
   dataset = described(data)
   return Trained(
     config=restored.lock(),

@@ -9,6 +9,7 @@ import numpy as np
 
 from ws_jax import weights
 from ws_jax.core.kernels import path_string
+from ws_jax.data import place
 from ws_jax.train import calling
 from ws_jax.train.step import Program, TrainState
 
@@ -97,7 +98,7 @@ def _exchanged(
     if name not in arrays:
       return leaf
     array = np.asarray(arrays[name]).astype(leaf.dtype)
-    return jax.device_put(array, leaf.sharding)
+    return place.put(array, leaf.sharding)
 
   return jax.tree_util.tree_map_with_path(pick, fresh)
 

@@ -186,10 +186,13 @@ def _about(folded: Folded, outputs: Any) -> dict[str, Any]:
   config, convention = run.config.to_dict(), run.program.convention
   data: dict[str, Any] = dataclasses.asdict(run.data)
   data |= {"mean": run.mean, "std": run.std}
-  # A path would name a place of the machine of the training.
+  # No places of the machine of the training, and no names of speakers.
   data["name"] = pathlib.PurePath(data["name"]).name
+  data |= {"group_key": "", "groups": ()}
   saved = {section: config[section] for section in _SECTIONS}
   saved["model"] |= {"ws": False}
+  if "noise" in saved["task"]:
+    saved["task"] |= {"noise": "none"}
   features = getattr(run.program.task, "features", None)
   about = {
     "model": config["model"]["name"],
