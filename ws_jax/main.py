@@ -206,8 +206,10 @@ def _evaluate(path: str) -> dict[str, float]:
     raise config.ConfigError(" ".join(str(error).split())) from error
   _say(f"{path}: step {run.step}")
   metrics, answers = run.answer(_parsed.given)
-  for name, (right, count) in (answers.by_group if answers else {}).items():
-    _say(f"{answers.group_key} {name}: {right} of {count}, {right / count:.4f}")
+  if answers is not None:
+    for name, (right, count) in answers.by_group.items():
+      share = right / count
+      _say(f"{answers.group_key} {name}: {right} of {count}, {share:.4f}")
   return {f"eval/{name}": x for name, x in metrics.items()}
 
 

@@ -164,7 +164,7 @@ class Res(nn.Module):
     x = features[..., None].astype(self.dtype)
     x = nn.relu(_conv(self, self.channels, (3, 3), "conv0")(x))
     if self.pool != (1, 1):
-      x = nn.avg_pool(x, self.pool, self.pool)
+      x = nn.avg_pool(x, window_shape=self.pool, strides=self.pool)
     block_input = x
     for i in range(1, self.layers + 1):
       dilation = 2 ** ((i - 1) // 3) if self.dilated else 1

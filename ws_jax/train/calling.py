@@ -24,6 +24,7 @@ import ws_jax.linen
 import ws_jax.nnx
 from ws_jax.base.names import lookup
 from ws_jax.core.kernels import by_path
+from ws_jax.core.standardize import gains_beside
 
 PyTree = Any
 
@@ -239,7 +240,7 @@ def effective_params(
       where=where,
       axes=axes,
       convention=convention,
-      gains=_gains(params, where, axes),
+      gains=gains_beside(params, where=where, axes=axes),
     )
 
   if depthwise == "standardize":
@@ -294,34 +295,14 @@ def with_gains(
   Raises:
     ValueError: nothing is selected, or a parameter that is not called `kernel`.
   """
-  flat = flax.traverse_util.flatten_dict(params, sep="/")
+  flat: dict[str, Any] = flax.traverse_util.flatten_dict(params, sep="/")
   for path, ones in ws_jax.init_gains(params, where=where, axes=axes).items():
     if path.rpartition("/")[2] != "kernel":
       raise ValueError(
         f"model.ws_gains=true is for parameters called kernel, not {path}"
       )
-    flat.setdefault(_beside(path), ones)
+    flat.setdefault(f"{path.removesuffix('kernel')}gain", ones)
   return flax.traverse_util.unflatten_dict(flat, sep="/")
-
-
-def _beside(path: str) -> str:
-  """Returns the path of the gain of a kernel."""
-  return f"{path.removesuffix('kernel')}gain"
-
-
-def _gains(
-  params: PyTree, where: ws_jax.Selector, axes: ws_jax.Axes
-) -> dict[str, jax.Array] | None:
-  """Returns the gain of each kernel that has one, the leaf `gain` beside it.
-
-  Norm-free nets have them: the effective kernel holds its gain, and the module
-  applies the kernel alone. A kernel without gets ones, where another has one.
-  """
-  ones = ws_jax.init_gains(params, where=where, axes=axes)
-  leaves = by_path(params)
-  if not any(_beside(path) in leaves for path in ones):
-    return None
-  return {path: leaves.get(_beside(path), one) for path, one in ones.items()}
 
 
 def _mode(model: Any, train: bool) -> dict[str, bool]:
