@@ -59,6 +59,15 @@ _STEPS = flags.DEFINE_integer(
 _AGAINST = flags.DEFINE_list(
   "against", [], f"Libraries to compare with: {', '.join(LIBRARIES)}."
 )
+_SOURCE = flags.DEFINE_enum(
+  "source", "memory", ["memory", "stream"], "Where input gets its images."
+)
+_WORKERS = flags.DEFINE_list(
+  "workers", ["1", "2"], "Numbers of workers of the loaders of input, streamed."
+)
+_PHOTOGRAPHS = flags.DEFINE_list(
+  "photographs", [], "Folders with photographs to cut these images from."
+)
 _DTYPE = flags.DEFINE_enum(
   "dtype", _DEFAULT.dtype, ["float32", "bfloat16"], "Dtype of the activations."
 )
@@ -102,6 +111,9 @@ def options() -> Options:
     arms=tuple(_ARMS.value),
     rounds=_ROUNDS.value,
     steps=_STEPS.value,
+    source=_SOURCE.value,
+    workers=tuple(int(number) for number in _WORKERS.value),
+    photographs=tuple(_PHOTOGRAPHS.value),
     against=tuple(_AGAINST.value),
     dtype=_DTYPE.value,
     settings=dict(setting(text) for text in _SETTING.value),

@@ -54,6 +54,11 @@ class Options:
     rounds: Number of times each contender is timed; None for the benchmark's
       own.
     steps: Number of steps of a run, in benchmarks that do whole runs.
+    source: Where `input` gets its images: "memory" or "stream".
+    workers: Numbers of workers of the loaders of `input`, streamed.
+    photographs: Folders with photographs to cut its images from; () for where
+      Debian puts them.
+    examples: Number of these images.
     against: Names in `LIBRARIES`.
     dtype: Dtype of the activations.
     settings: Environment variables by name. Each name is one more contender:
@@ -65,6 +70,10 @@ class Options:
   arms: tuple[str, ...] = _IMAGES
   rounds: int | None = None
   steps: int = 200
+  source: str = "memory"
+  workers: tuple[int, ...] = (1, 2)
+  photographs: tuple[str, ...] = ()
+  examples: int = 400
   against: tuple[str, ...] = ()
   dtype: str = "float32"
   settings: Mapping[str, Mapping[str, str]] = dataclasses.field(

@@ -3,6 +3,7 @@
 import contextlib
 import pathlib
 import tempfile
+from typing import Any
 
 from ws_jax.bench import DEFAULT_MODEL, Options, Table, text, timing
 from ws_jax.bench.others import Others
@@ -18,7 +19,9 @@ def run(options: Options) -> list[Table]:
 
 def _table(options: Options, others: Others, batch_size: int) -> Table:
   model = options.model or DEFAULT_MODEL
-  how = {} if options.dtype == "float32" else {"model__dtype": options.dtype}
+  how: dict[str, Any] = (
+    {} if options.dtype == "float32" else {"model__dtype": options.dtype}
+  )
   contenders: dict[str, timing.Contender] = {}
   with tempfile.TemporaryDirectory() as folder:
     for arm in options.arms:

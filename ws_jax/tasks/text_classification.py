@@ -88,9 +88,13 @@ class TextClassification:
     del key
     tokens = jnp.take(arrays[self.input_key], indices, axis=0)
     return {
-      "inputs": tokens.astype(jnp.int32),
+      "inputs": self.preprocess(tokens),
       "labels": jnp.take(arrays[self.label_key], indices, axis=0),
     }
+
+  def preprocess(self, tokens: jax.Array) -> jax.Array:
+    """Returns tokens as in the data, `[B, length]`, as the model takes them."""
+    return tokens.astype(jnp.int32)
 
   def sums(
     self, outputs: jax.Array, batch: Batch, mask: jax.Array, training: bool
@@ -105,3 +109,7 @@ class TextClassification:
     """
     smoothing = self.label_smoothing if training else 0.0
     return classification.sums(outputs, batch["labels"], mask, smoothing)
+
+  def answers(self, outputs: jax.Array, batch: Batch) -> jax.Array:
+    """Returns label, answer and group of each example, int32 [3, B]."""
+    return classification.answers(outputs, batch)

@@ -12,23 +12,24 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
-from jax.sharding import Mesh
 
 import ws_jax
 from ws_jax import config as config_lib
 from ws_jax import data, models, tasks
 from ws_jax.base import names
+from ws_jax.data import stream
 from ws_jax.data.memory import MemorySource
+from ws_jax.data.stream.source import StreamSource
 from ws_jax.layers import norm
 from ws_jax.models import common
-from ws_jax.train import backend, calling, optim, step, transfer
+from ws_jax.train import backend, calling, optim, sharding, step, transfer
 
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 # Keys of `config.model` that are not passed to the model as they stand.
 _COMMON_KEYS = (
   *("name", "ws", "ws_convention", "ws_where", "ws_axes", "ws_gains"),
   *common.NORM_KEYS,
+  *common.DEPTHWISE_KEYS,
   *common.DTYPE_KEYS,
 )
 
@@ -39,17 +40,19 @@ class Setup:
 
   Attributes:
     config: Resolved configuration, locked.
-    dataset: Data in host memory.
+    dataset: Data in host memory, or where the images of a stream are.
     program: All that shapes the compiled step.
     source: Gives each step its examples.
     init_from: Parameters and other collections to start from, or None.
+    notes: Lines that tell the user which arrays start anew, and which stay.
   """
 
   config: ml_collections.ConfigDict
   dataset: data.Dataset
   program: step.Program
-  source: MemorySource
+  source: MemorySource | StreamSource
   init_from: dict[str, Any] | None = None
+  notes: tuple[str, ...] = ()
 
   @property
   def block(self) -> int | None:
@@ -58,6 +61,8 @@ class Setup:
     debugs = ("jax_debug_nans", "jax_debug_infs")
     if any(getattr(jax.config, name) for name in debugs):
       return None  # so that the step that shows it is known
+    if self.dataset.stream is not None:
+      return None  # the images of several steps would wait on the device
     native = models.convolves_natively(c.model.name)
     return backend.steps_of_a_loop(
       c.train.log_every_steps, c.model.get("dtype", "float32"), native
@@ -70,8 +75,9 @@ class Setup:
     state = step.init_state(self.program, arrays, self.config.seed, hyperparams)
     if self.init_from is None:
       return state
+    c = self.config
     return transfer.start_from(
-      state, self.init_from, tuple(self.config.init_skip)
+      state, self.init_from, tuple(c.init_skip), tuple(c.init_zero)
     )
 
 
@@ -107,31 +113,39 @@ def start(
     )
     config_lib.check(config)
     wanted = request(config, dataset, trains)
-    info = data.read_info(wanted)
+    mesh = sharding.make_mesh(config.mesh.model)
+    # A stream is open as soon as its names are listed.
+    opened = data.load(wanted) if wanted.stream else None
+    info = opened.info if opened else data.read_info(wanted)
     resolved = config_lib.resolve(
-      config, num_examples=info.train_size, num_devices=jax.device_count()
+      config,
+      num_examples=info.train_size,
+      num_devices=mesh.shape["data"] if trains else 1,
     )
     # For their errors; the number of outputs is not known before the task.
     build_model(resolved, num_outputs=info.num_classes or 1, model=model)
     parts = build_optimizer(resolved, optimizer)
-    loaded = data.load(wanted)
+    loaded = opened or data.load(wanted)
     program = build_program(resolved, loaded, model, task, parts)
-    init_from = None
+    init_from, notes = None, ()
     if resolved.init_from is not None:
       init_from = transfer.read(resolved.init_from)
-      transfer.check(program, loaded, init_from, tuple(resolved.init_skip))
+    if resolved.init_from is not None or resolved.optim.freeze:
+      left = tuple(resolved.init_skip), tuple(resolved.init_zero)
+      notes = transfer.check(program, loaded, init_from, *left)
   except ValueError as error:
     # The user's mistake, as opposed to a ValueError from inside a running
     # program.
     raise config_lib.ConfigError(" ".join(str(error).split())) from error
-  source = MemorySource(
+  make = MemorySource if loaded.stream is None else StreamSource
+  source = make(
     loaded,
     resolved.seed,
     resolved.data.batch_size,
     resolved.optim.micro_batch_size,
     program.mesh,
   )
-  return Setup(resolved, loaded, program, source, init_from)
+  return Setup(resolved, loaded, program, source, init_from, notes)
 
 
 def _named(
@@ -165,7 +179,14 @@ def request(
     label_key=c.label_key,
     options=tasks.options(config.task.name, config.task),
     may_overlap=not trains,
+    stream=_stream(c) if c.source == "stream" else None,
   )
+
+
+def _stream(c: ml_collections.ConfigDict) -> stream.Options:
+  """Returns how the images of a stream are decoded, from `config.data`."""
+  fields = [field.name for field in dataclasses.fields(stream.Options)]
+  return stream.Options(**{name: c[name] for name in fields})
 
 
 def build_model(
@@ -238,6 +259,7 @@ def build_optimizer(
     clip_norm=o.clip_norm,
     adaptive_clip=o.adaptive_clip,
     rest_factor=o.rest_factor,
+    freeze=tuple(o.freeze),
     **own,
   )
   if "weight_decay" in made.ignores() and o.weight_decay:
@@ -280,11 +302,16 @@ def build_program(
       config, num_outputs or 1, model, getattr(task, "num_inputs", None)
     ),
     optimizer=optimizer or build_optimizer(config),
-    mesh=Mesh(np.array(jax.devices()), ("data",)),
+    mesh=sharding.make_mesh(config.mesh.model),
+    sharded=config.mesh.params == "sharded",
     convention=convention if config.model.ws else None,
     ws_where=_ws_where(config.model, model),
     ws_axes=config.model.ws_axes,
     ws_gains=config.model.ws_gains,
+    ws_depthwise=config.model.get("ws_depthwise", "standardize"),
+    frozen_norms=(
+      tuple(config.optim.freeze) if config.optim.freeze_statistics else ()
+    ),
     ema_decay=config.optim.ema_decay,
     divergence_factor=config.train.divergence_factor,
   )
@@ -292,7 +319,7 @@ def build_program(
   # Models of images do not suit other tasks, nor does WS of convolutions alone.
   own = own or not isinstance(task, tasks.ImageClassification)
   if own and dataset.train:
-    check_program(program, dataset)
+    check_program(program, dataset, config.optim.micro_batch_size)
   return program
 
 
@@ -302,8 +329,16 @@ def _ws_where(c: ml_collections.ConfigDict, model: Any) -> tuple[str, ...]:
   return tuple(c.ws_where) or named
 
 
-def check_program(program: step.Program, dataset: data.Dataset) -> None:
+def check_program(
+  program: step.Program, dataset: data.Dataset, num_examples: int | None = None
+) -> None:
   """Traces a step of a user's own model or task, for errors that help.
+
+  Args:
+    program: Program of the run.
+    dataset: Its data.
+    num_examples: Number of examples of the step, which a normalization batch
+      must divide; None for two.
 
   Raises:
     ValueError: the model or the task raises, WS finds no kernel, a collection
@@ -312,7 +347,7 @@ def check_program(program: step.Program, dataset: data.Dataset) -> None:
   arrays = calling.abstract(dataset.train)
 
   def forward(arrays):
-    indices = jnp.zeros((2,), jnp.int32)
+    indices = jnp.zeros((num_examples or 2,), jnp.int32)
     batch = program.task.batch(arrays, indices, jax.random.key(0))
     params, state = step.init_params(
       program, jax.random.key(0), batch["inputs"]
@@ -325,7 +360,8 @@ def check_program(program: step.Program, dataset: data.Dataset) -> None:
       train=True,
       key=jax.random.key(1),
     )
-    sums = program.task.sums(outputs, batch, jnp.ones((2,)), True)
+    mask = jnp.ones(indices.shape)
+    sums = program.task.sums(outputs, batch, mask, True)
     return state, new, sums
 
   try:

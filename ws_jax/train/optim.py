@@ -21,7 +21,12 @@ import optax
 
 from ws_jax import gradients
 from ws_jax.base import names
-from ws_jax.core.kernels import conv_kernels, named_kernels, path_string
+from ws_jax.core.kernels import (
+  conv_kernels,
+  matching,
+  named_kernels,
+  path_string,
+)
 
 PyTree = Any
 
@@ -117,6 +122,8 @@ class Optimizer:
       Brock et al. 2021, sec. 4; not on the head), None for no limit.
     rest_factor: Learning rate of all but the convolution kernels (the head,
       the scales and biases of norms), as a part of theirs.
+    freeze: Shell patterns of the paths of parameters that stay as they are: no
+      update, no decay, no part in `clip_norm`, no momentum in memory.
     make: Function that returns an optax transformation, as `optax.lion`. It is
       called with `learning_rate`, and with `weight_decay`, `mask` (the leaves
       that decay) and `momentum` or `b1` if it takes them.
@@ -135,6 +142,7 @@ class Optimizer:
   clip_norm: float | None = None
   adaptive_clip: float | None = None
   rest_factor: float = 1.0
+  freeze: tuple[str, ...] = ()
   make: Callable[..., optax.GradientTransformation] | None = None
   arguments: tuple[tuple[str, Any], ...] = ()
 
@@ -183,11 +191,16 @@ class Optimizer:
 
     Returns:
       `relative_step` and `effective_learning_rate` (see
-      `ws_jax.monitor_effective_learning_rates`), means over the kernels, those
-      of dense layers too, and a `count` of 1.
+      `ws_jax.monitor_effective_learning_rates`), means over the kernels that
+      move, those of dense layers too, and a `count` of 1.
     """
     seen = gradients.effective_learning_rates(state)
-    mean = lambda values: sum(values.values(), jnp.zeros(())) / len(values)
+    stays = matching(*self.freeze)
+
+    def mean(values):
+      moved = [value for path, value in values.items() if not stays(path, None)]
+      return sum(moved, jnp.zeros(())) / max(1, len(moved))
+
     return {
       "relative_step": mean(seen.relative_step),
       "effective_learning_rate": mean(seen.effective_learning_rate),
@@ -251,12 +264,22 @@ def _transformation(spec: Optimizer) -> optax.GradientTransformation:
     if spec.rest_factor != 1:
       slower = optax.scale(spec.rest_factor)
       rest = [optax.masked(slower, _not_convolutions)]
-    return optax.chain(
+    steps = (
       *_clipping(spec),
       *_rule(spec, learning_rate, weight_decay, momentum),
       *rest,
       optax.scale_by_schedule(spec.schedule),
       *_rate(spec, learning_rate),
+    )
+    if spec.freeze:
+      frozen = functools.partial(frozen_mask, globs=spec.freeze)
+      moves = lambda params: jax.tree.map(lambda x: not x, frozen(params))
+      steps = (
+        optax.masked(optax.chain(*steps), moves),
+        optax.masked(optax.set_to_zero(), frozen),
+      )
+    return optax.chain(
+      *steps,
       gradients.monitor_effective_learning_rates(
         lambda step: learning_rate * spec.schedule(step),
         where=_observed,
@@ -323,6 +346,23 @@ def _clipping(spec: Optimizer) -> list[optax.GradientTransformation]:
 def _not_convolutions(params: PyTree) -> PyTree:
   return jax.tree_util.tree_map_with_path(
     lambda path, leaf: not conv_kernels(path_string(path), leaf), params
+  )
+
+
+def frozen_mask(params: PyTree, globs: tuple[str, ...]) -> PyTree:
+  """Returns a tree of bools: which leaves stay as they are.
+
+  Args:
+    params: Tree of parameters.
+    globs: Shell patterns of the paths that stay.
+
+  Example:
+    >>> frozen_mask({"stem": {"kernel": 0.0}, "head": {"bias": 0.0}}, ("st*",))
+    {'head': {'bias': False}, 'stem': {'kernel': True}}
+  """
+  stays = matching(*globs)
+  return jax.tree_util.tree_map_with_path(
+    lambda path, leaf: stays(path_string(path), leaf), params
   )
 
 
