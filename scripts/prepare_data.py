@@ -3,6 +3,7 @@
     python scripts/prepare_data.py cifar10
     python scripts/prepare_data.py fashion_mnist --from_debian
     python scripts/prepare_data.py cifar10 --manual_dir=FOLDER_WITH_THE_ARCHIVE
+    python scripts/prepare_data.py spoken_digit --seconds=1
     python scripts/prepare_data.py --audio_folder=DIR --name=my_words
     python scripts/prepare_data.py --image_folder=DIR --name=my_images
 
@@ -11,9 +12,10 @@ can be trained on as it is; packed into few large files (`--format=tar` or
 array_record) it is read faster from a disk that many share.
 
 An audio folder holds a folder of clips for each class. Neither needs
-TensorFlow. TFDS does, for its builders; training then reads what they write (array_record)
-without it. The builder and its checksums are those of TFDS, wherever the files
-come from.
+TensorFlow. TFDS does, for its builders; training then reads what they write
+(array_record) without it. The builder and its checksums are those of TFDS,
+wherever the files come from. Clips of a TFDS set, such as speech_commands, are
+decoded here once, because that needs TensorFlow, too.
 """
 
 import importlib.util
@@ -35,7 +37,7 @@ from collections.abc import Iterable
 from absl import app, flags, logging
 
 from ws_jax import data
-from ws_jax.data import audio_prepare, fashion_mnist, stream
+from ws_jax.data import audio, audio_prepare, fashion_mnist, find, stream
 from ws_jax.data.stream import prepare as prepare_images
 
 _DATA_DIR = flags.DEFINE_string(
@@ -232,6 +234,11 @@ def prepare(
     ) from error
   except tfds.download.download_manager.NonMatchingChecksumError as error:
     raise PrepareError(str(error)) from error
+  except ImportError as error:  # TFDS leaves the decoder of audio to the user.
+    raise PrepareError(
+      f"{name} needs a package that is missing ({str(error).splitlines()[0]}):"
+      f" type {install_command()}"
+    ) from error
   except AssertionError as error:  # How TFDS says "bring the files yourself".
     raise PrepareError(str(error)) from error
   return prepared
@@ -250,7 +257,10 @@ def run(name: str) -> None:
     raise PrepareError(
       f"--from_debian has fashion_mnist only, not {name!r}: run without it"
     )
-  if not is_ready(name, data_dir):
+  wants_audio = any(
+    flag.value is not None for flag in (_SAMPLE_RATE, _SECONDS, _SPEAKER)
+  )
+  if wants_audio or not is_ready(name, data_dir):
     check_name(name, data_dir)
     check_tensorflow()
     if _FROM_DEBIAN.value:
@@ -259,7 +269,18 @@ def run(name: str) -> None:
         fashion_mnist.restore_official_files(pathlib.Path(folder))
         prepare(name, data_dir, pathlib.Path(folder))
     else:
-      prepare(name, data_dir, manual_dir)
+      folder = prepare(name, data_dir, manual_dir)
+      if audio.is_set(folder):
+        print(decode_audio(folder))
+        return
+      if wants_audio:
+        raise PrepareError(
+          f"{name} is no set of audio: --sample_rate, --seconds and --speaker"
+          " do not apply"
+        )
+  if (clips := decoded(name, data_dir)) is not None:
+    print(f"{audio_prepare.describe(name, audio.read(clips))}: {clips}")
+    return
   try:
     info = data.load(data.Request(name, dir=str(data_dir))).info
   except data.DataError as error:
@@ -319,6 +340,31 @@ def _streamed(name: str, data_dir: pathlib.Path) -> str:
   )
 
 
+def decode_audio(folder: pathlib.Path) -> str:
+  """Decodes a set of clips that TFDS prepared, as the flags say.
+
+  Args:
+    folder: Folder of the prepared version.
+
+  Returns:
+    A sentence that says what is there.
+  """
+  return audio_prepare.prepare_set(
+    folder,
+    sample_rate=_SAMPLE_RATE.value,
+    seconds=_SECONDS.value,
+    speaker=_SPEAKER.value,
+  )
+
+
+def decoded(name: str, data_dir: pathlib.Path) -> pathlib.Path | None:
+  """Returns the folder of a set whose clips are decoded; None without them."""
+  folder = find.find(data_dir, name)
+  if folder is None or not (folder / audio.FILE_NAME).is_file():
+    return None
+  return folder
+
+
 def run_audio(folder: pathlib.Path, name: str | None) -> None:
   """Decodes a folder of audio files, once."""
   if not name:
@@ -341,7 +387,10 @@ def run_audio(folder: pathlib.Path, name: str | None) -> None:
 def is_ready(name: str, data_dir: pathlib.Path) -> bool:
   """Returns whether the set is there already, so that nothing is needed."""
   try:
-    data.read_info(data.Request(name, dir=str(data_dir)))
+    # Clips of a single split are ready, too, although a request must say which
+    # speaker is left out.
+    if decoded(name, data_dir) is None:
+      data.read_info(data.Request(name, dir=str(data_dir)))
   except data.DataError:
     try:
       _streamed(name, data_dir)
@@ -365,12 +414,19 @@ def check_name(name: str, data_dir: pathlib.Path) -> None:
 def check_tensorflow() -> None:
   """Raises PrepareError with how to get TensorFlow, where it is missing."""
   if importlib.util.find_spec("tensorflow") is None:
-    root = pathlib.Path(__file__).resolve().parent.parent
     raise PrepareError(
       "TensorFlow is needed to prepare data (not to train). Type: "
-      f"{shlex.quote(sys.executable)} -m pip install "
-      f"-e {shlex.quote(f'{root}[tf]')}"
+      f"{install_command()}"
     )
+
+
+def install_command() -> str:
+  """Returns the command that installs what preparing TFDS sets needs."""
+  root = pathlib.Path(__file__).resolve().parent.parent
+  return (
+    f"{shlex.quote(sys.executable)} -m pip install "
+    f"-e {shlex.quote(f'{root}[tf]')}"
+  )
 
 
 def main(argv: list[str]) -> None:

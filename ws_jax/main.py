@@ -2,9 +2,13 @@
 
 `--config.KEY=VALUE` sets a key of the configuration; `--help` behind a
 `--config` lists all of its keys. `--evaluate=DIR` evaluates a trained run.
+
+Several processes train one run together if `srun` or `mpirun` started them, or
+each is told by `--coordinator=HOST:PORT --num_processes=N --process_id=I`.
 """
 
 import sys
+import traceback
 import types
 from typing import NoReturn
 
@@ -33,13 +37,34 @@ _EVALUATE = flags.DEFINE_string(
   " trains nothing. Choose the split by --config.data.eval_split=NAME.",
 )
 
-# Results of `parse`: the `--config.KEY=VALUE` given, and the config with them.
-_parsed = types.SimpleNamespace(given=[], config=None)
+_COORDINATOR = flags.DEFINE_string(
+  "coordinator",
+  None,
+  "HOST:PORT at which process 0 of several answers; with --num_processes and"
+  " --process_id. Slurm and Open MPI need none of the three.",
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+  "num_processes", None, "Number of processes that train this run."
+)
+_PROCESS_ID = flags.DEFINE_integer(
+  "process_id", None, "Number of this process, from 0."
+)
+
+# Results of `parse`: the `--config.KEY=VALUE` given, and the config with them;
+# and how to end, which several processes exchange.
+_parsed = types.SimpleNamespace(given=[], config=None, leave=sys.exit)
 
 
 def main(argv: list[str]) -> None:
-  """Runs one configuration; exits 2 if it cannot be run, 3 if it diverged."""
+  """Runs one configuration.
+
+  It exits 2 if it cannot be run, 3 if it diverged, and 4 if another process of
+  the run is gone.
+  """
+  import jax
+
   from ws_jax import train
+  from ws_jax.train import processes
 
   if len(argv) > 1:
     _stop(f"error: unexpected arguments {' '.join(argv[1:])}", 2)
@@ -53,17 +78,32 @@ def main(argv: list[str]) -> None:
       workdir = str(_WORKDIR.value)
       metrics = train.train_and_evaluate(_parsed.config, workdir)
   except train.Diverged as error:
-    _stop(f"{error}; recorded in {_WORKDIR.value}/status.json", 3)
+    line = f"{error}; recorded in {_WORKDIR.value}/status.json"
+    _stop(line, 3, alone=False)
   except train.Interrupted as error:
     _stop(
       f"{error}; saved in {_WORKDIR.value}, run the same command to go on",
       128 + error.signum,
+      alone=False,
     )
   except config.ConfigError as error:
     _stop(f"error: {error}", 2)
+  except Exception as error:
+    if not processes.several():
+      raise
+    if not isinstance(error, jax.errors.JaxRuntimeError):
+      traceback.print_exc()
+      _stop("error: this process failed, and ends all others of its run", 1)
+    said = str(error).partition("\n")[0]
+    _stop(
+      f"error: another process of this run is gone ({said}); start all of them"
+      " again to go on from the newest checkpoint",
+      processes.LOST,
+    )
   else:
     shown = {k: x for k, x in metrics.items() if k.startswith("eval/")}
-    _say("  ".join(f"{name} {x:.4f}" for name, x in sorted(shown.items())))
+    if processes.first():
+      _say("  ".join(f"{name} {x:.4f}" for name, x in sorted(shown.items())))
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -143,9 +183,15 @@ def _check_flags() -> None:
 
 
 def _configure() -> None:
-  from ws_jax.train import backend
+  from ws_jax.train import backend, processes
 
   try:
+    joined = processes.join(
+      _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+    )
+    if joined:
+      _parsed.leave = processes.leave
+      _say(joined)
     _say(backend.configure())
   except ValueError as error:  # WS_JAX_NATIVE=maybe
     raise config.ConfigError(str(error)) from error
@@ -159,7 +205,11 @@ def _evaluate(path: str) -> dict[str, float]:
   except ValueError as error:
     raise config.ConfigError(" ".join(str(error).split())) from error
   _say(f"{path}: step {run.step}")
-  metrics = run.evaluate(_parsed.given)
+  metrics, answers = run.answer(_parsed.given)
+  if answers is not None:
+    for name, (right, count) in answers.by_group.items():
+      share = right / count
+      _say(f"{answers.group_key} {name}: {right} of {count}, {share:.4f}")
   return {f"eval/{name}": x for name, x in metrics.items()}
 
 
@@ -167,8 +217,11 @@ def _say(line: str) -> None:
   print(line, file=sys.stderr, flush=True)
 
 
-def _stop(line: str, code: int) -> NoReturn:
+def _stop(line: str, code: int, *, alone: bool = True) -> NoReturn:
+  """Ends with a line; `alone` if other processes of the run may not end."""
   _say(line)
+  if alone:
+    _parsed.leave(code)
   sys.exit(code)
 
 

@@ -115,7 +115,10 @@ def _batches(config: ml_collections.ConfigDict, num_devices: int) -> None:
     )
   if "norm_batch_size" not in model:
     return
-  put(config, "model.norm_batch_size", model.norm_batch_size or micro)
+  norm_batch = model.norm_batch_size or micro
+  if config.mesh.batch_norm == "device":
+    norm_batch = micro // num_devices
+  put(config, "model.norm_batch_size", norm_batch)
   if micro % model.norm_batch_size:
     raise ConfigError(
       f"optim.micro_batch_size={micro} is not divisible by"

@@ -14,7 +14,6 @@ for all of them and are seen to here.
 """
 
 import dataclasses
-import os
 
 import numpy as np
 
@@ -43,6 +42,9 @@ class Info:
       class numbers.
     classes: the names of the classes, or () where the source knows none.
     tokenizer: the tokenizer of text, as `Source.tokenizer`; "" for other data.
+    group_key: the key of the group of each example, such as the speaker of a
+      clip, which has an accuracy of its own; "" where there is none.
+    groups: the names of the groups, or ().
   """
 
   name: str
@@ -55,6 +57,8 @@ class Info:
   num_classes: int | None
   classes: tuple[str, ...] = ()
   tokenizer: str = ""
+  group_key: str = ""
+  groups: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -185,22 +189,6 @@ def _load_stream(request: Request) -> Dataset:
   return Dataset(info, black, black, IMAGENET_MEAN, IMAGENET_STD, opened)
 
 
-def load_dataset(
-  name: str, data_dir: str | os.PathLike | None = None
-) -> Dataset:
-  """Loads a data set by its name; see `load`."""
-  return load(_request(name, data_dir))
-
-
-def check_dataset(name: str, data_dir: str | os.PathLike | None = None) -> None:
-  """Checks what `read_info` checks of a data set, by its name."""
-  read_info(_request(name, data_dir))
-
-
-def _request(name: str, data_dir: str | os.PathLike | None) -> Request:
-  return Request(name, dir=os.fspath(data_dir) if data_dir else None)
-
-
 def _info(request: Request, source: Source) -> Info:
   train, test = splits.ranges(request, source.splits, source.sizes)
   return Info(
@@ -214,6 +202,8 @@ def _info(request: Request, source: Source) -> Info:
     num_classes=source.num_classes,
     classes=source.classes,
     tokenizer=source.tokenizer,
+    group_key=source.group_key,
+    groups=source.groups,
   )
 
 

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ws_jax.data import place
 from ws_jax.data.datasets import Dataset
 from ws_jax.data.indices import batch_indices, eval_indices
 
@@ -22,7 +23,10 @@ Arrays = Any
 
 
 class MemorySource:
-  """A data set that lies on the devices as a whole.
+  """A data set that lies on every device as a whole.
+
+  Of several processes each reads it, and feeds its own part of every batch: the
+  examples that its devices take.
 
   Args:
     dataset: The data.
@@ -56,12 +60,12 @@ class MemorySource:
   @functools.cached_property
   def arrays(self) -> Arrays:
     """The training set, on every device."""
-    return jax.device_put(self._dataset.train, self._everywhere)
+    return place.put(self._dataset.train, self._everywhere)
 
   @functools.cached_property
   def held_out(self) -> Arrays:
     """The evaluation set, on every device."""
-    return jax.device_put(self._dataset.test, self._everywhere)
+    return place.put(self._dataset.test, self._everywhere)
 
   @property
   def _everywhere(self) -> NamedSharding:
@@ -97,7 +101,7 @@ class MemorySource:
     num_examples = jax.tree.leaves(self.held_out)[0].shape[0]
     every = zip(*eval_indices(num_examples, size), strict=True)
     for indices, mask in every:
-      yield (self.held_out, *jax.device_put((indices, mask), split))
+      yield (self.held_out, *place.put((indices, mask), split))
 
   def close(self) -> None:
     """Does nothing: no worker is at work."""

@@ -99,6 +99,9 @@ class Source:
       brings its own; None to compute them.
     tokenizer: the tokenizer of text as one text, which
       `ws_jax.data.text.tokenizers.load` reads; "" for other data.
+    group_key: the key of the group of each example, such as the speaker of a
+      clip, which has an accuracy of its own; "" where there is none.
+    groups: the names of the groups, or ().
   """
 
   name: str
@@ -113,6 +116,8 @@ class Source:
   read: Callable[[], dict[str, Arrays]]
   statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
   tokenizer: str = ""
+  group_key: str = ""
+  groups: tuple[str, ...] = ()
 
 
 def check_memory(where: str | pathlib.Path, num_bytes: int) -> None:

@@ -22,6 +22,7 @@ from jax.typing import DTypeLike
 from ws_jax.layers.convolve import conv_general_dilated
 from ws_jax.layers.norm import NormSpec
 from ws_jax.layers.stochastic_depth import StochasticDepth
+from ws_jax.models import blocks
 
 # Variance 2 / fan-out: He et al., 2015 (arXiv:1502.01852), backward form.
 he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -55,6 +56,9 @@ class ResNet(nn.Module):
       step; it rises linearly over the blocks.
     dtype: Dtype of the activations.
     remat: Whether blocks are computed a second time in the backward pass.
+    remat_keep: What of them is kept all the same, a name in `blocks.POLICIES`.
+    scan: Whether the equal blocks of a stage, all but its first, are compiled
+      once, as a loop.
   """
 
   num_classes: int
@@ -71,35 +75,49 @@ class ResNet(nn.Module):
   same_padding: bool = False
   dropout: float = 0.0
   stochastic_depth: float = 0.0
+  remat_keep: str = "nothing"
+  scan: bool = False
 
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
     """Returns logits, float32 `[B, num_classes]`, of images `[B, H, W, C]`."""
-    block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
+    block = Block
+    if self.remat:
+      policy = blocks.POLICIES[self.remat_keep]
+      block = nn.remat(Block, static_argnums=(2,), policy=policy)
     x = self._stem(images.astype(self.dtype), train)
     for stage, size in enumerate(self.block_sizes):
-      for i in range(size):
-        before = sum(self.block_sizes[:stage]) + i
-        x = block(
-          channels=self.channels * 2**stage,
-          stride=2 if stage and not i else 1,
-          bottleneck=self.bottleneck,
-          version=self.version,
-          norm=self.norm,
-          zero_init_last=self.zero_init_last,
-          dtype=self.dtype,
-          same_padding=self.same_padding,
-          dropout=self.dropout,
-          stochastic_depth=self.stochastic_depth
-          * before
-          / max(1, sum(self.block_sizes) - 1),
-          name=f"stage{stage + 1}_block{i + 1}",
-        )(x, train)
+      names = [f"stage{stage + 1}_block{i + 1}" for i in range(size)]
+      loops = self.scan and size > 2 and not self.is_initializing()
+      for i, name in enumerate(names[:1] if loops else names):
+        x = block(**self._settings(stage, i), name=name)(x, train)
+      if loops:
+        one = Block(**self._settings(stage, 1), parent=None)
+        how: Any = {"remat": self.remat, "keep": self.remat_keep}
+        x = blocks.scan(self, one, names[1:], x, train, **how)
     if self.version == 2:
       x = self.norm.layer(dtype=self.dtype, name="norm")(x, train=train)
       x = nn.relu(x)
     x = x.mean((1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))
     return nn.Dense(self.num_classes, name="head")(x)
+
+  def _settings(self, stage: int, i: int) -> dict[str, Any]:
+    """Returns the attributes of block `i` of a stage."""
+    before = sum(self.block_sizes[:stage]) + i
+    return {
+      "channels": self.channels * 2**stage,
+      "stride": 2 if stage and not i else 1,
+      "bottleneck": self.bottleneck,
+      "version": self.version,
+      "norm": self.norm,
+      "zero_init_last": self.zero_init_last,
+      "dtype": self.dtype,
+      "same_padding": self.same_padding,
+      "dropout": self.dropout,
+      "stochastic_depth": self.stochastic_depth
+      * before
+      / max(1, sum(self.block_sizes) - 1),
+    }
 
   def _stem(self, x, train):
     size, stride = {"cifar": (3, 1), "half": (3, 2), "imagenet": (7, 2)}[
@@ -119,7 +137,7 @@ class ResNet(nn.Module):
     if same:
       pads = lax.padtype_to_pads(x.shape[1:3], (3, 3), (2, 2), "SAME")
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-    return nn.max_pool(x, (3, 3), (2, 2))
+    return nn.max_pool(x, window_shape=(3, 3), strides=(2, 2))
 
 
 class Block(nn.Module):

@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from ws_jax.base import keys
 from ws_jax.base.names import lookup
 from ws_jax.layers.norm import NormSpec
-from ws_jax.models import common
+from ws_jax.models import blocks, common
 from ws_jax.models.residual import Block, ResNet
 
 __all__ = ["KEYS", "MODELS", "Block", "ResNet", "create", "create_model"]
@@ -101,6 +101,15 @@ KEYS = {
     0.0, "rate at which the last block is left out, for each example", below=1
   ),
   "remat": keys.switch(False, "compute blocks again in the backward pass"),
+  "remat_keep": keys.choice(
+    "nothing",
+    tuple(blocks.POLICIES),
+    "what of a block is kept with remat: nothing is the least memory,"
+    " convolutions the least work",
+  ),
+  "scan": keys.switch(
+    False, "compile equal blocks once, as a loop: for deep ResNets"
+  ),
   **common.NORM_KEYS,
   **common.DTYPE_KEYS,
 }
@@ -117,6 +126,8 @@ def create_model(
   zero_init_last: bool | None = None,
   dtype: DTypeLike = jnp.float32,
   remat: bool = False,
+  remat_keep: str = "nothing",
+  scan: bool = False,
   dropout: float = 0.0,
   stochastic_depth: float = 0.0,
 ) -> ResNet:
@@ -136,6 +147,9 @@ def create_model(
       float32.
     remat: Whether the backward pass computes each block a second time instead
       of keeping what is inside.
+    remat_keep: What it keeps all the same: `nothing`, or `convolutions`, whose
+      outputs are all that is costly to compute again.
+    scan: Whether the equal blocks of each stage are compiled once, as a loop.
     dropout: Rate of dropout before the last convolution of each block.
     stochastic_depth: Rate at which the last block is left out of a step.
 
@@ -145,7 +159,8 @@ def create_model(
 
   Raises:
     ValueError: an unknown name, stem or version; a width that leaves no
-      channel; a number of groups that the channels cannot form.
+      channel; a number of groups that the channels cannot form; a loop over
+      blocks that stochastic depth makes unequal.
 
   Example:
     >>> import jax
@@ -168,6 +183,12 @@ def create_model(
   for key in ("channels", "stem_channels"):
     if key in settings:
       settings[key] = _scaled(settings[key], width, name)
+  lookup(blocks.POLICIES, remat_keep, "remat_keep")
+  if scan and stochastic_depth:
+    raise ValueError(
+      "scan=true needs equal blocks, and stochastic_depth="
+      f"{stochastic_depth:g} gives each its own rate: set one of them to 0"
+    )
   if norm is None:
     norm = NormSpec(num_groups=own.get("num_groups"))
   # Every later number of channels is a multiple of one of these.
@@ -182,6 +203,8 @@ def create_model(
     zero_init_last=zero_init_last,
     dtype=jnp.dtype(dtype),
     remat=remat,
+    remat_keep=remat_keep,
+    scan=scan,
     dropout=dropout,
     stochastic_depth=stochastic_depth,
     **settings | {"stem": stem},

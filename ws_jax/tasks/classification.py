@@ -46,3 +46,24 @@ def sums(
     "accuracy": jnp.sum(mask * correct),
     "count": jnp.sum(mask),
   }
+
+
+def answers(logits: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
+  """Returns the label, the answer and the group of each example.
+
+  Args:
+    logits: Logits [B, classes].
+    batch: Batch with `labels` [B], and with `groups` [B] where the data have
+      groups, such as the speakers of clips.
+
+  Returns:
+    int32 [3, B]; a group that is not known is -1.
+
+  Example:
+    >>> answers(jnp.array([[2.0, 0.0]]), {"labels": jnp.array([1])}).tolist()
+    [[1], [0], [-1]]
+  """
+  labels = batch["labels"].astype(jnp.int32)
+  chosen = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+  groups = batch.get("groups", jnp.full_like(labels, -1))
+  return jnp.stack([labels, chosen, groups.astype(jnp.int32)])

@@ -79,6 +79,10 @@ class Checkpoints:
     loaded = self._checkpointer.load(step, _abstract(known))
     return dataclasses.replace(like, **loaded)
 
+  def abandon(self) -> None:
+    """Gives up what is not on disk yet, without a wait."""
+    self._checkpointer = None
+
   def close(self) -> None:
     """Waits until everything is on disk."""
     if self._checkpointer:

@@ -3,6 +3,7 @@
 import contextlib
 import pathlib
 import signal
+import sys
 import traceback
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +14,16 @@ import numpy as np
 
 from ws_jax import config as config_lib
 from ws_jax.base import signals
-from ws_jax.train import backend, build, checkpoint, optim, record
+from ws_jax.data import place
+from ws_jax.train import (
+  backend,
+  build,
+  checkpoint,
+  optim,
+  predictions,
+  processes,
+  record,
+)
 from ws_jax.train import step as steps
 from ws_jax.train.clock import Clock
 
@@ -24,6 +34,8 @@ _MAY_CHANGE = (
   "data.on_error",  # so that a run that a broken file ended can go on
   "data.processes",
   "data.workers",
+  "mesh.model",
+  "mesh.params",
   "train.checkpoint_every_epochs",
   "train.checkpoint_every_steps",
   "train.keep_checkpoints",
@@ -69,6 +81,9 @@ def train_and_evaluate(
 ) -> dict[str, float]:
   """Trains and evaluates one run; resumes if the workdir holds a checkpoint.
 
+  Several processes (`ws_jax.train.processes`) call it alike, with a workdir
+  that all of them see.
+
   Args:
     config: Configuration, as `ws_jax.config.default`, after all overrides.
     workdir: Folder of the run, made if need be. If it holds a checkpoint of
@@ -109,9 +124,12 @@ def train_and_evaluate(
       about=backend.describe() | record.about(setup),
       clock=Clock(),
       metric=setup.program.task.METRIC.name,
+      writes=processes.first(),
     )
   except ValueError as error:
     raise config_lib.ConfigError(str(error)) from error
+  for note in setup.notes:
+    print(note, file=sys.stderr, flush=True)
   checkpoints = checkpoint.Checkpoints(
     workdir / "checkpoints", keep=setup.config.train.keep_checkpoints
   )
@@ -126,6 +144,8 @@ def train_and_evaluate(
     raise
   except BaseException as error:
     run.status("failed", reason=f"{type(error).__name__}: {error}")
+    if processes.several():
+      checkpoints.abandon()  # to close would be to wait for the others
     raise
   finally:
     setup.source.close()
@@ -160,6 +180,7 @@ def _loop(
     step += num_steps
     run.advance(step)
     now = {what for what, every in due.items() if step % every == 0}
+    signum = processes.agree(stop.signum)
     if now & {"log", "end"}:
       with run.clock("train"):
         _write(run, program, state, step)
@@ -168,15 +189,18 @@ def _loop(
     if now & {"evaluate", "end"}:
       with run.clock("eval"):
         batches = source.batches(setup.config.data.eval_batch_size)
-        metrics = steps.evaluate(program, state, batches)
+        answers = [] if "end" in now else None
+        metrics = steps.evaluate(program, state, batches, answers)
       run.write({f"eval/{name}": x for name, x in metrics.items()})
       if not np.isfinite(metrics["loss"]):
         raise Diverged(step, f"evaluation loss is {metrics['loss']}")
-    if now & {"save", "end"} or stop.signum:
+      if answers:
+        run.keep(predictions.gather(answers, setup.dataset.info))
+    if now & {"save", "end"} or signum:
       checkpoints.save(step, state)
-    if stop.signum:
+    if signum:
       checkpoints.close()
-      raise Interrupted(step, stop.signum)
+      raise Interrupted(step, signum)
   return run.metrics
 
 
@@ -219,7 +243,7 @@ def _check(program: steps.Program, state: steps.TrainState) -> None:
 
 def _reset(state: steps.TrainState) -> steps.TrainState:
   """Returns the state with its sums at zero."""
-  zero = lambda x: jax.device_put(np.zeros(x.shape, x.dtype), x.sharding)
+  zero = lambda x: place.put(np.zeros(x.shape, x.dtype), x.sharding)
   return state.replace(
     sums=jax.tree.map(zero, state.sums),
     motion=jax.tree.map(zero, state.motion),

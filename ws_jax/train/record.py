@@ -1,20 +1,26 @@
 """The files that a run leaves.
 
 A workdir holds `config.json`, `metrics.jsonl` (one JSON object a line),
-TensorBoard events, `checkpoints/` and `status.json`. JSON files are written
-whole or not at all.
+TensorBoard events, `checkpoints/` and `status.json`, and of a task that
+classifies `predictions.npz`. JSON files are written whole or not at all.
 """
 
 import dataclasses
 import json
 import pathlib
-import sys
-import types
 from collections.abc import Mapping
 from typing import Any
 
 from ws_jax import config as config_lib
-from ws_jax.base.disk import read_json, write_json, write_text
+from ws_jax.base.disk import (
+  from_json,
+  read_json,
+  to_json,
+  write_json,
+  write_text,
+)
+from ws_jax.train.events import Events
+from ws_jax.train.predictions import Predictions
 from ws_jax.train.progress import Progress
 
 
@@ -28,17 +34,28 @@ class Run:
     about: Versions, device, commit, data and metric, for `status.json`.
     clock: Clock whose seconds `status.json` tells.
     metric: Name of the metric that the progress line shows.
+    writes: Whether this process writes; of several only one does.
 
   Raises:
     ValueError: the folder holds a run of another configuration, or files that
       cannot be read.
   """
 
-  def __init__(self, workdir, config, *, may_change, about, clock, metric=""):
+  def __init__(
+    self,
+    workdir,
+    config,
+    *,
+    may_change,
+    about,
+    clock,
+    metric="",
+    writes=True,
+  ):
     self.workdir = pathlib.Path(workdir)
     self.clock = clock
     self.metrics: dict[str, float] = {}
-    self._about, self._steps = about, config.train.steps
+    self._about, self._steps, self._writes = about, config.train.steps, writes
     self._shown = {
       f"{split}/{name}"
       for split in ("train", "eval")
@@ -48,8 +65,9 @@ class Run:
     self._progress: Progress | None = None
     before = _status(self.workdir / "status.json")
     _same_run(self.workdir, config, may_change, before.get("status") == "done")
-    self.workdir.mkdir(parents=True, exist_ok=True)
-    write_json(self.workdir / "config.json", config.to_dict())
+    if writes:
+      self.workdir.mkdir(parents=True, exist_ok=True)
+      write_json(self.workdir / "config.json", config.to_dict())
     for name, seconds in before.get("seconds", {}).items():
       self.clock.seconds[name] += seconds
     self._name, self._step = self.workdir.name, 0
@@ -57,28 +75,36 @@ class Run:
   def start(self, step: int) -> None:
     """Opens the writers; the run goes on from `step`."""
     self._step = step
-    self._writer = MetricWriter(self.workdir, step)
+    if self._writes:
+      self._writer = MetricWriter(self.workdir, step)
+      self._progress = Progress(self._steps, step, self._name)
     for row in read_metrics(self.workdir):
       self.metrics.update(row)
     self.metrics.pop("step", None)
-    self._progress = Progress(self._steps, step, self._name)
     self.status("running")
 
   def advance(self, step: int) -> None:
     """Shows that `step` steps are done."""
-    assert self._progress, "start() comes first"
     self._step = step
     shown = {k: x for k, x in self.metrics.items() if k in self._shown}
-    self._progress.update(step, shown)
+    if self._progress:
+      self._progress.update(step, shown)
 
   def write(self, metrics: Mapping[str, float]) -> None:
     """Records a row of metrics of the current step."""
-    assert self._writer, "start() comes first"
     self.metrics.update(metrics)
-    self._writer.write(self._step, metrics)
+    if self._writer:
+      self._writer.write(self._step, metrics)
+
+  def keep(self, answers: Predictions) -> None:
+    """Writes what the last evaluation answered to `predictions.npz`."""
+    if self._writes:
+      answers.write(self.workdir)
 
   def status(self, status: str, step: int | None = None, reason: str = ""):
     """Writes `status.json`."""
+    if not self._writes:
+      return
     seconds = {k: round(v, 3) for k, v in self.clock.seconds.items()}
     content = {
       "status": status,
@@ -167,25 +193,18 @@ class MetricWriter:
   """
 
   def __init__(self, workdir: pathlib.Path, step: int):
-    # Where TensorFlow is installed, TensorBoard would import it to open a file:
-    # that takes seconds, and prints. A module of this name tells it not to.
-    name = "tensorboard.compat.notf"
-    sys.modules.setdefault(name, types.ModuleType(name))
-    from tensorboard.summary import Writer
-
     path = workdir / "metrics.jsonl"
     if path.exists():
       kept = [row for row in read_metrics(workdir) if row["step"] <= step]
-      write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+      write_text(path, "".join(to_json(row) + "\n" for row in kept))
     self._file = path.open("a", encoding="utf-8")
-    self._events = Writer(str(workdir))
+    self._events = Events(workdir, step)
 
   def write(self, step: int, metrics: Mapping[str, float]) -> None:
     """Writes one row, `step` and the metrics, and flushes it."""
-    self._file.write(json.dumps({"step": step, **metrics}) + "\n")
+    self._file.write(to_json({"step": step, **metrics}) + "\n")
     self._file.flush()
-    for name, value in metrics.items():
-      self._events.add_scalar(name, value, step)
+    self._events.write(step, metrics)
 
   def close(self) -> None:
     """Closes both files."""
@@ -200,7 +219,7 @@ def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
   text = path.read_text(encoding="utf-8") if path.exists() else ""
   for line in text.splitlines():
     try:
-      rows.append(json.loads(line))
-    except json.JSONDecodeError:
+      rows.append(from_json(line))
+    except ValueError:
       break
   return rows

@@ -8,6 +8,9 @@ Weight Standardization is a function that stands in front of the model, for
 training and evaluation alike (`effective_params`). It runs once per optimizer
 step: the gradients of all micro-batches are summed with respect to the
 effective parameters and pulled back through it once.
+
+Where arrays lie on several devices is said in `sharding`: `_split` for a batch,
+`_in_parts` for parameters and what has their shape.
 """
 
 import dataclasses
@@ -19,11 +22,12 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 import ws_jax
 from ws_jax import tasks
-from ws_jax.train import backend, calling, optim
+from ws_jax.data import place
+from ws_jax.train import backend, calling, optim, sharding
 
 PyTree = Any
 Sums = dict[str, jax.Array]
@@ -86,12 +90,20 @@ class Program:
     task: Makes batches and sums losses; see `ws_jax.tasks`.
     model: Flax Linen module, or a `calling.NNXModel`.
     optimizer: Update rule and schedule.
-    mesh: Devices; the batch is split over its `data` axis.
+    mesh: Devices; the batch is split over its `data` axis, and kernels over
+      its `model` axis, if it has one.
     convention: Convention of Weight Standardization; None for plain weights.
     ws_where: Shell patterns of the parameters to standardize; empty for the
       kernels of convolutions.
+    ws_axes: Name in `calling.WS_AXES`, which decides what is a filter.
+    ws_gains: Whether each standardized filter has a scale that is learned.
+    ws_depthwise: Treatment of depthwise kernels by WS: `standardize`, `scale`
+      or `leave`.
+    frozen_norms: Shell patterns of parameters. A layer with running statistics
+      all of whose parameters match behaves in training as in evaluation.
     ema_decay: Decay of `ema_params`, or None.
     divergence_factor: A loss above this many times the first is divergence.
+    sharded: Whether parameters and optimizer state are split over `data`, too.
   """
 
   task: Any
@@ -100,8 +112,13 @@ class Program:
   mesh: Mesh
   convention: ws_jax.Convention | None = None
   ws_where: tuple[str, ...] = ()
+  ws_axes: str = "joint"
+  ws_gains: bool = False
+  ws_depthwise: str = "standardize"
+  frozen_norms: tuple[str, ...] = ()
   ema_decay: float | None = None
   divergence_factor: float = 20.0
+  sharded: bool = False
 
 
 def effective_params(program: Program, params: PyTree) -> PyTree:
@@ -110,8 +127,32 @@ def effective_params(program: Program, params: PyTree) -> PyTree:
   They exist inside a step alone; the raw ones are the state.
   """
   return calling.effective_params(
-    program.model, params, program.convention, program.ws_where
+    program.model,
+    params,
+    program.convention,
+    program.ws_where,
+    program.ws_axes,
+    program.ws_depthwise,
   )
+
+
+def init_params(
+  program: Program, key: jax.Array, inputs: jax.Array
+) -> tuple[PyTree, PyTree]:
+  """Makes the raw parameters and the model's other state.
+
+  Args:
+    program: The program to be trained.
+    key: Random key of the initialization.
+    inputs: Inputs of the right shape, `[B, ...]`.
+  """
+  params, state = calling.init(program.model, key, inputs)
+  if program.convention is not None and program.ws_gains:
+    where, axes = calling.selection(
+      program.model, program.ws_where, program.ws_axes
+    )
+    params = calling.with_gains(params, where, axes)
+  return params, state
 
 
 def init_state(
@@ -120,7 +161,7 @@ def init_state(
   seed: jax.typing.ArrayLike,
   hyperparams: PyTree,
 ) -> TrainState:
-  """Returns a fresh state, the same on every device.
+  """Returns a fresh state, of the same numbers on any devices.
 
   Args:
     program: The program to be trained.
@@ -146,7 +187,7 @@ def _jitted(function, donate=(), *, options=backend.options_to_run_fast):
 def _init_state(program, arrays, seed, hyperparams):
   batch = program.task.batch(arrays, jnp.zeros((1,), jnp.int32), None)
   key = jax.random.key(seed)
-  params, model_state = calling.init(program.model, key, batch["inputs"])
+  params, model_state = init_params(program, key, batch["inputs"])
   opt_state = program.optimizer.init(params, **hyperparams)
   state = TrainState(
     step=jnp.zeros((), jnp.int32),
@@ -161,16 +202,26 @@ def _init_state(program, arrays, seed, hyperparams):
     diverged_at=jnp.full((), -1, jnp.int32),
     diverged_loss=jnp.zeros((), jnp.float32),
   )
-  everywhere = NamedSharding(program.mesh, PartitionSpec())
-  return jax.lax.with_sharding_constraint(state, everywhere)
+  everywhere = sharding.whole(program.mesh)
+  state = jax.lax.with_sharding_constraint(state, everywhere)
+  return _parted(program, state)
+
+
+def _parted(program: Program, state: TrainState) -> TrainState:
+  """Returns the state with each array split as `sharding` says."""
+  return state.replace(
+    params=_in_parts(program, state.params),
+    opt_state=_in_parts(program, state.opt_state),
+    ema_params=_in_parts(program, state.ema_params),
+  )
 
 
 def begin(program: Program, state: TrainState) -> tuple[PyTree, Partial]:
   """Standardizes the weights, once for all micro-batches of a step."""
-  effective = effective_params(program, state.params)
+  effective = _in_parts(program, effective_params(program, state.params))
   zeros = functools.partial(jax.tree.map, jnp.zeros_like)
   return effective, Partial(
-    grads=zeros(effective),
+    grads=_in_parts(program, zeros(effective)),
     model_state=state.model_state,
     sums=zeros(state.sums),
   )
@@ -193,19 +244,22 @@ def accumulate(
   def loss_fn(effective):
     outputs, model_state = calling.apply(
       program.model,
-      effective,
+      _gathered(program, effective),
       partial.model_state,
       batch["inputs"],
       train=True,
       key=model_key,
+      frozen=program.frozen_norms,
     )
     mask = jnp.ones(indices.shape)
     sums = program.task.sums(outputs, batch, mask, training=True)
     return sums["loss"], (model_state, sums)
 
+  if program.sharded:
+    loss_fn = sharding.gathers_again(loss_fn, program.mesh)
   grads, (model_state, sums) = jax.grad(loss_fn, has_aux=True)(effective)
   return Partial(
-    grads=_add(partial.grads, grads),
+    grads=_add(partial.grads, _in_parts(program, grads)),
     model_state=model_state,
     sums=_add(partial.sums, sums),
   )
@@ -228,7 +282,7 @@ def finish(program: Program, state: TrainState, partial: Partial) -> TrainState:
   first = jnp.where(state.step == 0, loss, state.first_loss)
   out = ~jnp.isfinite(loss) | (loss > program.divergence_factor * first)
   newly = (state.diverged_at < 0) & out
-  return state.replace(
+  state = state.replace(
     step=state.step + 1,
     params=params,
     model_state=partial.model_state,
@@ -240,6 +294,7 @@ def finish(program: Program, state: TrainState, partial: Partial) -> TrainState:
     diverged_at=jnp.where(newly, state.step, state.diverged_at),
     diverged_loss=jnp.where(newly, loss, state.diverged_loss),
   )
+  return _parted(program, state)
 
 
 def train_step(
@@ -337,22 +392,37 @@ def _put(program: Program, indices: np.ndarray) -> jax.Array | np.ndarray:
   """Splits the examples of each micro-batch over the devices."""
   if program.mesh.size == 1:  # then the call does so, and sooner
     return indices
-  spec = PartitionSpec(*[None] * (indices.ndim - 1), "data")
-  return jax.device_put(indices, NamedSharding(program.mesh, spec))
+  last = indices.ndim - 1
+  return place.put(indices, sharding.by_example(program.mesh, axis=last))
 
 
 def _eval_step(program, sums, effective, model_state, arrays, indices, mask):
   batch = _split(program, program.task.batch(arrays, indices, None))
+  params = _gathered(program, effective)
   outputs, _ = calling.apply(
-    program.model, effective, model_state, batch["inputs"], train=False
+    program.model, params, model_state, batch["inputs"], train=False
   )
-  return _add(sums, program.task.sums(outputs, batch, mask, training=False))
+  sums = _add(sums, program.task.sums(outputs, batch, mask, training=False))
+  return sums, _answers(program, outputs, batch, mask)
+
+
+def _answers(program, outputs, batch, mask):
+  """Returns what a task of classification answered, -1 where `mask` is 0.
+
+  It is on every device, so that each process can read it; None for other tasks.
+  """
+  answers = getattr(program.task, "answers", None)
+  if answers is None:
+    return None
+  found = jnp.where(mask > 0, answers(outputs, batch), -1)
+  return jax.lax.with_sharding_constraint(found, sharding.whole(program.mesh))
 
 
 def evaluate(
   program: Program,
   state: TrainState,
   batches: Iterable[tuple[PyTree, jax.Array, jax.Array]],
+  answers: list[jax.Array] | None = None,
 ) -> dict[str, float]:
   """Returns the means of loss and metrics over all batches.
 
@@ -360,9 +430,11 @@ def evaluate(
     program: The program that is evaluated.
     state: Its state; the moving average of parameters is used if there is one.
     batches: Arrays, positions in them and mask, as a source's `batches`.
+    answers: List to which what the task answered is added, int32 [3, B] for
+      each batch; None to keep nothing.
   """
   params = state.params if state.ema_params is None else state.ema_params
-  return evaluate_params(program, params, state.model_state, batches)
+  return evaluate_params(program, params, state.model_state, batches, answers)
 
 
 def evaluate_params(
@@ -370,15 +442,17 @@ def evaluate_params(
   params: PyTree,
   model_state: PyTree,
   batches: Iterable[tuple[PyTree, jax.Array, jax.Array]],
+  answers: list[jax.Array] | None = None,
 ) -> dict[str, float]:
   """Returns what `evaluate` does, of raw parameters and other collections."""
   effective = _jitted(effective_params)(program, params)
-  everywhere = NamedSharding(program.mesh, PartitionSpec())
-  sums = jax.device_put(_no_sums(program), everywhere)
+  sums = place.put(_no_sums(program), sharding.whole(program.mesh))
   for arrays, indices, mask in batches:
-    sums = _jitted(_eval_step, donate=1)(
+    sums, found = _jitted(_eval_step, donate=1)(
       program, sums, effective, model_state, arrays, indices, mask
     )
+    if answers is not None and found is not None:
+      answers.append(found)
   return means(sums)
 
 
@@ -416,5 +490,15 @@ def _add(a: PyTree, b: PyTree) -> PyTree:
 
 def _split(program: Program, batch: PyTree) -> PyTree:
   """Returns the batch with a part on each device."""
-  sharding = NamedSharding(program.mesh, PartitionSpec("data"))
-  return jax.lax.with_sharding_constraint(batch, sharding)
+  by_example = sharding.by_example(program.mesh)
+  return jax.lax.with_sharding_constraint(batch, by_example)
+
+
+def _in_parts(program: Program, tree: PyTree) -> PyTree:
+  """Returns parameters, or what has their shape, split over the devices."""
+  return sharding.split(tree, program.mesh, sharded=program.sharded)
+
+
+def _gathered(program: Program, effective: PyTree) -> PyTree:
+  """Returns the effective parameters as the model uses them."""
+  return sharding.gather(effective, program.mesh, sharded=program.sharded)

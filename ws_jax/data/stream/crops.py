@@ -3,8 +3,9 @@
 Each function decodes with Pillow and calls its `crop` and `resize` on whole
 pixels, as torchvision's transforms for PIL images do, so that the pixels are
 equal to theirs. Of a JPEG file the rows below the crop are not decoded, which
-changes no pixel. libjpeg's decoding at a smaller scale ("draft") is not used: it
-changed pixels by up to 21/255 in a test, and saved nothing at ImageNet's sizes.
+changes no pixel. libjpeg's decoding at a smaller scale ("draft") is not used:
+it changed pixels by up to 21/255 in a test, and saved nothing at ImageNet's
+sizes.
 """
 
 import io
@@ -170,8 +171,8 @@ def _frame(encoded: bytes) -> _Frame | None:
 def _rows_through(encoded: bytes, frame: _Frame, bottom: int) -> bytes:
   """Returns a JPEG file that ends a little below a row.
 
-  Its head tells a smaller height, and libjpeg passes over the bytes that are too
-  many. One block of rows more is kept: the colours of the last row are
+  Its head tells a smaller height, and libjpeg passes over the bytes that are
+  left. One block of rows more is kept: the colours of the last row are
   interpolated from it.
   """
   rows = (-(-bottom // frame.block) + 1) * frame.block

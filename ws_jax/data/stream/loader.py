@@ -1,8 +1,8 @@
 """Grain's workers, which decode examples ahead of the training loop.
 
 Grain and tf.data were measured on the same JPEG files of ImageNet's sizes
-(experiments/benchmarks/stream_engines.md). Grain took less of the processor for an
-image than tf.data with its own transforms, although these decode the crop
+(experiments/benchmarks/stream_engines.md). Grain took less of the processor for
+an image than tf.data with its own transforms, although these decode the crop
 alone; it gives the pixels of Pillow, needs no TensorFlow, and finds any example
 by its number.
 
