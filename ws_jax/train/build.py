@@ -290,12 +290,19 @@ def build_program(
   # Models of images do not suit other tasks, nor does WS of convolutions alone.
   own = own or not isinstance(task, tasks.ImageClassification)
   if own and dataset.train:
-    check_program(program, dataset)
+    check_program(program, dataset, config.optim.micro_batch_size or 2)
   return program
 
 
-def check_program(program: step.Program, dataset: data.Dataset) -> None:
+def check_program(
+  program: step.Program, dataset: data.Dataset, examples: int = 2
+) -> None:
   """Traces a step of a user's own model or task, for errors that help.
+
+  Args:
+    program: The program.
+    dataset: Its data.
+    examples: Number of examples, which a normalization batch must divide.
 
   Raises:
     ValueError: the model or the task raises, WS finds no kernel, a collection
@@ -304,7 +311,7 @@ def check_program(program: step.Program, dataset: data.Dataset) -> None:
   arrays = calling.abstract(dataset.train)
 
   def forward(arrays):
-    indices = jnp.zeros((2,), jnp.int32)
+    indices = jnp.zeros((examples,), jnp.int32)
     batch = program.task.batch(arrays, indices, jax.random.key(0))
     params, state = calling.init(
       program.model, jax.random.key(0), batch["inputs"]
@@ -317,7 +324,8 @@ def check_program(program: step.Program, dataset: data.Dataset) -> None:
       train=True,
       key=jax.random.key(1),
     )
-    sums = program.task.sums(outputs, batch, jnp.ones((2,)), True)
+    mask = jnp.ones(indices.shape)
+    sums = program.task.sums(outputs, batch, mask, True)
     return state, new, sums
 
   try:
