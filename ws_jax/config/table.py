@@ -98,7 +98,13 @@ KEYS = {
   "model.ws": key.switch(True, "standardize the kernels"),
   "model.ws_convention": key.text("bit", "definition of WS"),
   "model.ws_where": key.texts(
-    (), "shell patterns of paths to standardize; (): convolution kernels"
+    (), "shell patterns of paths to standardize; (): those of the model"
+  ),
+  "model.ws_axes": key.text(
+    "joint", "joint or per_head: filters of the out kernels of attention"
+  ),
+  "model.ws_gains": key.switch(
+    False, "learn a scale of each standardized filter"
   ),
   "optim.name": key.text(
     "sgd", "sgd, adamw, or package.module:callable as optax:lion"
@@ -114,6 +120,7 @@ KEYS = {
   "optim.weight_decay": key.number(5e-4, "weight decay"),
   "optim.decay": key.text("kernels", "kernels or all: which parameters decay"),
   "optim.momentum": key.number(0.9, "momentum; for adamw b1", below=1),
+  "optim.b2": key.number(0.999, "b2 of adamw", above=0, below=1),
   "optim.nesterov": key.switch(True, "Nesterov's form of the momentum"),
   "optim.schedule": key.text("cosine", "constant, step, cosine or one_cycle"),
   "optim.warmup_steps": key.integer(None, "steps of linear warm-up"),

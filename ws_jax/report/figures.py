@@ -33,6 +33,8 @@ COLORS = {
   "GN+WS+GC": "#332288",
   "LN": "#CC79A7",
   "LN+WS": "#882255",
+  "RMS": "#88CCEE",
+  "RMS+WS": "#004488",
   "IN": "#66C2A0",
   "IN+WS": "#009E73",
   "BCN": "#EEBAB4",
@@ -44,15 +46,16 @@ COLORS = {
   "WS": "#000000",
 }
 # Colours of other arms, in the order of their names.
-_SPARE = ("#117733", "#661100", "#6699CC", "#DDAA33", "#EE3377", "#004488")
+_SPARE = ("#117733", "#661100", "#6699CC", "#DDAA33", "#EE3377", "#225555")
 # The norm is the shape, and WS fills it; a variant has a shape of its own.
 _MARKERS = {
   "BN": "o",
   "GN": "s",
   "LN": "^",
+  "RMS": "h",
   "IN": "D",
   "BCN": "p",
-  "BCN(est)": "h",
+  "BCN(est)": "8",
 }
 _VARIANTS = {"mean": "<", "std": ">", "GC": "P", "WS+GC": "*"}
 _DASHES = ("-", "--", ":", "-.")

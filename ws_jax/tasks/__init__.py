@@ -19,7 +19,10 @@ is not known: a run keeps those of its last evaluation (predictions.npz).
 
 Metrics beside `METRIC` are named in a tuple `metrics`. A task that needs
 another number of outputs than there are classes says so by `num_outputs`, and
-one whose inputs are tokens may say by `num_inputs` how many there are.
+one whose inputs are tokens may say by `num_inputs` how many there are. A task
+may also have `preprocess(inputs)`, which makes of inputs as in the data
+`[B, ...]` what `batch` calls `inputs`, without augmentation: an exported
+network then holds that alone, and no choice of examples by their indices.
 """
 
 import inspect

@@ -116,15 +116,9 @@ class ImageClassification:
     besides: each image is the share of its own, and the rest of another one.
     """
     inputs = self._take(arrays[self.input_key], indices)
-    if inputs.dtype == jnp.uint8:
-      inputs = self._resized(inputs, key)
-      if key is not None:
-        crop_key, flip_key = jax.random.split(key)
-        if self.crop_padding:
-          inputs = augment.random_crop(crop_key, inputs, self.crop_padding)
-        if self.flip:
-          inputs = augment.random_flip(flip_key, inputs)
-      inputs = augment.normalize(inputs, self.mean, self.std)
+    if inputs.dtype == jnp.uint8 and key is not None:
+      inputs = self._augment(key, inputs)
+    inputs = self.preprocess(inputs)
     labels = self._take(arrays[self.label_key], indices)
     batch = {"inputs": inputs, "labels": labels}
     if key is None or not (self.mixup or self.cutmix):
@@ -155,6 +149,29 @@ class ImageClassification:
     if self.streamed and len(array) == len(indices):
       return array
     return jnp.take(array, indices, axis=0)
+
+  def _augment(self, key: jax.Array, images: jax.Array) -> jax.Array:
+    """Returns uint8 images of the size that the model sees, at random."""
+    crop_key, flip_key = jax.random.split(key)
+    if self.size is not None and self.resize is not None:
+      images = augment.resize(images, self.resize)
+      window_key = jax.random.fold_in(key, 3)
+      images = augment.random_window(window_key, images, self.size)
+    elif self.size is not None:
+      images = augment.resize(images, self.size)
+    if self.crop_padding:
+      images = augment.random_crop(crop_key, images, self.crop_padding)
+    if self.flip:
+      images = augment.random_flip(flip_key, images)
+    return images
+
+  def preprocess(self, inputs: jax.Array) -> jax.Array:
+    """Returns what the model takes for inputs as in the data, `[B, ...]`."""
+    if inputs.dtype != jnp.uint8:
+      return inputs
+    if self.size is not None:
+      inputs = augment.resize(inputs, self.size)
+    return augment.normalize(inputs, self.mean, self.std)
 
   def sums(
     self, outputs: jax.Array, batch: Batch, mask: jax.Array, training: bool

@@ -173,6 +173,12 @@ class KeywordSpotting:
       batch = {"inputs": masked}
     return batch | {"labels": take(self.label_key)}
 
+  def preprocess(self, clips: jax.Array) -> jax.Array:
+    """Returns features for clips as in the data, `[B, samples]`."""
+    audio = as_float(clips)
+    mask = spectrogram.frame_mask(measure(audio), audio.shape[1], self.features)
+    return self._features(audio, mask)
+
   def _features(self, audio: jax.Array, mask: jax.Array) -> jax.Array:
     """Returns features [B, frames, bands], 0 in frames of padding."""
     features = spectrogram.log_mel(audio, self.features)

@@ -27,7 +27,7 @@ from ws_jax.train import backend, calling, optim, sharding, step, transfer
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 # Keys of `config.model` that are not passed to the model as they stand.
 _COMMON_KEYS = (
-  *("name", "ws", "ws_convention", "ws_where"),
+  *("name", "ws", "ws_convention", "ws_where", "ws_axes", "ws_gains"),
   *common.NORM_KEYS,
   *common.DEPTHWISE_KEYS,
   *common.DTYPE_KEYS,
@@ -252,6 +252,7 @@ def build_optimizer(
   )
   made = optim.Optimizer(
     schedule,
+    b2=o.b2,
     nesterov=o.nesterov,
     decay=o.decay,
     centralize=o.centralize,
@@ -288,6 +289,7 @@ def build_program(
     ValueError: a wrong name or number, or WS that finds no kernel.
   """
   convention = ws_jax.get_convention(config.model.ws_convention)
+  calling.check_axes(config.model.ws_axes)
   if task is None:
     settings = {n: _plain(x) for n, x in config.task.items() if n != "name"}
     task = tasks.create(config.task.name, dataset, **settings)
@@ -303,7 +305,9 @@ def build_program(
     mesh=sharding.make_mesh(config.mesh.model),
     sharded=config.mesh.params == "sharded",
     convention=convention if config.model.ws else None,
-    ws_where=tuple(config.model.ws_where),
+    ws_where=_ws_where(config.model, model),
+    ws_axes=config.model.ws_axes,
+    ws_gains=config.model.ws_gains,
     ws_depthwise=config.model.get("ws_depthwise", "standardize"),
     frozen_norms=(
       tuple(config.optim.freeze) if config.optim.freeze_statistics else ()
@@ -315,20 +319,25 @@ def build_program(
   # Models of images do not suit other tasks, nor does WS of convolutions alone.
   own = own or not isinstance(task, tasks.ImageClassification)
   if own and dataset.train:
-    check_program(program, dataset, config.optim.micro_batch_size)
+    check_program(program, dataset, config.optim.micro_batch_size or 2)
   return program
 
 
+def _ws_where(c: ml_collections.ConfigDict, model: Any) -> tuple[str, ...]:
+  """Returns the patterns of the parameters that WS is for."""
+  named = () if model is not None else models.ws_where(c.name)
+  return tuple(c.ws_where) or named
+
+
 def check_program(
-  program: step.Program, dataset: data.Dataset, num_examples: int | None = None
+  program: step.Program, dataset: data.Dataset, examples: int = 2
 ) -> None:
   """Traces a step of a user's own model or task, for errors that help.
 
   Args:
-    program: Program of the run.
+    program: The program.
     dataset: Its data.
-    num_examples: Number of examples of the step, which a normalization batch
-      must divide; None for two.
+    examples: Number of examples, which a normalization batch must divide.
 
   Raises:
     ValueError: the model or the task raises, WS finds no kernel, a collection
@@ -337,10 +346,10 @@ def check_program(
   arrays = calling.abstract(dataset.train)
 
   def forward(arrays):
-    indices = jnp.zeros((num_examples or 2,), jnp.int32)
+    indices = jnp.zeros((examples,), jnp.int32)
     batch = program.task.batch(arrays, indices, jax.random.key(0))
-    params, state = calling.init(
-      program.model, jax.random.key(0), batch["inputs"]
+    params, state = step.init_params(
+      program, jax.random.key(0), batch["inputs"]
     )
     outputs, new = calling.apply(
       program.model,

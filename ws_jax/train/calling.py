@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -21,7 +22,9 @@ from flax import nnx
 import ws_jax
 import ws_jax.linen
 import ws_jax.nnx
+from ws_jax.base.names import lookup
 from ws_jax.core.kernels import by_path
+from ws_jax.core.standardize import gains_beside
 
 PyTree = Any
 
@@ -29,6 +32,13 @@ PyTree = Any
 _TRAIN = ("train", "training", "is_training")
 _NOT_TRAIN = ("deterministic", "use_running_average")
 _depthwise = ws_jax.matching("*depthwise*/kernel")
+
+# The axis rules that `model.ws_axes` names, where they are not those of the
+# model: of [head, in, out], `joint` standardizes over all heads at once.
+WS_AXES: dict[str, dict[str, ws_jax.Axes]] = {
+  "joint": {},
+  "per_head": {"*ttention*/out/kernel": ws_jax.all_but(0, -1)},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,6 +212,7 @@ def effective_params(
   params: PyTree,
   convention: ws_jax.Convention | None,
   globs: tuple[str, ...] = (),
+  axes_name: str = "joint",
   depthwise: str = "standardize",
 ) -> PyTree:
   """Returns the parameters to apply the model with: standardized if WS is on.
@@ -212,6 +223,7 @@ def effective_params(
     convention: Convention of Weight Standardization; None for plain weights.
     globs: Shell patterns of the paths to standardize; empty for the kernels of
       convolutions.
+    axes_name: Name in `WS_AXES`.
     depthwise: Treatment of the kernels whose path says "depthwise":
       `standardize`, `scale` (their mean is not subtracted) or `leave`.
 
@@ -220,7 +232,7 @@ def effective_params(
   """
   if convention is None:
     return params
-  where, axes = selection(model, globs)
+  where, axes = selection(model, globs, axes_name)
 
   def standardized(params, where, convention):
     return ws_jax.weight_standardize(
@@ -228,7 +240,7 @@ def effective_params(
       where=where,
       axes=axes,
       convention=convention,
-      gains=_gains(params, where, axes),
+      gains=gains_beside(params, where=where, axes=axes),
     )
 
   if depthwise == "standardize":
@@ -243,29 +255,54 @@ def effective_params(
 
 
 def selection(
-  model: Any, globs: tuple[str, ...] = ()
+  model: Any, globs: tuple[str, ...] = (), axes_name: str = "joint"
 ) -> tuple[ws_jax.Selector, ws_jax.Axes]:
-  """Returns the parameters that WS standardizes, and their fan-in axes."""
+  """Returns the parameters that WS standardizes, and their fan-in axes.
+
+  Args:
+    model: Linen module or `NNXModel`.
+    globs: Shell patterns of the paths; empty for the kernels of convolutions.
+    axes_name: Name in `WS_AXES`.
+  """
   where, axes = ws_jax.conv_kernels, ws_jax.fan_in_axes
   if isinstance(model, NNXModel):
     where, axes = ws_jax.nnx.selectors(_abstract(model))
+  axes = ws_jax.axes_by_path(WS_AXES[axes_name], default=axes)
   return ws_jax.matching(*globs) if globs else where, axes
 
 
-def _gains(
-  params: PyTree, where: ws_jax.Selector, axes: ws_jax.Axes
-) -> dict[str, jax.Array] | None:
-  """Returns the gain of each kernel that has one, the leaf `gain` beside it.
+def check_axes(name: str) -> None:
+  """Refuses a name that is not in `WS_AXES`.
 
-  Norm-free nets have them: the effective kernel holds its gain, and the module
-  applies the kernel alone. A kernel without gets ones, where another has one.
+  Raises:
+    ValueError: the message has the nearest name.
   """
-  ones = ws_jax.init_gains(params, where=where, axes=axes)
-  leaves = by_path(params)
-  beside = lambda path: f"{path.removesuffix('kernel')}gain"
-  if not any(beside(path) in leaves for path in ones):
-    return None
-  return {path: leaves.get(beside(path), one) for path, one in ones.items()}
+  lookup(WS_AXES, name, "model.ws_axes")
+
+
+def with_gains(
+  params: PyTree, where: ws_jax.Selector, axes: ws_jax.Axes
+) -> PyTree:
+  """Adds a `gain` of ones beside each kernel that has none yet.
+
+  The model does not know of them: `effective_params` multiplies the kernels.
+
+  Args:
+    params: Raw parameters, nested dicts.
+    where: Selector of the kernels.
+    axes: Rule for their fan-in axes.
+
+  Raises:
+    ValueError: nothing is selected, or a parameter that is not called `kernel`.
+  """
+  flat: dict[str, Any] = flax.traverse_util.flatten_dict(params, sep="/")
+  for path, ones in ws_jax.init_gains(params, where=where, axes=axes).items():
+    if path.rpartition("/")[2] != "kernel":
+      raise ValueError(
+        f"model.ws_gains=true is for parameters called kernel, not {path}"
+      )
+    flat.setdefault(f"{path.removesuffix('kernel')}gain", ones)
+  return flax.traverse_util.unflatten_dict(flat, sep="/")
 
 
 def _mode(model: Any, train: bool) -> dict[str, bool]:

@@ -31,6 +31,7 @@ from ws_jax.train.clock import Clock
 _MAY_CHANGE = (
   "data.dir",
   "data.eval_batch_size",
+  "data.on_error",  # so that a run that a broken file ended can go on
   "data.processes",
   "data.workers",
   "mesh.model",

@@ -110,8 +110,9 @@ class Optimizer:
   Attributes:
     schedule: Relative learning rate.
     name: `sgd` (weight decay is added to the gradient, as in the WS paper's
-      recipe) or `adamw` (decoupled, b2 0.999, eps 1e-8; momentum is b1); with
-      `make` just a name.
+      recipe) or `adamw` (decoupled, eps 1e-8; momentum is b1); with `make`
+      just a name.
+    b2: Decay of the second moment of `adamw`.
     nesterov: Whether both use Nesterov's form of the momentum.
     decay: Leaves that decay: `kernels`, or `all`.
     clip_norm: Largest global norm of the gradient, None for no limit.
@@ -134,6 +135,7 @@ class Optimizer:
 
   schedule: Schedule
   name: str = "sgd"
+  b2: float = 0.999
   nesterov: bool = True
   decay: str = "kernels"
   centralize: bool = False
@@ -309,7 +311,7 @@ def _rule(spec, learning_rate, weight_decay, momentum):
     # As in the authors' code, where a filter's mean does not decay either.
     trace = optax.trace(momentum, nesterov=spec.nesterov)
     return [decay, *centralize, trace]
-  adam = optax.scale_by_adam(b1=momentum, nesterov=spec.nesterov)
+  adam = optax.scale_by_adam(b1=momentum, b2=spec.b2, nesterov=spec.nesterov)
   return [*centralize, adam, decay]
 
 
@@ -323,7 +325,8 @@ def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
 
 def _observed(path: str, leaf: Any) -> bool:
   """Selects kernels by name, and matrices of other names in foreign models."""
-  return named_kernels(path, leaf) or leaf.ndim > 1
+  matrix = leaf.ndim > 1 and not path.endswith("/gain")
+  return named_kernels(path, leaf) or matrix
 
 
 def _clipping(spec: Optimizer) -> list[optax.GradientTransformation]:

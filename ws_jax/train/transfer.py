@@ -18,7 +18,7 @@ from ws_jax.base import names
 from ws_jax.core.kernels import by_path, path_string
 from ws_jax.data import place
 from ws_jax.train import calling
-from ws_jax.train.step import Program, TrainState
+from ws_jax.train.step import Program, TrainState, init_params
 
 PyTree = Any
 # The last layer of every model here, which another data set replaces.
@@ -84,7 +84,7 @@ def check(
   def fresh(arrays):
     indices = jnp.zeros((1,), jnp.int32)
     inputs = program.task.batch(arrays, indices, None)["inputs"]
-    return calling.init(program.model, jax.random.key(0), inputs)
+    return init_params(program, jax.random.key(0), inputs)
 
   params, others = jax.eval_shape(fresh, calling.abstract(dataset.train))
   notes = []
