@@ -31,13 +31,10 @@ def _table(options: Options, others: Others, batch_size: int) -> Table:
       contenders |= others.make(arm, weights, step.losses, batch_size)
       if model in speech.MODELS:
         # Whole steps, as a run does them, and what a loop would make of them.
+        whole: dict[str, Any] = {"checked_steps": 0, "clips": True, **how}
         for words, loop in (("", False), (", in a loop", True)):
           contenders[f"{arm} from clips{words}"] = Step(
-            *(model, arm, batch_size),
-            checked_steps=0,
-            clips=True,
-            loop=loop,
-            **how,
+            model, arm, batch_size, loop=loop, **whole
           )
   seconds = timing.interleave(contenders, options.rounds or 20)
   rows = timing.rows(seconds, options.arms[-1], examples=batch_size)
