@@ -20,6 +20,7 @@ call goes on where an earlier one ended. Plan: three arms of 9 minutes.
 
 import pathlib
 import tempfile
+from typing import Any
 
 import jax
 import numpy as np
@@ -105,7 +106,7 @@ def _row(arm, rate, steps, size, seconds, found) -> rows.Row:
 def write_data(path: str) -> None:
   """Writes the training text and the rows of evaluation, for PyTorch."""
   text = b"".join(austen.read("train"))
-  arrays = {"train": np.frombuffer(text, np.uint8)}
+  arrays: dict[str, Any] = {"train": np.frombuffer(text, np.uint8)}
   for name, split in SPLITS.items():
     config = config_lib.load(BASE)
     config = config_lib.apply(config, {"data.eval_split": split})
