@@ -13,8 +13,8 @@ Nuisance parameters: the learning rates of pretraining and of fine-tuning, on
   seed; the numbers are of the test images, which chose nothing. Seeds: 3, of
   the order and of the head; the few examples are the same for all.
 Fixed parameters: configs/resnet8_small.py at full width; pretraining on 12,000
-  images, batch 128, five epochs; fine-tuning with all layers, the head
-  of a pretrained net from zero, 200 steps of batch 20, no weight decay, no crop.
+  images, batch 128, five epochs; fine-tuning with all layers, the head of a
+  pretrained net from zero, 200 steps of batch 20, no weight decay, no crop.
 
 The photographs are cifar10_jpeg, a JPEG copy of CIFAR-10, in
 workdirs/cifar10_jpeg/{train,test}/CLASS/*.jpg. The clothes are those in the

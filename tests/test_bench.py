@@ -219,6 +219,20 @@ def test_torch_takes_the_same_step_on_text(model, arms, dtype):
     assert f"| {arm} torch" in printed
 
 
+@pytest.mark.slow
+@needs_torch
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("model", ["tc_resnet8", "res8", "ds_cnn_s"])
+def test_torch_takes_the_same_step_on_clips(model, dtype):
+  printed = command(
+    *("step", f"--model={model}", f"--dtype={dtype}", "--arms=BN+WS,GN"),
+    *("--batch_size=2", "--rounds=1", "--against=torch"),
+  )
+  for arm in ("BN+WS", "GN"):
+    assert f"| {arm} torch" in printed
+    assert f"| {arm} from clips, in a loop" in printed
+
+
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
