@@ -31,7 +31,7 @@ def _table(options: Options, others: Others, batch_size: int) -> Table:
       contenders |= others.make(arm, weights, step.losses, batch_size)
       if model in speech.MODELS:
         # Whole steps, as a run does them, and what a loop would make of them.
-        whole = {"checked_steps": 0, "clips": True, **how}
+        whole: dict[str, Any] = {"checked_steps": 0, "clips": True, **how}
         for words, loop in (("", False), (", in a loop", True)):
           contenders[f"{arm} from clips{words}"] = Step(
             model, arm, batch_size, loop=loop, **whole
