@@ -329,6 +329,29 @@ def break_file(path):
   path.write_bytes(b"no audio")
 
 
+def test_noise_is_all_recordings_of_a_folder_at_one_rate(tmp_path):
+  pytest.importorskip("soundfile")
+  write_wav(tmp_path / "b.wav", tone(300, 160))
+  write_wav(tmp_path / "a.wav", tone(200, 400, 2 * RATE), 2 * RATE)
+  (tmp_path / "README.md").write_text("no audio")
+  noise = audio_files.read_noise(tmp_path, RATE)
+  assert noise.dtype == np.int16
+  assert noise.shape == (200 + 160,)  # In the order of their names.
+  np.testing.assert_array_equal(noise[200:], tone(300, 160)[:, 0])
+
+
+def test_noise_that_cannot_be_had_says_why(tmp_path, monkeypatch):
+  pytest.importorskip("soundfile")
+  with pytest.raises(data.DataError, match="there is no folder .*/none"):
+    audio_files.read_noise(tmp_path / "none", RATE)
+  with pytest.raises(data.DataError, match="holds no audio file"):
+    audio_files.read_noise(tmp_path, RATE)
+  write_wav(tmp_path / "a.wav", tone(200))
+  monkeypatch.setattr(audio_files, "NOISE_SECONDS", 0.01)
+  with pytest.raises(data.DataError, match="choose fewer files"):
+    audio_files.read_noise(tmp_path, RATE)
+
+
 def test_a_broken_file_is_an_error_that_names_it(folder):
   by_csv(folder)
   break_file(folder / "up/c_1.wav")

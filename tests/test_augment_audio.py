@@ -68,6 +68,16 @@ def test_gain_is_one_factor_for_a_clip_within_its_bounds(audio):
     assert not padding(got).any()
 
 
+@pytest.mark.parametrize("length", [3, 8, 50])
+def test_noise_is_cut_out_of_one_recording(length):
+  recording = jnp.arange(length, dtype=jnp.int16)
+  got = np.asarray(augment_audio.cut_noise(jax.random.key(4), recording, 20, 8))
+  assert got.shape == (20, 8) and got.dtype == np.float32
+  # Neighbours stay neighbours; a short recording begins again at its end.
+  np.testing.assert_array_equal(got, (got[:, :1] + np.arange(8)) % length)
+  assert length != 50 or len({*got[:, 0]}) > 5
+
+
 def test_noise_has_the_energy_that_the_ratio_says(audio):
   noise = jax.random.normal(jax.random.key(2), audio.shape)
   for key in keys(20):

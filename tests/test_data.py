@@ -21,11 +21,19 @@ from ws_jax.data import cache, find, prepared, request, sources
 ROOT = pathlib.Path(__file__).parents[1]
 
 
+def load(name, folder=None):
+  return data.load(data.Request(name, dir=folder and str(folder)))
+
+
+def read_info(name, folder=None):
+  return data.read_info(data.Request(name, dir=folder and str(folder)))
+
+
 # The embedded set.
 
 
 def test_embedded_set_is_balanced_and_whole():
-  dataset = data.load_dataset("fashion_mnist_10k")
+  dataset = load("fashion_mnist_10k")
   assert dataset.num_classes == 10
   for split, size in ((dataset.train, 10_000), (dataset.test, 2_000)):
     assert split["image"].shape == (size, 28, 28, 1)
@@ -38,7 +46,7 @@ def test_embedded_set_is_balanced_and_whole():
 
 
 def test_embedded_images_are_real():
-  dataset = data.load_dataset("fashion_mnist_10k")
+  dataset = load("fashion_mnist_10k")
   images, labels = dataset.train["image"], dataset.train["label"]
   flat = images.reshape(len(images), -1)
   assert len(np.unique(flat, axis=0)) > 9_990, "copies, or empty images"
@@ -55,7 +63,7 @@ def test_embedded_images_are_real():
 
 
 def test_statistics_are_those_of_the_training_images():
-  dataset = data.load_dataset("fashion_mnist_10k")
+  dataset = load("fashion_mnist_10k")
   scaled = dataset.train["image"].astype(np.float64) / 255
   np.testing.assert_allclose(dataset.mean, [scaled.mean()], rtol=1e-12)
   np.testing.assert_allclose(dataset.std, [scaled.std()], rtol=1e-9)
@@ -79,12 +87,12 @@ def test_a_damaged_embedded_set_is_an_error(tmp_path, monkeypatch):
   damaged = tmp_path / "damaged.npz"
   damaged.write_bytes(content)
   monkeypatch.setattr(sources, "EMBEDDED_PATH", damaged)
-  for call in (data.check_dataset, data.load_dataset):
+  for call in (read_info, load):
     with pytest.raises(data.DataError, match="damaged"):
       call("fashion_mnist_10k")
   monkeypatch.setattr(sources, "EMBEDDED_PATH", tmp_path / "nothing.npz")
   with pytest.raises(data.DataError, match="missing"):
-    data.check_dataset("fashion_mnist_10k")
+    read_info("fashion_mnist_10k")
 
 
 def test_licence_is_beside_the_embedded_set():
@@ -271,15 +279,15 @@ def _match(dataset, arrays):
 def test_prepared_set_is_read_and_kept(small_set):
   folder, path, arrays = small_set
   (path / cache.CACHE_NAME).unlink(missing_ok=True)
-  data.check_dataset("small", folder)
-  dataset = data.load_dataset("small", folder)
+  read_info("small", folder)
+  dataset = load("small", folder)
   assert dataset.name == "small" and dataset.num_classes == 4
   assert dataset.train["image"].shape == (12, 6, 5, 3)
   _match(dataset, arrays)
   scaled = arrays["train"][0].astype(np.float64).reshape(-1, 3) / 255
   np.testing.assert_allclose(dataset.mean, scaled.mean(0), rtol=1e-12)
   np.testing.assert_allclose(dataset.std, scaled.std(0), rtol=1e-9)
-  again = data.load_dataset("small:1.0.0", folder)
+  again = load("small:1.0.0", folder)
   np.testing.assert_array_equal(again.train["image"], dataset.train["image"])
   np.testing.assert_array_equal(again.test["label"], dataset.test["label"])
   assert (again.mean, again.std) == (dataset.mean, dataset.std)
@@ -287,9 +295,9 @@ def test_prepared_set_is_read_and_kept(small_set):
 
 def test_second_start_decodes_nothing(small_set, monkeypatch):
   folder, path, arrays = small_set
-  data.load_dataset("small", folder)
+  load("small", folder)
   monkeypatch.setattr(prepared, "_decode", None)
-  _match(data.load_dataset("small", folder), arrays)
+  _match(load("small", folder), arrays)
   # What is kept is no pickle, and no half-written file stays behind.
   with np.load(path / cache.CACHE_NAME, allow_pickle=False) as archive:
     assert "train_image" in archive
@@ -325,14 +333,14 @@ def test_a_prepared_set_has_other_splits_and_keys(small_set, monkeypatch):
     key: np.concatenate([dataset.train[key], dataset.test[key]])
     for key in ("image", "label")
   }
-  whole = data.load_dataset("small", folder)
+  whole = load("small", folder)
   for key, array in both.items():
     np.testing.assert_array_equal(array, whole.train[key])
   other = data.load(numbered)
   assert sorted(other.train["number"]) == list(range(12))
   # One decoding of each: what other runs ask for is kept beside it.
   monkeypatch.setattr(prepared, "_decode", None)
-  _match(data.load_dataset("small", folder), arrays)
+  _match(load("small", folder), arrays)
   again = data.load(numbered)
   np.testing.assert_array_equal(again.train["number"], other.train["number"])
 
@@ -362,20 +370,20 @@ def test_stale_or_damaged_cache_is_decoded_again(small_set):
   folder, path, arrays = small_set
   kept = path / cache.CACHE_NAME
   kept.unlink(missing_ok=True)  # Other tests keep further arrays in it.
-  data.load_dataset("small", folder)
+  load("small", folder)
   whole = kept.read_bytes()
   kept.write_bytes(whole[: len(whole) // 2])
-  _match(data.load_dataset("small", folder), arrays)
+  _match(load("small", folder), arrays)
   assert len(kept.read_bytes()) == len(whole), "the cache was not mended"
   # A set that was prepared again since: other files than the cache is of.
   with np.load(kept) as archive:
     content = dict(archive)
   content["train_image"] = np.zeros_like(content["train_image"])
   np.savez(kept, **content)
-  assert not data.load_dataset("small", folder).train["image"].any()
+  assert not load("small", folder).train["image"].any()
   info = path / "dataset_info.json"
   info.write_text(info.read_text() + " ")
-  _match(data.load_dataset("small", folder), arrays)
+  _match(load("small", folder), arrays)
 
 
 def test_folder_that_cannot_be_written_still_loads(small_set, monkeypatch):
@@ -386,7 +394,7 @@ def test_folder_that_cannot_be_written_still_loads(small_set, monkeypatch):
     raise PermissionError("read-only file system")
 
   monkeypatch.setattr(cache.os, "replace", refuse)
-  _match(data.load_dataset("small", folder), arrays)
+  _match(load("small", folder), arrays)
   assert not (path / cache.CACHE_NAME).exists()
   assert not list(path.glob("*.tmp"))
 
@@ -411,19 +419,19 @@ def test_tfrecord_is_read_too(small_set, tmp_path):
     with open(target / f"small-{split}.tfrecord-00000-of-00001", "wb") as file:
       for record in records:
         file.write(struct.pack("<QI", len(record), 0) + record + bytes(4))
-  _match(data.load_dataset("small", tmp_path), arrays)
+  _match(load("small", tmp_path), arrays)
   (target / cache.CACHE_NAME).unlink()
   shard = target / "small-train.tfrecord-00000-of-00001"
   shard.write_bytes(shard.read_bytes()[:-7])
   with pytest.raises(data.DataError, match="cut off"):
-    data.load_dataset("small", tmp_path)
+    load("small", tmp_path)
 
 
 def test_validation_stands_in_for_a_missing_test_split(tmp_path):
   _, arrays = _write_set(
     tmp_path, "held_out", (6, 5, 3), {"train": 4, "validation": 3}
   )
-  dataset = data.load_dataset("held_out", tmp_path)
+  dataset = load("held_out", tmp_path)
   _match(dataset, {"train": arrays["train"], "test": arrays["validation"]})
 
 
@@ -446,16 +454,16 @@ def test_unsuitable_sets_are_refused_early(
 ):
   _write_set(tmp_path, "odd", shape, splits, keys=keys)
   with pytest.raises(data.DataError, match=message):
-    data.check_dataset("odd", tmp_path)
+    read_info("odd", tmp_path)
   with pytest.raises(data.DataError, match=message):
-    data.load_dataset("odd", tmp_path)
+    load("odd", tmp_path)
 
 
 def test_set_larger_than_memory_is_refused(small_set, monkeypatch):
   folder, _, _ = small_set
   monkeypatch.setattr(request.os, "sysconf", lambda name: 10)
   with pytest.raises(data.DataError, match="more than half"):
-    data.check_dataset("small", folder)
+    read_info("small", folder)
 
 
 def test_unreadable_set_is_a_data_error(tmp_path):
@@ -463,7 +471,7 @@ def test_unreadable_set_is_a_data_error(tmp_path):
   folder.mkdir(parents=True)
   (folder / "dataset_info.json").write_text("not json")
   with pytest.raises(data.DataError, match="cannot read"):
-    data.check_dataset("mnist", tmp_path)
+    read_info("mnist", tmp_path)
 
 
 def _touch_set(folder):
@@ -495,12 +503,12 @@ def test_find_takes_the_newest_version_and_the_only_config(tmp_path):
 
 def test_missing_set_names_the_command(tmp_path):
   with pytest.raises(data.DataError) as caught:
-    data.check_dataset("cifar10", tmp_path)
+    read_info("cifar10", tmp_path)
   message = str(caught.value)
   assert f"scripts/prepare_data.py cifar10 --data_dir={tmp_path}" in message
   assert "\n" not in message
   with pytest.raises(data.DataError) as caught:
-    data.load_dataset("fashion_mnist", tmp_path)
+    load("fashion_mnist", tmp_path)
   message = str(caught.value)
   assert "scripts/prepare_data.py fashion_mnist --data_dir" in message
   assert "scripts/prepare_data.py fashion_mnist --from_debian" in message
@@ -510,7 +518,7 @@ def test_default_folder_is_that_of_tfds(tmp_path, monkeypatch):
   monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
   assert data.default_data_dir() == tmp_path
   with pytest.raises(data.DataError, match=str(tmp_path)):
-    data.check_dataset("cifar10")
+    read_info("cifar10")
   monkeypatch.delenv("TFDS_DATA_DIR")
   monkeypatch.setenv("HOME", str(tmp_path))
   assert data.default_data_dir() == tmp_path / "tensorflow_datasets"
@@ -521,7 +529,7 @@ def test_a_set_that_is_not_found_says_why_and_where(tmp_path):
 
   def refused(name, folder=tmp_path):
     lines = set()
-    for function in (data.check_dataset, data.load_dataset):
+    for function in (read_info, load):
       with pytest.raises(data.DataError) as caught:
         function(name, folder)
       lines.add(str(caught.value))
@@ -565,12 +573,12 @@ def test_unknown_name_gets_the_nearest(tmp_path):
     ("my_flower", "'my_flowers'"),
   ):
     with pytest.raises(data.DataError, match="unknown data set") as caught:
-      data.check_dataset(wrong, tmp_path)
+      read_info(wrong, tmp_path)
     assert near in str(caught.value)
   not_names: list[Any] = [None, "", 3]
   for wrong in not_names:
     with pytest.raises(data.DataError, match="fashion_mnist_10k"):
-      data.check_dataset(wrong, tmp_path)
+      read_info(wrong, tmp_path)
 
 
 def test_missing_set_ends_in_seconds_without_network_or_tensorflow(tmp_path):
@@ -584,7 +592,7 @@ socket.getaddrinfo = refuse
 from ws_jax import data
 for name in ("cifar10", "cifar11"):
   try:
-    data.load_dataset(name, {str(tmp_path)!r})
+    data.load(data.Request(name, dir={str(tmp_path)!r}))
   except data.DataError as error:
     print(error)
 assert "tensorflow" not in sys.modules
@@ -609,7 +617,7 @@ def test_reading_does_not_import_tensorflow(small_set):
 import sys
 from ws_jax import data
 assert "tensorflow_datasets" not in sys.modules, "slows `import ws_jax`"
-data.load_dataset("small", {str(folder)!r})
+data.load(data.Request("small", dir={str(folder)!r}))
 assert "tensorflow" not in sys.modules
 """
   done = subprocess.run(

@@ -120,6 +120,7 @@ def rescale(params, factors):
   return {**params, **scaled}
 
 
+@pytest.mark.slow
 def test_sharpness_sees_through_a_norm_with_its_own_backward_pass():
   """Such a layer has no forward mode, so the Hessian is reverse on reverse."""
   inputs = normal(8, 3)
@@ -345,6 +346,7 @@ def test_capture_works_for_any_linen_model():
     )
 
 
+@pytest.mark.slow
 def test_all_of_it_can_be_compiled_as_one():
   model = nn.Sequential([nn.Dense(8), nn.LayerNorm(), nn.relu])
   inputs = normal(16, 3)

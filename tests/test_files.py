@@ -1,5 +1,6 @@
 """Parameters come back from every kind of file, and errors are clear."""
 
+import gc
 import json
 import pathlib
 import subprocess
@@ -141,6 +142,10 @@ def test_nothing_is_unpickled(tmp_path):
   np.savez(tmp_path / "x.npz", w=array)
   with pytest.raises(ValueError, match=r"x\.npz: .*allow_pickle=False"):
     weights.read_params(tmp_path / "x.npz")
+  np.save(tmp_path / "x.npy", np.ones(3))
+  (tmp_path / "x.npy").rename(tmp_path / "x.npz")
+  with pytest.raises(ValueError, match=r"x\.npz: .*one array, not an archive"):
+    weights.read_params(tmp_path / "x.npz")
   (tmp_path / "x.npz").write_bytes(b"no archive")
   with pytest.raises(ValueError, match=r"x\.npz: cannot be read as"):
     weights.read_params(tmp_path / "x.npz")
@@ -206,3 +211,12 @@ def test_command_says_in_one_line_what_is_wrong(tmp_path, capsys):
     assert message in err
     assert err.count("\n") == 1
     assert err.startswith("python -m ws_jax.weights: ")
+
+
+def test_a_broken_archive_is_closed(tmp_path):
+  """NumPy left it open, which is a ResourceWarning whenever it is collected."""
+  np.savez(tmp_path / "x.npz", w=np.ones(30))
+  (tmp_path / "x.npz").write_bytes((tmp_path / "x.npz").read_bytes()[:100])
+  with pytest.raises(ValueError, match=r"x\.npz: cannot be read as"):
+    weights.read_params(tmp_path / "x.npz")
+  gc.collect()

@@ -14,6 +14,7 @@ import pytest
 
 import ws_jax
 from ws_jax import config, weights
+from ws_jax.core import standardize
 from ws_jax.train import checkpoint
 from ws_jax.weights import __main__ as command
 
@@ -149,6 +150,68 @@ def test_a_run_is_folded_as_it_was_trained(tmp_path, capsys, ema):
   assert fold(out, tmp_path / "twice.npz", "--convention=timm") == 2
   assert "is folded with timm" in capsys.readouterr().err
   assert not (tmp_path / "twice.npz").exists()
+
+
+def with_gains():
+  """Returns parameters of a norm-free net: a gain beside a kernel."""
+  params = tree()
+  params["Conv_0"]["gain"] = np.float32([2, -1])
+  params["Conv_1"] = tree(1)["Conv_0"]
+  return params
+
+
+@pytest.mark.parametrize("kind", ["run", "ours", "timm"])
+def test_the_gain_beside_a_kernel_goes_into_it(tmp_path, kind):
+  """It was left out, so that the plain model computed something else."""
+  params, source = with_gains(), tmp_path / "raw.npz"
+  where = lambda name: f"{name}/kernel"
+  kernel = params["Conv_0"]["kernel"]
+  if kind == "run":
+    source = tmp_path / "run"
+    workdir(source, ema=params, ws=True, ws_convention="nfnet")
+    where = lambda name: f"params/{name}/kernel"
+  elif kind == "ours":
+    weights.write_params(source, params)
+  else:
+    where = lambda name: f"{name}/weight"
+    turned = {
+      f"{name}.weight": conv["kernel"].transpose(3, 2, 0, 1)
+      for name, conv in params.items()
+    }
+    gain = params["Conv_0"]["gain"].reshape(2, 1, 1, 1)
+    np.savez(source, **turned, **{"Conv_0.gain": gain})
+  assert fold(source, tmp_path / "out.npz", "--convention=nfnet") == 0
+  folded = weights.read_params(tmp_path / "out.npz")
+  for name, gain in (("Conv_0", params["Conv_0"]["gain"]), ("Conv_1", None)):
+    kernel = params[name]["kernel"]
+    expected = ws_jax.standardize(kernel, convention="nfnet", gain=gain)
+    found = folded[where(name)]
+    if kind == "timm":
+      found = found.transpose(2, 3, 1, 0)
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_a_gain_of_another_size_is_refused():
+  params = with_gains()
+  params["Conv_0"]["gain"] = np.ones(3)
+  with pytest.raises(ValueError, match="gain of shape .3. beside a kernel"):
+    standardize.gains_beside(params)
+
+
+def test_a_run_is_folded_where_it_was_standardized(tmp_path):
+  """All convolutions were, whatever `ws_where` of the run said."""
+  params = with_gains() | {"head": {"kernel": np.eye(4, dtype=np.float32)}}
+  globs = ("head/kernel", "Conv_1/kernel")
+  workdir(tmp_path, ema=params, ws=True, ws_convention="bit", ws_where=globs)
+  assert fold(tmp_path, tmp_path / "out.npz") == 0
+  folded = weights.read_params(tmp_path / "out.npz")
+  expected = ws_jax.fold(params, where=ws_jax.matching(*globs))
+  for name in ("Conv_0", "Conv_1", "head"):
+    np.testing.assert_array_equal(
+      folded[f"params/{name}/kernel"], expected[name]["kernel"]
+    )
+  raw = params["Conv_0"]["kernel"]
+  np.testing.assert_array_equal(folded["params/Conv_0/kernel"], raw)
 
 
 def test_a_raw_file_is_folded_by_the_convention_that_is_given(tmp_path):

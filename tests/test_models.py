@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.quick import quick
 from ws_jax import models
 from ws_jax.layers.norm import NORMS, NormSpec
 from ws_jax.models import MODELS, create_model
@@ -72,7 +73,7 @@ def run(model, images, variables=None, train=True) -> Any:
       variables, images, train=train, mutable=mutable
     )[0]
 
-  return jax.jit(both)(variables, images)
+  return quick(both)(variables, images)
 
 
 @pytest.mark.parametrize(("name", "version"), PUBLISHED)
@@ -121,7 +122,7 @@ def test_dropout_and_stochastic_depth_are_of_training_alone(version):
   still = run(model, images, variables, train=False)[1]
   np.testing.assert_allclose(still, logits, atol=1e-5)
 
-  @jax.jit
+  @quick
   def train(seed):
     rngs = {"dropout": jax.random.key(seed)}
     return model.apply(variables, images, train=True, rngs=rngs)
@@ -202,7 +203,7 @@ def test_stages_halve_the_image_and_double_the_channels():
 def inside(module, variables, *arguments) -> Any:
   """What each part of a module gives, by its name."""
 
-  @jax.jit
+  @quick
   def parts(variables):
     _, state = module.apply(
       variables,
@@ -238,7 +239,7 @@ def test_strided_convolutions_pad_both_sides_alike():
     dtype=jnp.float32,
   )
   init = lambda: block.init(jax.random.key(0), image, train=False)
-  variables: Any = jax.jit(init)()
+  variables: Any = quick(init)()
   corner = inside(block, variables, image)["conv1"][0, 0, 0]
   kernel = variables["params"]["conv1"]["kernel"]
   np.testing.assert_allclose(corner, kernel[1, 1, 0], rtol=1e-6)
@@ -274,7 +275,7 @@ def test_models_are_values():
     traces.append(model)
     return model.apply(variables, images, train=False)
 
-  apply = jax.jit(apply, static_argnums=0)
+  apply = quick(apply, static_argnums=0)
   images = draw(1, 8, 8, 3)
   variables, _ = run(one, images)
   apply(one, variables, images)
@@ -282,6 +283,7 @@ def test_models_are_values():
   assert len(traces) == 1
 
 
+@pytest.mark.slow
 def test_remat_changes_memory_and_nothing_else():
   images = draw(2, 8, 8, 3)
   kept, again = (tiny(norm=NormSpec("batch"), remat=r) for r in (False, True))
@@ -325,7 +327,7 @@ def test_blocks_that_start_as_their_shortcut(version):
   )
   np.testing.assert_array_equal(run(model, images, changed)[1], logits)
   # ... but each block can leave that state.
-  grads = jax.jit(jax.grad(loss))(variables["params"])
+  grads = quick(jax.grad(loss))(variables["params"])
   for name in ("stage1_block1", "stage2_block1", "stage3_block1"):
     block = grads[name]
     gate = block["gain"] if version == 2 else block["norm2"]["scale"]
@@ -333,7 +335,7 @@ def test_blocks_that_start_as_their_shortcut(version):
 
 
 def test_he_initialization_by_fan_out():
-  params = jax.jit(
+  params = quick(
     lambda: create_model("resnet8", num_classes=10, width=4).init(
       jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False
     )

@@ -344,6 +344,7 @@ def test_norms_are_the_same_each_time():
     jax.tree.map(np.testing.assert_array_equal, again, first)
 
 
+@pytest.mark.slow
 def test_norms_and_their_second_derivatives_equal_those_in_jax(monkeypatch):
   arguments, _, how = norm_arguments("ghost batch")
   tangents = jax.tree.map(jnp.cos, arguments)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import ws_jax
+from tests.quick import quick
 from ws_jax import models
 from ws_jax.core.kernels import path_string
 from ws_jax.models.nfnet import create
@@ -113,7 +114,7 @@ def test_variance_is_what_arithmetic_says():
   for i in range(1, 5):
     params[f"stage1_block{i}"]["skip_gain"] = np.float32(1)
 
-  @jax.jit
+  @quick
   def variances(params):
     _, state = model.apply(
       {"params": standardized(params)},
@@ -140,9 +141,9 @@ def test_without_standardization_the_gains_do_nothing():
   double = jax.tree_util.tree_map_with_path(
     lambda path, x: 2 * x if path[-1].key == "gain" else x, params
   )
-  apply = jax.jit(lambda p: model.apply({"params": p}, images, train=False))
+  apply = quick(lambda p: model.apply({"params": p}, images, train=False))
   np.testing.assert_array_equal(apply(params), apply(double))
-  one, two = (apply(jax.jit(standardized)(p)) for p in (params, double))
+  one, two = (apply(quick(standardized)(p)) for p in (params, double))
   assert np.abs(one - two).max() > 1e-3
 
 
@@ -151,11 +152,11 @@ def test_blocks_start_as_their_shortcuts_and_can_leave_that(skip_init):
   model = tiny(block_sizes=(2,), channels=(32,), skip_init=skip_init)
   images, params = draw(2, 8, 8, 3), drawn(shapes(model))
   if not skip_init:
-    init = jax.jit(lambda: model.init(jax.random.key(0), images, train=False))
+    init = quick(lambda: model.init(jax.random.key(0), images, train=False))
     first = init()["params"]["stage1_block2"]["conv3"]["gain"]
     params["stage1_block2"]["conv3"]["gain"] = np.asarray(first)
 
-  @jax.jit
+  @quick
   def loss_and_grads(params):
     def loss(params):
       out = model.apply({"params": standardized(params)}, images, train=False)
@@ -196,7 +197,7 @@ def test_training_is_random_and_evaluation_is_not():
   images = draw(8, 8, 8, 3)
   variables = {"params": drawn(shapes(model))}
   variables["params"]["stage3_block1"]["skip_gain"] = np.float32(1)
-  train = jax.jit(
+  train = quick(
     lambda seed: model.apply(
       variables, images, train=True, rngs={"dropout": jax.random.key(seed)}
     )
@@ -204,7 +205,7 @@ def test_training_is_random_and_evaluation_is_not():
   np.testing.assert_array_equal(train(0), train(0))
   assert np.abs(train(0) - train(1)).max() > 0
   # What stays of a block is not scaled up: as in evaluation, or not at all.
-  still = jax.jit(lambda: model.apply(variables, images, train=False))()
+  still = quick(lambda: model.apply(variables, images, train=False))()
   like = np.isclose(train(0), np.asarray(still), atol=1e-5).all(1)
   assert 0 < like.sum() < len(images)
 

@@ -140,6 +140,7 @@ def test_a_float32_layer_does_not_round_its_result_to_a_bfloat16_input():
   np.testing.assert_allclose(y, true, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_vmap_remat_and_second_derivatives():
   x, scale, bias = draw(3, 4, 5, 6), draw(6, seed=1), draw(6, seed=2)
 

@@ -80,6 +80,7 @@ def test_resnet_computes_the_same():
   np.testing.assert_allclose(after, exact, atol=3 * own + 1e-6 * size)
 
 
+@pytest.mark.slow
 def test_trained_resnet_computes_the_same():
   """It has BatchNorm and no WS, and some steps of training on real images."""
   settings = {

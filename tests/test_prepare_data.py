@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from ws_jax import data
-from ws_jax.data import fashion_mnist
+from ws_jax.data import audio, fashion_mnist
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -194,6 +194,37 @@ def test_set_that_is_there_needs_no_tensorflow(tmp_path):
   done = _run("prepare_data", "fashion_mnist_10k", f"--data_dir={tmp_path}")
   assert done.returncode == 0, done.stderr
   assert "10000 train and 2000 test images of 28x28x1" in done.stdout
+
+
+def test_clips_that_are_decoded_need_no_tensorflow(tmp_path):
+  folder = tmp_path / "spoken_digit" / "1.0.9"
+  folder.mkdir(parents=True)
+  (folder / "dataset_info.json").write_text("{}")
+  number = np.zeros(3, np.int32)
+  clips = audio.Clips(
+    *(np.ones((3, 8000), np.int16), number + 8000, number, number, number),
+    *(("zero",), ("theo",), ("train",), 8000),
+  )
+  audio.write(folder, clips, "")
+  done = _run("prepare_data", "spoken_digit", f"--data_dir={tmp_path}")
+  assert done.returncode == 0, done.stderr
+  assert "3 train clips of 1.00 s at 8000 Hz, 1 classes" in done.stdout
+
+
+def test_a_decoder_that_tfds_lacks_is_one_line(tmp_path, monkeypatch):
+  import tensorflow_datasets as tfds
+
+  def fail(self, **_):
+    raise ImportError("No module named 'pydub'\nand more")
+
+  builder = tfds.builder("mnist", data_dir=tmp_path)
+  monkeypatch.setattr(type(builder), "download_and_prepare", fail)
+  monkeypatch.setattr(prepare_data, "reachable", lambda urls: True)
+  with pytest.raises(
+    prepare_data.PrepareError, match=r"missing \(No module .*\[tf\]"
+  ) as caught:
+    prepare_data.prepare("mnist", tmp_path, None)
+  assert "\n" not in str(caught.value)
 
 
 def test_debian_package_without_rights_says_what_to_type(monkeypatch, tmp_path):

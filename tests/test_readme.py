@@ -32,6 +32,8 @@ ELSEWHERE = {
   "pip install PATH_OR_GIT_URL": "test_install.py",
   "pip install 'ws_jax[train,report] @": "test_install.py",
   "pip install -e '.[tf]'": "by hand: 600 MB, and only to prepare data",
+  "pip install -e '.[onnx]'": "by hand: a converter and its runtime",
+  "python -m ws_jax.weights export": "test_export.py",
   "pip install -e '.[bench]'": "by hand: PyTorch, only for comparisons",
   "python -m ws_jax.main --evaluate": "test_own.py",
   "python -m ws_jax.weights predict": "test_predict.py",

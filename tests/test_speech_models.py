@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import ws_jax
+from tests.quick import quick
 from ws_jax import models
 from ws_jax.layers.norm import NORMS, NormSpec
 from ws_jax.models import speech
@@ -47,6 +48,11 @@ def variables(model, frames=101, bands=40) -> Any:
   features = jax.ShapeDtypeStruct((2, frames, bands), jnp.float32)
   init = lambda x: model.init(jax.random.key(0), x, train=False)
   return jax.eval_shape(init, features)
+
+
+def initialized(model, x) -> Any:
+  """Variables in numbers; compiled, which is quicker than op by op."""
+  return quick(lambda x: model.init(jax.random.key(0), x, train=False))(x)
 
 
 def count(tree, leave_out=()):
@@ -110,8 +116,7 @@ def test_every_model_makes_logits_from_any_length(name):
 def with_statistics(model, frames):
   """Returns variables whose batch statistics and biases are not the first."""
   rng = np.random.default_rng(1)
-  fresh = jax.jit(lambda x: model.init(jax.random.key(0), x, train=False))
-  parts = fresh(features(frames))
+  parts = initialized(model, features(frames))
   return jax.tree.map(
     lambda x: x + 0.3 * rng.uniform(size=x.shape).astype(np.float32), parts
   )
@@ -122,7 +127,7 @@ def test_more_padding_changes_nothing(name):
   # As far as a layer sees beyond the end of the clip there must be padding.
   model, clip = make(name), features(frames=60)
   parts = with_statistics(model, 60)
-  apply = jax.jit(lambda x: model.apply(parts, x, train=False))
+  apply = quick(lambda x: model.apply(parts, x, train=False))
   short, long = (
     apply(np.pad(clip, ((0, 0), (0, frames - 60), (0, 0))))
     for frames in (320, 400)
@@ -150,7 +155,7 @@ def loss_and_gradients(model, params, rest, x, standardize):
     )
     return jnp.square(logits - 1).mean(), new
 
-  return jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+  return quick(jax.value_and_grad(loss, has_aux=True))(params)
 
 
 @pytest.mark.parametrize("standardize", [False, True])
@@ -158,14 +163,16 @@ def loss_and_gradients(model, params, rest, x, standardize):
 def test_every_norm_trains_with_and_without_ws(kind, standardize):
   model = make("tc_resnet8", kind, width=0.5, dropout=0.2)
   x = features(40)
-  parts = dict(model.init(jax.random.key(0), x, train=False))
+  parts = initialized(model, x)
   params = parts.pop("params")
   (loss, new), grads = loss_and_gradients(model, params, parts, x, standardize)
   assert np.isfinite(loss)
   assert ("batch_stats" in new) == (kind.startswith("batch"))
   for path, grad in jax.tree.leaves_with_path(grads):
     assert np.isfinite(grad).all()
-    assert np.abs(grad).max() > 0, path
+    # The scale of a layer's one group is undone by the next norm.
+    undone = path[-1].key == "group_scale" and grad.size == 1
+    assert undone or np.abs(grad).max() > 0, path
 
 
 @pytest.mark.parametrize("name", speech.MODELS)
@@ -194,7 +201,7 @@ def test_ws_on_one_dimensional_and_depthwise_kernels():
     ("res8_narrow", "conv3", 9 * 19),
   ):
     model = make(name)
-    params = model.init(jax.random.key(0), features(), train=False)["params"]
+    params = initialized(model, features())["params"]
     kernel = ws_jax.weight_standardize(params)[layer]["kernel"]
     filters = np.asarray(kernel, np.float64).reshape(-1, kernel.shape[-1])
     assert len(filters) == fan_in
@@ -203,7 +210,7 @@ def test_ws_on_one_dimensional_and_depthwise_kernels():
 
 
 def test_kernels_start_with_the_variance_of_their_fan_in():
-  params = make("ds_cnn_l").init(jax.random.key(0), features(), train=False)
+  params = initialized(make("ds_cnn_l"), features())
   for layer, fan_in in (("depthwise_conv1", 9), ("conv1", 276)):
     variance = np.var(params["params"][layer]["kernel"])
     assert variance == pytest.approx(2 / fan_in, rel=0.1)
@@ -212,7 +219,7 @@ def test_kernels_start_with_the_variance_of_their_fan_in():
 def test_bfloat16_activations_keep_float32_logits():
   model = make("tc_resnet8", dtype=jnp.bfloat16)
   x = features()
-  parts = model.init(jax.random.key(0), x, train=False)
+  parts = initialized(model, x)
   assert model.apply(parts, x, train=False).dtype == jnp.float32
   dtypes = {str(p.dtype) for p in jax.tree.leaves(parts["params"])}
   assert dtypes == {"float32"}

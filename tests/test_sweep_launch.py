@@ -221,6 +221,7 @@ def children(pid):
   )
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_nothing_is_lost_or_repeated(folder):
   points = list(grid.product(NORMS, seed=range(8)))
   begin = lambda: start(folder, points)

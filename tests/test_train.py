@@ -34,7 +34,7 @@ def tiny(**overrides):
 @pytest.fixture(autouse=True, scope="module")
 def small_data():
   """The embedded images, fewer of them, so that evaluation is quick."""
-  whole = data.load_dataset("fashion_mnist_10k")
+  whole = data.load(data.Request("fashion_mnist_10k"))
   few = dataclasses.replace(
     whole,
     info=dataclasses.replace(whole.info, train_size=500, eval_size=200),

@@ -1,3 +1,5 @@
+import json
+import math
 import os
 import pty
 import subprocess
@@ -164,3 +166,30 @@ def _read(descriptor):
     return os.read(descriptor, 4096)
   except OSError:  # how a pseudo-terminal says that its other end is closed
     return b""
+
+
+def test_tensorboard_draws_no_step_twice_after_a_crash(tmp_path):
+  """It drew a zigzag: the steps of the first attempt and those of the next."""
+  for start, steps in ((0, (5, 10, 15, 20, 25)), (12, (15, 20, 25, 30))):
+    writer = record.MetricWriter(tmp_path, start)
+    for step in steps:
+      writer.write(step, {"train/loss": 100 * start + step})
+    writer.close()
+  events = event_accumulator.EventAccumulator(str(tmp_path))
+  events.Reload()
+  drawn = [(event.step, event.value) for event in events.Scalars("train/loss")]
+  first, second = [(5, 5), (10, 10)], [(n, 1200 + n) for n in (15, 20, 25, 30)]
+  assert drawn == first + second
+
+
+def test_json_is_strict_and_keeps_numbers_that_are_not_finite(tmp_path):
+  row = {"step": 1, "loss": math.nan, "rates": (math.inf, -math.inf, 0.1)}
+  refuse = lambda name: pytest.fail(f"{name} is no JSON")
+  text = disk.to_json(row)
+  json.loads(text, parse_constant=refuse)
+  assert str(disk.from_json(text)) == str(row | {"rates": list(row["rates"])})
+  writer = record.MetricWriter(tmp_path, 0)
+  writer.write(1, {"train/loss": math.nan})
+  writer.close()
+  json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=refuse)
+  assert math.isnan(record.read_metrics(tmp_path)[0]["train/loss"])

@@ -205,7 +205,11 @@ def _evaluate(path: str) -> dict[str, float]:
   except ValueError as error:
     raise config.ConfigError(" ".join(str(error).split())) from error
   _say(f"{path}: step {run.step}")
-  metrics = run.evaluate(_parsed.given)
+  metrics, answers = run.answer(_parsed.given)
+  if answers is not None:
+    for name, (right, count) in answers.by_group.items():
+      share = right / count
+      _say(f"{answers.group_key} {name}: {right} of {count}, {share:.4f}")
   return {f"eval/{name}": x for name, x in metrics.items()}
 
 

@@ -2,12 +2,21 @@
 
 import contextlib
 import fcntl
+import functools
+import hashlib
 import json
+import math
 import os
 import pathlib
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, Any
+
+_NOT_FINITE = {
+  "NaN": math.nan,
+  "Infinity": math.inf,
+  "-Infinity": -math.inf,
+}
 
 
 @contextlib.contextmanager
@@ -48,6 +57,30 @@ def whole(path: pathlib.Path) -> Iterator[IO[bytes]]:
     draft.unlink(missing_ok=True)
 
 
+def make_file(path: pathlib.Path, content: bytes, *, check: bool) -> str:
+  """Writes a file that can be made anew, or compares it with what is there.
+
+  Args:
+    path: Path of the file.
+    content: Bytes that it must have.
+    check: Whether to compare, and write nothing.
+
+  Returns:
+    A line to print.
+
+  Raises:
+    ValueError: `check` is set and the file is missing or another one.
+  """
+  digest = hashlib.sha256(content).hexdigest()
+  if not check:
+    with whole(path) as file:
+      file.write(content)
+    return f"wrote {path}: {len(content)} bytes, sha256 {digest}"
+  if not path.exists() or path.read_bytes() != content:
+    raise ValueError(f"{path} is not what its source gives: sha256 {digest}")
+  return f"{path} is what its source gives: sha256 {digest}"
+
+
 def write_text(path: pathlib.Path, text: str) -> None:
   """Writes UTF-8 text, whole or not at all."""
   with whole(path) as file:
@@ -56,7 +89,7 @@ def write_text(path: pathlib.Path, text: str) -> None:
 
 def write_json(path: pathlib.Path, value: Any) -> None:
   """Writes indented JSON, whole or not at all."""
-  write_text(path, json.dumps(value, indent=2, default=str) + "\n")
+  write_text(path, to_json(value, indent=2) + "\n")
 
 
 def read_json(path: pathlib.Path) -> Any:
@@ -68,9 +101,57 @@ def read_json(path: pathlib.Path) -> Any:
   if not path.exists():
     return None
   try:
-    return json.loads(path.read_text(encoding="utf-8"))
+    return from_json(path.read_text(encoding="utf-8"))
   except ValueError as error:
     raise ValueError(f"{path}: damaged, not JSON: {error}") from None
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+  """Returns JSON text that every parser takes, also of numbers not finite.
+
+  JSON has no NaN and no infinity: they become strings, those of the JSON form
+  of Protocol Buffers. What JSON does not know at all becomes its `str`.
+
+  Example:
+    >>> text = to_json({"loss": float("nan"), "rate": 0.5})
+    >>> text, from_json(text)
+    ('{"loss": "NaN", "rate": 0.5}', {'loss': nan, 'rate': 0.5})
+  """
+  write = functools.partial(json.dumps, indent=indent, default=str)
+  text = write(value)
+  if "NaN" in text or "Infinity" in text:
+    text = write(_without_nan(value), allow_nan=False)
+  return text
+
+
+def from_json(text: str) -> Any:
+  """Returns what `to_json` was given, with lists for tuples.
+
+  Raises:
+    ValueError: the text is not JSON.
+  """
+  return _with_nan(json.loads(text))
+
+
+def _without_nan(value: Any) -> Any:
+  if isinstance(value, float) and not math.isfinite(value):
+    return "NaN" if math.isnan(value) else f"{'-' * (value < 0)}Infinity"
+  return _in_each(_without_nan, value)
+
+
+def _with_nan(value: Any) -> Any:
+  if isinstance(value, str):
+    return _NOT_FINITE.get(value, value)
+  return _in_each(_with_nan, value)
+
+
+def _in_each(function: Callable[[Any], Any], value: Any) -> Any:
+  """Applies a function to what a dict or a list holds."""
+  if isinstance(value, dict):
+    return {key: function(x) for key, x in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [function(x) for x in value]
+  return value
 
 
 @contextlib.contextmanager

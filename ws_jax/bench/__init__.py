@@ -28,7 +28,9 @@ BENCHMARKS = {
   "memory": "the most memory that a step needs, donation and remat",
 }
 
-ARMS = {name: arms.ARMS[name] for name in ("BN", "BN+WS", "GN", "GN+WS")}
+_IMAGES = ("BN", "BN+WS", "GN", "GN+WS")
+_TEXT = ("LN", "LN+WS", "RMS", "RMS+WS", "no norm", "WS")
+ARMS = {name: arms.ARMS[name] for name in (*_IMAGES, *_TEXT)}
 
 LIBRARIES = {
   "flax": "plain Flax code with default settings",
@@ -53,17 +55,28 @@ class Options:
     rounds: Number of times each contender is timed; None for the benchmark's
       own.
     steps: Number of steps of a run, in benchmarks that do whole runs.
+    source: Where `input` gets its images: "memory" or "stream".
+    workers: Numbers of workers of the loaders of `input`, streamed.
+    photographs: Folders with photographs to cut its images from; () for where
+      Debian puts them.
+    examples: Number of these images.
     against: Names in `LIBRARIES`.
+    dtype: Dtype of the activations.
     settings: Environment variables by name. Each name is one more contender:
       our program in a process with these variables.
   """
 
   model: str | None = None
   batch_sizes: tuple[int, ...] = (64,)
-  arms: tuple[str, ...] = tuple(ARMS)
+  arms: tuple[str, ...] = _IMAGES
   rounds: int | None = None
   steps: int = 200
+  source: str = "memory"
+  workers: tuple[int, ...] = (1, 2)
+  photographs: tuple[str, ...] = ()
+  examples: int = 400
   against: tuple[str, ...] = ()
+  dtype: str = "float32"
   settings: Mapping[str, Mapping[str, str]] = dataclasses.field(
     default_factory=dict
   )

@@ -8,7 +8,7 @@ import numpy as np
 
 import ws_jax
 from ws_jax.bench import DEFAULT_MODEL, Options, Table, ours, timing
-from ws_jax.train import backend, build
+from ws_jax.train import backend
 
 
 def run(options: Options) -> list[Table]:
@@ -20,8 +20,7 @@ def run(options: Options) -> list[Table]:
 
 
 def _table(name: str, batch_size: int, rounds: int) -> Table:
-  config = ours.configuration(name, "GN+WS", batch_size)
-  model = build.build_model(config, num_outputs=10)
+  model = ours.set_up(name, "GN+WS", batch_size).program.model
   images = jnp.asarray(
     np.random.default_rng(0).normal(size=(batch_size, 32, 32, 3)), jnp.float32
   )

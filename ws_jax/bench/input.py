@@ -1,13 +1,14 @@
 """`input`: how long the device waits for the training loop."""
 
 import time
+from typing import Any
 
 import jax
 import numpy as np
 
-from ws_jax import config, data
-from ws_jax.bench import DEFAULT_MODEL, Options, Table, ours, timing
-from ws_jax.train import backend, build, optim
+from ws_jax import data
+from ws_jax.bench import DEFAULT_MODEL, Options, Table, ours, stream, timing
+from ws_jax.train import backend
 from ws_jax.train import step as steps
 
 # Steps in one timing. Several, because the dispatch runs ahead of the device.
@@ -16,6 +17,8 @@ _STEPS = 20
 
 def run(options: Options) -> list[Table]:
   """Returns a table for each batch size, on the embedded images."""
+  if options.source == "stream":
+    return stream.run(options)
   return [_table(options, batch_size) for batch_size in options.batch_sizes]
 
 
@@ -33,39 +36,30 @@ class Loop:
   def __init__(
     self, model: str, batch_size: int, augment: bool, resident: bool, count: int
   ):
-    c = config.apply(
-      ours.configuration(model, "GN+WS", batch_size).unlock(),
-      {"data.crop_padding": 2 if augment else 0, "data.flip": augment},
-    )
-    dataset = data.load_dataset("fashion_mnist_10k")
-    self.program = build.build_program(c, dataset)
-    self.arrays = jax.device_put(dataset.train)
-    self.state = steps.init_state(
-      self.program, self.arrays, 0, optim.hyperparams(c.optim)
-    )
-    self.batch_size, self.done = batch_size, 0
+    padding = 2 if augment else 0
+    how: dict[str, Any] = {"task__crop_padding": padding, "task__flip": augment}
+    images = data.load(data.Request("fashion_mnist_10k"))
+    setup = ours.set_up(model, "GN+WS", batch_size, images, **how)
+    self.program, self.state = setup.program, setup.state()
+    self.source, self.done = setup.source, 0
     self.block = backend.steps_of_a_loop(count)
     self.count = count - count % (self.block or 1)  # whole blocks
-    self.ready = resident
-    self._one = self._indices(self.block or 1)
+    self.ready = self._next(self.block or 1) if resident else None
 
   def __call__(self) -> float:
     """Does `count` steps, and returns the mean seconds of one."""
     began = time.perf_counter()
     for _ in range(self.count // (self.block or 1)):
-      indices = self._one if self.ready else self._indices(self.block or 1)
+      arrays, indices = self.ready or self._next(self.block or 1)
       self.state = steps.train_block(
-        self.program, self.state, self.arrays, indices, block=self.block
+        self.program, self.state, arrays, indices, block=self.block
       )
       self.done += len(indices)
     jax.block_until_ready(self.state)
     return (time.perf_counter() - began) / self.count
 
-  def _indices(self, count: int) -> np.ndarray:
-    indices = data.batch_indices(
-      0, self.done, count, self.batch_size, len(self.arrays["label"])
-    )
-    return indices[:, None]
+  def _next(self, count: int) -> tuple[Any, np.ndarray]:
+    return self.source.block(self.done, count)
 
 
 def _table(options: Options, batch_size: int) -> Table:

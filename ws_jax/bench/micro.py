@@ -14,7 +14,7 @@ import numpy as np
 from ws_jax import linen
 from ws_jax.bench import DEFAULT_MODEL, Options, Row, Table, ours, timing
 from ws_jax.bench.others import Others
-from ws_jax.train import build, optim
+from ws_jax.train import build
 from ws_jax.train import step as steps
 
 _BATCH = 128
@@ -77,17 +77,16 @@ def gradient(model: str, arm: str, micro: int, seed: int = 0) -> np.ndarray:
   Returns:
     A float64 vector: the gradient of the mean loss.
   """
-  config = ours.configuration(model, arm, _BATCH, optim__micro_batch_size=micro)
-  dataset = ours.noise(_BATCH, seed=seed)
-  program = build.build_program(config, dataset)
-  hyperparams = optim.hyperparams(config.optim)
-  state = steps.init_state(program, dataset.train, 0, hyperparams)
+  images = ours.noise(_BATCH, seed=seed)
+  setup = ours.set_up(model, arm, _BATCH, images, optim__micro_batch_size=micro)
+  program, state = setup.program, setup.state()
+  arrays, _ = setup.source.block(0, 0)
   jit = functools.partial(ours.jit, static_argnums=0)
   effective, work = jit(steps.begin)(program, state)
   indices = np.arange(_BATCH, dtype=np.int32).reshape(-1, micro)
   for number, some in enumerate(indices):
     work = jit(steps.accumulate)(
-      program, state, effective, work, dataset.train, jnp.asarray(some), number
+      program, state, effective, work, arrays, jnp.asarray(some), number
     )
   standardize = functools.partial(steps.effective_params, program)
   (grads,) = jax.vjp(standardize, state.params)[1](work.grads)
@@ -109,12 +108,13 @@ class EveryTime(ours.Step):
   Models whose layers standardize their own kernels do the same.
   """
 
-  def make_program(self, c: Any, dataset: Any) -> steps.Program:
-    """Returns a program without WS, of a model that has WS inside."""
-    program = super().make_program(c, dataset)
+  def adapt(self, setup: build.Setup) -> build.Setup:
+    """Returns a run without WS, of a model that has WS inside."""
+    program = setup.program
     assert program.convention is not None
     inside = Inside(program.model, convention=program.convention)
-    return dataclasses.replace(program, model=inside, convention=None)
+    program = dataclasses.replace(program, model=inside, convention=None)
+    return dataclasses.replace(setup, program=program)
 
 
 def _times(model: str, size: int, rounds: int, others: Others) -> Table:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from ws_jax.bench import Options, Row, Table, ours
 from ws_jax.bench.worker import Worker
-from ws_jax.train import build, optim, sharding
+from ws_jax.train import optim, sharding
 from ws_jax.train import step as steps
 
 # Examples on each device (the batch grows with the devices), and other keys.
@@ -145,16 +145,17 @@ class Compiled:
   ):
     data, along = mesh
     batch = examples * data * along
-    c = ours.configuration(
+    setup = ours.set_up(
       model,
       "GN+WS",
       batch,
+      ours.noise(batch, size),
       model__stem=None,
       mesh__model=along,
       mesh__params="sharded" if sharded else "replicated",
       **overrides,
     )
-    program = build.build_program(c, ours.noise(1, size))
+    c, program = setup.config, setup.program
     assert program.mesh.size == data * along, "one process for each mesh"
     began = time.process_time()  # of all threads, whatever else is running
     compiled = self._compile(program, c, batch, size)

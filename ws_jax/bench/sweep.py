@@ -133,7 +133,7 @@ def _sweep(
 
 def write_images(path: str) -> None:
   """Writes the embedded images, normalized, for programs without ws_jax."""
-  dataset = data.load_dataset("fashion_mnist_10k")
+  dataset = data.load(data.Request("fashion_mnist_10k"))
   mean, std = (np.asarray(x, np.float32) for x in (dataset.mean, dataset.std))
   arrays: dict[str, Any] = {}
   for split, part in (("train", dataset.train), ("test", dataset.test)):

@@ -20,6 +20,7 @@ from ws_jax.core.conventions import BIT, Convention, get_convention
 from ws_jax.core.kernels import (
   Axes,
   Selector,
+  by_path,
   conv_kernels,
   errors_name,
   fan_in_axes,
@@ -169,6 +170,53 @@ def init_gains(
       fan_in = _canonical_axes(axes(path, kernel), kernel.ndim)
     shape = [n for i, n in enumerate(kernel.shape) if i not in fan_in]
     gains[path] = jnp.ones(shape, jnp.float32)
+  return gains
+
+
+def gains_beside(
+  params: PyTree, *, where: Selector = conv_kernels, axes: Axes = fan_in_axes
+) -> dict[str, jax.Array] | None:
+  """Returns the gains that a tree keeps beside its kernels, as `gain`.
+
+  Norm-free nets have them: the effective kernel holds its gain, and the module
+  applies the kernel alone.
+
+  Args:
+    params: Any pytree of arrays.
+    where: Selector of the kernels, as in `weight_standardize`.
+    axes: Rule for their fan-in axes, as in `weight_standardize`.
+
+  Returns:
+    Gains `{path of the kernel: [out] array}`; ones for a kernel without a gain,
+    where another has one. None if no kernel has one.
+
+  Raises:
+    ValueError: Nothing was selected, or a gain has not one number for each
+      filter.
+
+  Example:
+    >>> conv = {"kernel": jnp.zeros((3, 3, 4, 2)), "gain": jnp.array([2.0, 3])}
+    >>> {path: x.tolist() for path, x in gains_beside({"conv": conv}).items()}
+    {'conv/kernel': [2.0, 3.0]}
+  """
+  leaves = by_path(params)
+  beside = {}
+  for path in select(params, where):
+    for name in ("kernel", "weight"):
+      gain = f"{path.removesuffix(name)}gain"
+      if path.split("/")[-1] == name and gain in leaves:
+        beside[path] = leaves[gain]
+  if not beside:
+    return None
+  gains = init_gains(params, where=where, axes=axes)
+  for path, gain in beside.items():
+    # PyTorch's are [out, 1, 1, 1].
+    if jnp.size(gain) != gains[path].size:
+      raise ValueError(
+        f"{path}: a gain of shape {list(jnp.shape(gain))} beside a kernel of"
+        f" {gains[path].size} filters"
+      )
+    gains[path] = jnp.reshape(gain, gains[path].shape)
   return gains
 
 

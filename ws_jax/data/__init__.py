@@ -1,12 +1,11 @@
 """Data sets, the examples of each batch, and augmentation."""
 
 from ws_jax.data.augment import normalize, random_crop, random_flip
+from ws_jax.data.classes import only_classes
 from ws_jax.data.datasets import (
   Dataset,
   Info,
-  check_dataset,
   load,
-  load_dataset,
   read_info,
 )
 from ws_jax.data.find import (
@@ -29,12 +28,11 @@ __all__ = [
   "MemorySource",
   "Request",
   "batch_indices",
-  "check_dataset",
   "default_data_dir",
   "eval_indices",
   "load",
-  "load_dataset",
   "normalize",
+  "only_classes",
   "random_crop",
   "random_flip",
   "read_info",

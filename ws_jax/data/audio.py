@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ws_jax.base import disk
-from ws_jax.data import npz, splits
+from ws_jax.data import audio_files, npz, splits
 from ws_jax.data.request import (
   Arrays,
   DataError,
@@ -30,8 +30,7 @@ from ws_jax.data.request import (
 )
 
 FILE_NAME = "ws_jax_audio.npz"
-SUFFIXES = (".wav", ".flac", ".opus", ".ogg")
-INPUT_KEY, LABEL_KEY = "audio", "label"
+INPUT_KEY, LABEL_KEY, GROUP_KEY = "audio", "label", "speaker"
 
 # Folders of audio that configs name, and where they come from.
 FOLDERS = {
@@ -147,6 +146,8 @@ def open_folder(path: pathlib.Path, request: Request) -> Source | None:
     num_classes=len(about.classes),
     classes=about.classes,
     read=functools.partial(_read, file, about, rows),
+    group_key=GROUP_KEY if about.speakers else "",
+    groups=about.speakers,
   )
 
 
@@ -263,7 +264,9 @@ def _refuse_unprepared(path: pathlib.Path, request: Request) -> None:
 
 def _holds_files(folder: pathlib.Path) -> bool:
   with os.scandir(folder) as entries:
-    return any(entry.name.lower().endswith(SUFFIXES) for entry in entries)
+    return any(
+      entry.name.lower().endswith(audio_files.SUFFIXES) for entry in entries
+    )
 
 
 def _command(folder: str, name: str) -> str:

@@ -6,6 +6,7 @@ Files are decoded by soundfile (libsndfile): WAV, FLAC, Ogg Vorbis and Opus.
 import collections
 import concurrent.futures
 import dataclasses
+import functools
 import importlib
 import math
 import os
@@ -21,6 +22,9 @@ from absl import logging
 from ws_jax.base import extras
 from ws_jax.data.request import DataError, check_memory
 
+SUFFIXES = (".wav", ".flac", ".opus", ".ogg")
+# Longest noise of a user's files: the six of Speech Commands have 400 s.
+NOISE_SECONDS = 1200
 _SHOWN = 10  # Files that a warning names.
 
 
@@ -127,6 +131,51 @@ def read_input(
   """
   clip = fit(read_clip(path, sample_rate), samples)
   return np.pad(clip, (0, samples - len(clip)))
+
+
+@functools.lru_cache(maxsize=4)
+def read_noise(folder: pathlib.Path, sample_rate: int) -> np.ndarray:
+  """Returns the recordings of a folder one after the other, as one.
+
+  They are decoded once in a process; the program of a step holds them.
+
+  Args:
+    folder: Folder with audio files, and with no folders of them.
+    sample_rate: Samples of a second; other rates are resampled.
+
+  Returns:
+    int16 `[samples]`.
+
+  Raises:
+    DataError: there is no audio, a file cannot be read, or they last longer
+      than `NOISE_SECONDS`.
+  """
+  paths = list_noise(folder)
+  seconds = sum(frames / rate for rate, frames in map(read_header, paths))
+  if seconds > NOISE_SECONDS:
+    raise DataError(
+      f"{folder} holds {seconds:.0f} s of noise; at most {NOISE_SECONDS} s stay"
+      " beside the training clips: choose fewer files"
+    )
+  return np.concatenate([read_clip(path, sample_rate) for path in paths])
+
+
+def list_noise(folder: pathlib.Path) -> list[pathlib.Path]:
+  """Returns the audio files in a folder, by name.
+
+  Raises:
+    DataError: there is no such folder, or it holds no audio file.
+  """
+  if not folder.is_dir():
+    raise DataError(f"there is no folder {folder.absolute()}")
+  found = sorted(
+    path for path in folder.iterdir() if path.name.lower().endswith(SUFFIXES)
+  )
+  if not found:
+    raise DataError(
+      f"{folder} holds no audio file ({', '.join(SUFFIXES)}) to take noise from"
+    )
+  return found
 
 
 def read_header(path: pathlib.Path) -> tuple[int, int]:

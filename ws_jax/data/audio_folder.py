@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from ws_jax.base import names
-from ws_jax.data import audio
+from ws_jax.data import audio_files
 from ws_jax.data.request import DataError
 
 SPLITS = ("train", "val", "test")
@@ -142,7 +142,7 @@ def _read_csv(path: pathlib.Path) -> list[tuple[str, str]]:
   labels = [i for i, cell in enumerate(header) if cell in _CLASS_COLUMNS]
   if files:
     lines = lines[1:]
-  elif header and not header[0].endswith(audio.SUFFIXES):
+  elif header and not header[0].endswith(audio_files.SUFFIXES):
     raise DataError(
       f"{path}: the columns are {', '.join(header)}; needed are"
       f" {_FILE_COLUMNS[0]!r} and {_CLASS_COLUMNS[0]!r}"
@@ -178,13 +178,13 @@ def _from_folders(folder: pathlib.Path) -> list[File]:
     # Speech Commands keeps its noise in `_background_noise_`.
     if child.is_dir() and not child.name.startswith((".", "_"))
     for path in sorted(child.iterdir())
-    if path.name.lower().endswith(audio.SUFFIXES)
+    if path.name.lower().endswith(audio_files.SUFFIXES)
     and not path.name.startswith(".")
   ]
   if not found:
     raise DataError(
       f"{folder} holds no audio: needed is a folder for each class with files"
-      f" in {', '.join(audio.SUFFIXES)}"
+      f" in {', '.join(audio_files.SUFFIXES)}"
     )
   return found
 

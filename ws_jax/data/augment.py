@@ -35,17 +35,68 @@ def random_crop(key: jax.Array, images: jax.Array, padding: int) -> jax.Array:
     raise ValueError(f"padding is {padding}, but must be at least 0")
   if padding == 0:
     return images
-  batch, height, width, channels = images.shape
   amounts = ((0, 0), (padding, padding), (padding, padding), (0, 0))
-  padded = jnp.pad(images, amounts)
-  offsets = jax.random.randint(key, (batch, 2), 0, 2 * padding + 1)
+  return _cut(key, jnp.pad(images, amounts), 2 * padding)
+
+
+def resize(images: jax.Array, size: int) -> jax.Array:
+  """Scales images to a square, by bilinear interpolation.
+
+  Args:
+    images: uint8 `[B, H, W, C]`.
+    size: height and width of the result.
+
+  Returns:
+    uint8 `[B, size, size, C]`.
+
+  Raises:
+    ValueError: `images` is not of rank 4.
+
+  Example:
+    >>> resize(jnp.ones([2, 8, 6, 3], jnp.uint8), 16).shape
+    (2, 16, 16, 3)
+  """
+  _check_rank(images)
+  shape = (images.shape[0], size, size, images.shape[3])
+  scaled = jax.image.resize(images.astype(jnp.float32), shape, "bilinear")
+  return jnp.round(scaled).astype(images.dtype)
+
+
+def random_window(key: jax.Array, images: jax.Array, size: int) -> jax.Array:
+  """Cuts a square out of each image, at a random place.
+
+  Args:
+    key: a JAX random key; the same key gives the same windows.
+    images: `[B, H, H, C]`, any dtype.
+    size: height and width of the result.
+
+  Raises:
+    ValueError: `images` are no squares, or smaller than `size`.
+
+  Example:
+    >>> images = jnp.ones([2, 8, 8, 3], jnp.uint8)
+    >>> random_window(jax.random.key(0), images, 6).shape
+    (2, 6, 6, 3)
+  """
+  _check_rank(images)
+  _, height, width, _ = images.shape
+  if height != width or size > height:
+    raise ValueError(f"no window of {size} pixels in {height} x {width}")
+  return _cut(key, images, height - size)
+
+
+def _cut(key: jax.Array, images: jax.Array, excess: int) -> jax.Array:
+  """Cuts a window out of each image that is `excess` pixels smaller."""
+  batch, height, width, channels = images.shape
+  offsets = jax.random.randint(key, (batch, 2), 0, excess + 1)
   offsets = _shard_like(offsets, images)
 
   def crop(image, offset):
     start = (offset[0], offset[1], jnp.zeros_like(offset[0]))
-    return jax.lax.dynamic_slice(image, start, (height, width, channels))
+    shape = (height - excess, width - excess, channels)
+    return jax.lax.dynamic_slice(image, start, shape)
 
-  return jax.vmap(crop)(padded, offsets)
+  return jax.vmap(crop)(images, offsets)
 
 
 def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
@@ -70,6 +121,63 @@ def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
   flip = jax.random.bernoulli(key, 0.5, (images.shape[0], 1, 1, 1))
   flip = _shard_like(flip, images)
   return jnp.where(flip, images[:, :, ::-1], images)
+
+
+def mix(
+  key: jax.Array, images: jax.Array, mixup: float, cutmix: float
+) -> tuple[jax.Array, jax.Array]:
+  """Mixes each image with the one in its place from the end of the batch.
+
+  mixup (Zhang et al. 2017, arXiv:1710.09412) adds the two, CutMix (Yun et al.
+  2019, arXiv:1905.04899) puts a rectangle of one into the other. The share is
+  drawn from a beta distribution, one for the whole batch.
+
+  Args:
+    key: a JAX random key.
+    images: float `[B, H, W, C]`.
+    mixup: both parameters of the beta distribution of mixup; 0 for none.
+    cutmix: those of CutMix; 0 for none. With both, either is drawn.
+
+  Returns:
+    The images, and the share of its own in each: a float32 scalar.
+
+  Example:
+    >>> images = jnp.stack([jnp.zeros([4, 4, 1]), jnp.ones([4, 4, 1])])
+    >>> mixed, share = mix(jax.random.key(0), images, 1.0, 0.0)
+    >>> bool(jnp.allclose(mixed[1], share))
+    True
+  """
+  _check_rank(images)
+  which, share_key, place_key = jax.random.split(key, 3)
+  others = images[::-1]
+  weight = jnp.ones(images.shape[1:3])
+  if mixup:
+    share = jax.random.beta(share_key, mixup, mixup)
+    weight = jnp.full(images.shape[1:3], share)
+  if cutmix:
+    share = jax.random.beta(share_key, cutmix, cutmix)
+    outside = _outside(place_key, share, images.shape[1:3])
+    either = jax.random.bernoulli(which) if mixup else False
+    weight = jnp.where(either, weight, outside)
+  own = weight[None, :, :, None]
+  mixed = own * images + (1 - own) * others
+  return mixed.astype(images.dtype), weight.mean()
+
+
+def _outside(
+  key: jax.Array, share: jax.Array, shape: tuple[int, ...]
+) -> jax.Array:
+  """Returns 0 in a random rectangle of `1 - share` of the area, 1 outside.
+
+  What of it would be beyond the edge is cut off.
+  """
+  inside = []
+  for one, size in zip(jax.random.split(key), shape, strict=True):
+    length = size * jnp.sqrt(1 - share)
+    centre = jax.random.uniform(one, maxval=float(size))
+    pixels = jnp.arange(size) + 0.5
+    inside.append(jnp.abs(pixels - centre) < length / 2)
+  return 1.0 - (inside[0][:, None] & inside[1][None, :]).astype(jnp.float32)
 
 
 def normalize(

@@ -111,9 +111,34 @@ def make_noise(
     spectrum = jnp.fft.rfft(stream)
     frequency = jnp.maximum(jnp.arange(spectrum.shape[0]), 1)
     stream = jnp.fft.irfft(spectrum / jnp.sqrt(frequency), n=size)
-  starts = jax.random.randint(cut_key, (num_clips,), 0, size - samples)
+  return cut_noise(cut_key, stream, num_clips, samples)
+
+
+def cut_noise(
+  key: jax.Array, stream: jax.Array, num_clips: int, samples: int
+) -> jax.Array:
+  """Cuts noise for a batch at random places out of one long recording.
+
+  Args:
+    key: Random key.
+    stream: Recording, `[M]` of any dtype; a shorter one than a clip is
+      repeated.
+    num_clips: Number of clips of the batch.
+    samples: Samples of a clip.
+
+  Returns:
+    float32 `[num_clips, samples]`.
+
+  Example:
+    >>> cut_noise(jax.random.key(0), jnp.arange(8), 2, 4).shape
+    (2, 4)
+  """
+  times = -(-samples // stream.shape[0])
+  stream = jnp.tile(stream, times) if times > 1 else stream
+  places = max(stream.shape[0] - samples, 1)
+  starts = jax.random.randint(key, (num_clips,), 0, places)
   cut = lambda start: jax.lax.dynamic_slice(stream, (start,), (samples,))
-  return jax.vmap(cut)(starts)
+  return jax.vmap(cut)(starts).astype(jnp.float32)
 
 
 def add_noise(

@@ -1,4 +1,4 @@
-"""Data sets that fit in memory, from any source.
+"""Data sets from any source, in memory or to be streamed.
 
 Start reading at `load`. `sources.py` decides what a name stands for:
 
@@ -6,19 +6,24 @@ Start reading at `load`. `sources.py` decides what a name stands for:
 - `npz.py`: arrays in a file; the embedded set is one;
 - `folder.py` and `images.py`: a folder of images;
 - `objects.py`: a Python object, or a function of the user's that makes it;
-- `text/`: documents, and texts with a label each, for the tasks on text.
+- `text/`: documents, and texts with a label each, for the tasks on text;
+- `stream/`: images that are decoded as they are needed.
 
 Each returns a `Source` (request.py). Slices, labels and statistics are the same
 for all of them and are seen to here.
 """
 
 import dataclasses
-import os
 
 import numpy as np
 
 from ws_jax.data import arrays, labels, sources, splits
 from ws_jax.data.request import Arrays, Request, Source
+from ws_jax.data.stream import Stream, open_stream
+
+# Mean and deviation of the training images of ImageNet. What is streamed is
+# normalized by them: its own would take a pass over all images.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +42,9 @@ class Info:
       class numbers.
     classes: the names of the classes, or () where the source knows none.
     tokenizer: the tokenizer of text, as `Source.tokenizer`; "" for other data.
+    group_key: the key of the group of each example, such as the speaker of a
+      clip, which has an accuracy of its own; "" where there is none.
+    groups: the names of the groups, or ().
   """
 
   name: str
@@ -49,20 +57,23 @@ class Info:
   num_classes: int | None
   classes: tuple[str, ...] = ()
   tokenizer: str = ""
+  group_key: str = ""
+  groups: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-  """A training and an evaluation set in memory.
+  """A training and an evaluation set.
 
   Attributes:
     info: what `read_info` returns.
     train: an array `[N, ...]` for each key: inputs, labels, and whatever else
-      the source has for each example.
+      the source has for each example. Of a stream, one black image.
     test: the same keys for the examples that training never sees.
     mean: the mean of each channel over the training images, scaled to [0, 1];
       () where the inputs are not uint8 images.
     std: the standard deviation of each channel; () as for `mean`.
+    stream: where the images of a stream are; None for a set in memory.
   """
 
   info: Info
@@ -70,6 +81,7 @@ class Dataset:
   test: Arrays
   mean: tuple[float, ...] = ()
   std: tuple[float, ...] = ()
+  stream: Stream | None = None
 
   @property
   def name(self) -> str:
@@ -84,6 +96,8 @@ class Dataset:
   @property
   def num_train(self) -> int:
     """Returns the number of training examples."""
+    if self.stream is not None:
+      return self.info.train_size
     return len(self.train[self.info.label_key])
 
 
@@ -91,7 +105,7 @@ def load(request: Request) -> Dataset:
   """Loads a data set, never from the network and never through TensorFlow.
 
   Images are decoded once and kept beside the files they come from, so that the
-  next start takes a fraction of a second.
+  next start takes a fraction of a second. Of a stream none is decoded.
 
   Args:
     request: which data; see `Request`.
@@ -108,6 +122,8 @@ def load(request: Request) -> Dataset:
     >>> dataset.train["image"].shape, dataset.num_classes
     ((9000, 28, 28, 1), 10)
   """
+  if request.stream is not None:
+    return _load_stream(request)
   source = sources.open_source(request)
   parts = splits.ranges(request, source.splits, source.sizes)
   whole = {}
@@ -146,23 +162,31 @@ def read_info(request: Request) -> Info:
     Traceback (most recent call last):
     ws_jax.data.request.DataError: data set 'cifar10' is not prepared ...
   """
+  if request.stream is not None:
+    return _load_stream(request).info
   return _info(request, sources.open_source(request))
 
 
-def load_dataset(
-  name: str, data_dir: str | os.PathLike | None = None
-) -> Dataset:
-  """Loads a data set by its name; see `load`."""
-  return load(_request(name, data_dir))
-
-
-def check_dataset(name: str, data_dir: str | os.PathLike | None = None) -> None:
-  """Checks what `read_info` checks of a data set, by its name."""
-  read_info(_request(name, data_dir))
-
-
-def _request(name: str, data_dir: str | os.PathLike | None) -> Request:
-  return Request(name, dir=os.fspath(data_dir) if data_dir else None)
+def _load_stream(request: Request) -> Dataset:
+  """Returns a data set whose images stay where they are."""
+  opened = open_stream(request)
+  shape = (opened.options.image_size, opened.options.image_size, 3)
+  info = Info(
+    name=str(request.name),
+    input_key=opened.input_key,
+    label_key=opened.label_key,
+    train_size=len(opened.parts[0]),
+    eval_size=len(opened.parts[1]),
+    input_shape=shape,
+    input_dtype="uint8",
+    num_classes=opened.num_classes,
+    classes=opened.classes,
+  )
+  black = {
+    opened.input_key: np.zeros((1, *shape), np.uint8),
+    opened.label_key: np.zeros(1, np.int32),
+  }
+  return Dataset(info, black, black, IMAGENET_MEAN, IMAGENET_STD, opened)
 
 
 def _info(request: Request, source: Source) -> Info:
@@ -178,6 +202,8 @@ def _info(request: Request, source: Source) -> Info:
     num_classes=source.num_classes,
     classes=source.classes,
     tokenizer=source.tokenizer,
+    group_key=source.group_key,
+    groups=source.groups,
   )
 
 

@@ -57,8 +57,8 @@ def open_folder(path: pathlib.Path, request: Request) -> Source:
   """
   _check_keys(path, request)
   try:
-    pair = splits.choose(request, _folders(path), str(path))
-    classes = {split: _folders(path / split) for split in dict.fromkeys(pair)}
+    pair = splits.choose(request, subfolders(path), str(path))
+    classes = {split: subfolders(path / split) for split in dict.fromkeys(pair)}
     _check_equal(path, classes)
     listed = {split: _list(path / split, classes[split]) for split in classes}
   except OSError as error:
@@ -92,10 +92,23 @@ def _check_keys(path: pathlib.Path, request: Request) -> None:
       raise unknown_key(f"{path}, a folder of images", what, key, [own])
 
 
-def _folders(path: pathlib.Path) -> list[str]:
+def subfolders(path: pathlib.Path) -> list[str]:
+  """Returns the names of the folders in a folder, sorted; no hidden ones."""
   with os.scandir(path) as entries:
     found = [entry.name for entry in entries if entry.is_dir()]
   return sorted(name for name in found if not name.startswith("."))
+
+
+def image_files(path: pathlib.Path) -> list[os.DirEntry[str]]:
+  """Returns the image files in a folder, in no order; no hidden ones."""
+  with os.scandir(path) as entries:
+    return [
+      entry
+      for entry in entries
+      if entry.name.lower().endswith(SUFFIXES)
+      and not entry.name.startswith(".")
+      and not entry.is_dir()
+    ]
 
 
 def _check_equal(path: pathlib.Path, classes: dict[str, list[str]]) -> None:
@@ -129,20 +142,16 @@ def _list(folder: pathlib.Path, classes: list[str]) -> _Split:
   """
   found = []
   for label, name in enumerate(classes):
-    with os.scandir(folder / name) as entries:
-      files = [
-        (f"{name}/{entry.name}", label, entry.stat())
-        for entry in entries
-        if entry.name.lower().endswith(SUFFIXES)
-        and not entry.name.startswith(".")
-        and not entry.is_dir()
-      ]
-    if not files:
+    images = [
+      (f"{name}/{entry.name}", label, entry.stat())
+      for entry in image_files(folder / name)
+    ]
+    if not images:
       raise DataError(
         f"{folder / name} holds no image: needed are files that end in "
         f"{', '.join(SUFFIXES)}"
       )
-    found += files
+    found += images
   found.sort(key=lambda file: hashlib.sha256(os.fsencode(file[0])).digest())
   digest = hashlib.sha256()
   for file, label, stat in found:

@@ -55,6 +55,23 @@ def batch_indices(
   return np.concatenate(parts).reshape(num_steps, batch_size)
 
 
+def example_at(seed: int, position: int, num_examples: int) -> int:
+  """Returns one example of the endless sequence that `batch_indices` cuts.
+
+  Args:
+    seed: Number that decides, with the epoch, the permutation; 0 or more.
+    position: Place in the sequence, counted from 0.
+    num_examples: Size of the training set.
+
+  Example:
+    >>> both = [example_at(0, position, 6) for position in (8, 9)]
+    >>> both == batch_indices(0, 4, 1, 2, 6)[0].tolist()
+    True
+  """
+  epoch, place = divmod(int(position), int(num_examples))
+  return int(_permutation(int(seed), epoch, int(num_examples))[place])
+
+
 def eval_indices(
   num_examples: int, batch_size: int
 ) -> tuple[np.ndarray, np.ndarray]:

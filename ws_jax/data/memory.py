@@ -1,9 +1,10 @@
 """Where training steps get their examples from.
 
-A source has `train_size` and two methods. `block(step, num_steps)` returns the
-arrays that a block of steps reads, and which examples of them each step takes;
-`batches(size)` goes over the evaluation set once. A set in memory gives the
-same arrays every time; a stream gives those of the block alone.
+A source has `train_size` and three methods. `block(step, num_steps)` returns
+the arrays that a block of steps reads, and which examples of them each step
+takes; `batches(size)` goes over the evaluation set once; `close()` ends what it
+has started. A set in memory gives the same arrays every time; a stream
+(`ws_jax.data.stream.source`) gives those of the block alone.
 """
 
 import functools
@@ -101,3 +102,6 @@ class MemorySource:
     every = zip(*eval_indices(num_examples, size), strict=True)
     for indices, mask in every:
       yield (self.held_out, *place.put((indices, mask), split))
+
+  def close(self) -> None:
+    """Does nothing: no worker is at work."""

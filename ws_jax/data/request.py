@@ -18,7 +18,7 @@ Arrays = dict[str, np.ndarray]
 
 _OTHER_FIELDS = (
   *("dir", "train_split", "eval_split", "input_key", "label_key"),
-  *("may_overlap", "options"),
+  *("may_overlap", "options", "stream"),
 )
 
 
@@ -46,6 +46,8 @@ class Request:
       `ws_jax.data.text.Options`; None for a task that asks nothing.
     may_overlap: whether the two splits may share examples, because nothing is
       trained on them.
+    stream: how images are decoded as they are needed, as
+      `ws_jax.data.stream.Options`; None for a set that is decoded beforehand.
 
   Example:
     >>> Request("cifar10", train_split="train[:90%]") == Request("cifar10")
@@ -60,6 +62,7 @@ class Request:
   label_key: str | None = None
   options: Any = None
   may_overlap: bool = False
+  stream: Any = None
 
   # An object in `name` may hold arrays: it is compared by identity, because
   # `==` of arrays is no truth value and they have no hash.
@@ -96,6 +99,9 @@ class Source:
       brings its own; None to compute them.
     tokenizer: the tokenizer of text as one text, which
       `ws_jax.data.text.tokenizers.load` reads; "" for other data.
+    group_key: the key of the group of each example, such as the speaker of a
+      clip, which has an accuracy of its own; "" where there is none.
+    groups: the names of the groups, or ().
   """
 
   name: str
@@ -110,6 +116,8 @@ class Source:
   read: Callable[[], dict[str, Arrays]]
   statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
   tokenizer: str = ""
+  group_key: str = ""
+  groups: tuple[str, ...] = ()
 
 
 def check_memory(where: str | pathlib.Path, num_bytes: int) -> None:

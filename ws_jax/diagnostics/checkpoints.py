@@ -97,7 +97,8 @@ def measure(
   """
   setup = build.start(config)
   config, program, task = setup.config, setup.program, setup.program.task
-  initial, arrays = setup.state(), setup.source.arrays
+  blocks = max(1, -(-probe_size // config.data.batch_size))
+  initial, (arrays, _) = setup.state(), setup.source.block(0, blocks)
   batch = task.batch(arrays, jnp.arange(config.data.batch_size), None)
   probe = task.batch(arrays, jnp.arange(probe_size), None)
   for step in steps_to_measure:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ws_jax.layers import native
 from ws_jax.layers.native import convolution
 
 # The products below win up to this number of examples: measured at 1, 2, 4 and
@@ -52,7 +53,7 @@ def conv_general_dilated(
     >>> conv_general_dilated(x, kernel, (2, 2), ((1, 1), (1, 1)), **how).shape
     (1, 4, 4, 4)
   """
-  if jax.default_backend() != "cpu":
+  if native.is_portable() or jax.default_backend() != "cpu":
     return lax.conv_general_dilated(x, kernel, window_strides, padding, **how)
   geometry = convolution.geometry(x, kernel, window_strides, padding, how)
   if geometry is not None:

@@ -1,6 +1,7 @@
 """The float32 normalization that all layers of `ws_jax.layers.norm` share."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -111,7 +112,7 @@ def _rows(x, examples):
   """
   channels = x.shape[-1]
   batches = x.shape[0] // examples
-  values = x.size // (batches * channels)
+  values = examples * math.prod(x.shape[1:-1])
   wide = jnp.promote_types(x.dtype, jnp.float32)
   return x.reshape(batches, values, channels).astype(wide)
 
@@ -119,14 +120,14 @@ def _rows(x, examples):
 def _mean(rows):
   """Returns the means over the values of each channel, `[B / examples, C]`."""
   # An axis of size one that stays makes the sum slow in XLA's CPU backend.
-  if len(rows) == 1:
+  if rows.shape[0] == 1:
     return rows.mean((0, 1))[None]
   return rows.mean(1)
 
 
 def _pool(table, groups):
   """Averages `[B / examples, C]` over the channels of each group."""
-  return table.reshape(len(table), groups, -1).mean(2)
+  return table.reshape(table.shape[0], groups, -1).mean(2)
 
 
 def _spread(stats, rows):

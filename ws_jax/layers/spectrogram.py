@@ -142,7 +142,7 @@ def frame_mask(
     [[1.0, 1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0, 1.0]]
   """
   number = jnp.arange(settings.num_frames(num_samples))
-  valid = number.reshape(1, -1) <= (length // settings.hop).reshape(-1, 1)
+  valid = number.reshape(1, -1) * settings.hop <= length.reshape(-1, 1)
   return valid.astype(jnp.float32)
 
 

@@ -132,7 +132,9 @@ class NFNet(nn.Module):
       x = self._conv(round(part * self.stem_channels), size, stride, name)(x)
     if self.stem != "imagenet":
       return x
-    return nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+    return nn.max_pool(
+      x, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1))
+    )
 
   def _conv(self, channels, size, stride, name):
     same = self.same_padding
@@ -213,7 +215,14 @@ class NFBlock(nn.Module):
   def _shortcut(self, x):
     if self.stride > 1:
       size = (self.stride, self.stride)
-      x = nn.avg_pool(x, size, size, "SAME", count_include_pad=False)
+      # By name, as a converter to ONNX wants the arguments.
+      x = nn.avg_pool(
+        x,
+        window_shape=size,
+        strides=size,
+        padding="SAME",
+        count_include_pad=False,
+      )
     return _conv(self.channels, 1, 1, self.dtype, "projection")(x)
 
   def _conv(self, x, size, stride, name, *, last):

@@ -137,7 +137,7 @@ class ResNet(nn.Module):
     if same:
       pads = lax.padtype_to_pads(x.shape[1:3], (3, 3), (2, 2), "SAME")
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-    return nn.max_pool(x, (3, 3), (2, 2))
+    return nn.max_pool(x, window_shape=(3, 3), strides=(2, 2))
 
 
 class Block(nn.Module):

@@ -12,7 +12,15 @@ from typing import Any
 import numpy as np
 
 from ws_jax.base import disk, extras
-from ws_jax.report import contents, gallery, groups, page, summary, tables
+from ws_jax.report import (
+  contents,
+  gallery,
+  groups,
+  mistakes,
+  page,
+  summary,
+  tables,
+)
 from ws_jax.report import metric as metrics
 from ws_jax.sweep import rows as rows_lib
 from ws_jax.train import record
@@ -52,6 +60,8 @@ def write(
   ):
     rows_lib.write(target / f"{name}.csv", entries)
   texts = contents.tables_of(results)
+  wrong = mistakes.read(results, out)
+  texts |= mistakes.tables_of(wrong) if wrong else {}
   for name, lines in texts.items():
     disk.write_text(target / f"{name}.md", tables.markdown(lines))
   pictures = {
@@ -65,7 +75,7 @@ def write(
     contents.warnings(
       results, planned(out) is not None, rows_lib.incomplete(out / "runs.csv")
     ),
-    contents.sections(results, texts, pictures, links),
+    contents.sections(results, texts, pictures, links, wrong),
     contents.curves(results, histories, links),
   )
   disk.write_text(target / "report.html", text)

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from ws_jax.report import figures, gallery, groups, page, tables
+from ws_jax.report import figures, gallery, groups, mistakes, page, tables
 from ws_jax.report.metric import Metric
+from ws_jax.report.mistakes import Mistakes
 from ws_jax.report.summary import Results
 from ws_jax.sweep.arms import arm_of, in_order
 from ws_jax.sweep.rows import Row
@@ -163,6 +164,7 @@ def sections(
   texts: Mapping[str, tables.Lines],
   pictures: Mapping[str, page.Picture],
   links: Mapping[str, str],
+  wrong: Mistakes | None = None,
 ) -> list[page.Section]:
   """Returns the sections of the page, except for the curves.
 
@@ -171,6 +173,7 @@ def sections(
     texts: Tables, as `tables_of` returns them.
     pictures: Figures, by their names.
     links: Links to the folders of the runs, by the names of the runs.
+    wrong: Answers of the runs at the best rates; None if none were kept.
   """
   metric = results.metric
   words = metric.words[:1].upper() + metric.words[1:]
@@ -196,6 +199,7 @@ def sections(
     *table(
       "differences", "Differences between arms", _about_differences(metric)
     ),
+    *(mistakes.sections(wrong, texts) if wrong else ()),
   ]
   every = _in_order(results)
   return [

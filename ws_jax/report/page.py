@@ -40,6 +40,8 @@ class Section(NamedTuple):
     lines: Table of the section; the first line has the titles.
     links: Link of the first word of each line below the titles, or None.
     folded: Whether the table is closed until a reader opens it.
+    shades: Darkness of each cell behind the first column, from 0 to 1, a list
+      for each line below the titles: the table is a matrix. Or none.
   """
 
   title: str
@@ -48,6 +50,7 @@ class Section(NamedTuple):
   lines: Lines = ()
   links: Sequence[str | None] = ()
   folded: bool = False
+  shades: Sequence[Sequence[float]] = ()
 
 
 def render(
@@ -98,7 +101,7 @@ def _section(section: Section) -> str:
   parts += [f"<p>{html.escape(note)}</p>" for note in section.notes]
   parts += map(_picture, section.pictures)
   if section.lines:
-    table = _table(section.lines, section.links)
+    table = _table(section.lines, section.links, section.shades)
     if section.folded:
       count = len(section.lines) - 1
       table = f"<details><summary>{count} rows</summary>{table}</details>"
@@ -122,7 +125,13 @@ def _uri(svg: str) -> str:
   return f"data:image/svg+xml;base64,{data}"
 
 
-def _table(lines: Lines, links: Sequence[str | None]) -> str:
+def _table(
+  lines: Lines,
+  links: Sequence[str | None] = (),
+  shades: Sequence[Sequence[float]] = (),
+) -> str:
+  if shades:
+    return _matrix(lines, shades)
   titles, *body = lines
   kinds = [
     ' class="number"' if all(_NUMBER.match(line[i]) for line in body) else ""
@@ -146,6 +155,38 @@ def _table(lines: Lines, links: Sequence[str | None]) -> str:
     f'<div class="table"><table><thead><tr>{head}</tr></thead>\n'
     f"<tbody>{''.join(rows)}</tbody></table></div>"
   )
+
+
+def _matrix(lines: Lines, shades: Sequence[Sequence[float]]) -> str:
+  """Returns a table of small cells, darker where there is more."""
+  (corner, *titles), *body = lines
+  # The text of a title stands upright in its own element, because a cell that
+  # is turned itself loses its place in some browsers.
+  head = "".join(
+    f'<th scope="col"><span>{html.escape(word)}</span></th>' for word in titles
+  )
+  rows = []
+  for (first, *words), own in zip(body, shades, strict=True):
+    cells = "".join(
+      f"<td{_shade(darkness)}>{html.escape(word)}</td>"
+      for word, darkness in zip(words, own, strict=True)
+    )
+    rows.append(f'<tr><th scope="row">{html.escape(first)}</th>{cells}</tr>')
+  return (
+    '<div class="table"><table class="matrix"><thead><tr>'
+    f'<th scope="col">{html.escape(corner)}</th>{head}</tr></thead>\n'
+    f"<tbody>{''.join(rows)}</tbody></table></div>"
+  )
+
+
+def _shade(darkness: float) -> str:
+  """Returns the style of a cell; dark ones get white figures."""
+  if not darkness:
+    return ""
+  # The root lets a single mistake be seen beside a row that is right.
+  alpha = darkness**0.5
+  ink = ";color:#fff" if alpha > 0.6 else ""
+  return f' style="background:rgba(0,88,138,{alpha:.2f}){ink}"'
 
 
 def _id(title: str) -> str:

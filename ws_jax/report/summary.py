@@ -53,22 +53,34 @@ class Results(NamedTuple):
 
   def settings(self) -> list[Setting]:
     """Returns the settings that deserve a panel of their own."""
-    return groups.settings(self._setting(cell) for cell in self.cells)
+    return groups.settings(self.setting(cell) for cell in self.cells)
 
   def at(self, entries: Sequence[Row], setting: Setting) -> list[Row]:
     """Returns the rows, cells or other entries that belong to a setting."""
-    return [e for e in entries if groups.compatible(self._setting(e), setting)]
+    return [e for e in entries if groups.compatible(self.setting(e), setting)]
 
   def is_best(self, row: Row) -> bool:
     """Returns whether a run has the best rate of its arm in its setting."""
     return any(
       entry["learning_rate"] == row[self.rate_key]
       and entry["arm"] == arm_of(row)
-      and self._setting(entry) == self._setting(row)
+      and self.setting(entry) == self.setting(row)
       for entry in self.best
     )
 
-  def _setting(self, entry: Row) -> Setting:
+  def at_best(self, entry: Row) -> list[Row]:
+    """Returns the finished runs at the rate of an entry of `best`."""
+    return [
+      row
+      for row in self.rows
+      if row["status"] == "done"
+      and row[self.rate_key] == entry["learning_rate"]
+      and arm_of(row) == entry["arm"]
+      and self.setting(row) == self.setting(entry)
+    ]
+
+  def setting(self, entry: Row) -> Setting:
+    """Returns the setting that a row, a cell or another entry belongs to."""
     read = groups.value if "key" in entry else dict.get
     return tuple(read(entry, key) for key in self.varied)
 

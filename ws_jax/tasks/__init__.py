@@ -13,9 +13,16 @@ dataclass (a static argument of `jax.jit`) with two methods and a constant:
   of `bits_per_byte` is `bits_per_byte_count`, where there is one.
 - `METRIC` says which metric decides, and in which direction.
 
+A task of classification may have `answers(outputs, batch)`, which returns the
+label, the answer and the group of each example, int32 [3, B] with -1 for what
+is not known: a run keeps those of its last evaluation (predictions.npz).
+
 Metrics beside `METRIC` are named in a tuple `metrics`. A task that needs
 another number of outputs than there are classes says so by `num_outputs`, and
-one whose inputs are tokens may say by `num_inputs` how many there are.
+one whose inputs are tokens may say by `num_inputs` how many there are. A task
+may also have `preprocess(inputs)`, which makes of inputs as in the data
+`[B, ...]` what `batch` calls `inputs`, without augmentation: an exported
+network then holds that alone, and no choice of examples by their indices.
 """
 
 import inspect
@@ -60,8 +67,8 @@ def keys(name: str) -> dict[str, Key]:
     ValueError: unknown name; the message has the nearest one.
 
   Example:
-    >>> sorted(keys("image_classification"))
-    ['crop_padding', 'flip', 'label_smoothing']
+    >>> sorted(keys("image_classification"))[:3]
+    ['crop_padding', 'cutmix', 'flip']
   """
   if name.startswith(f"{names.GIVEN}:"):
     return {}

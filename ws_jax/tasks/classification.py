@@ -6,7 +6,11 @@ import optax
 
 
 def sums(
-  logits: jax.Array, labels: jax.Array, mask: jax.Array, smoothing: float
+  logits: jax.Array,
+  labels: jax.Array,
+  mask: jax.Array,
+  smoothing: float,
+  other: tuple[jax.Array, jax.Array] | None = None,
 ) -> dict[str, jax.Array]:
   """Sums the cross-entropy (nats) and the correct answers.
 
@@ -15,6 +19,9 @@ def sums(
     labels: Class numbers [B].
     mask: Weights [B], 1.0 for examples that count.
     smoothing: Label smoothing, 0 for none.
+    other: Class numbers [B] of what each example is mixed with, and the share
+      [B] of its own class; None where nothing is mixed. Accuracy is that of the
+      own class.
 
   Returns:
     `loss`, `accuracy` and `count`, float32 scalars.
@@ -27,6 +34,10 @@ def sums(
   """
   logits = logits.astype(jnp.float32)
   targets = jax.nn.one_hot(labels, logits.shape[-1])
+  if other is not None:
+    labels_of_others, share = other[0], other[1][:, None]
+    others = jax.nn.one_hot(labels_of_others, logits.shape[-1])
+    targets = share * targets + (1 - share) * others
   if smoothing:
     targets = optax.smooth_labels(targets, smoothing)
   correct = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
@@ -35,3 +46,24 @@ def sums(
     "accuracy": jnp.sum(mask * correct),
     "count": jnp.sum(mask),
   }
+
+
+def answers(logits: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
+  """Returns the label, the answer and the group of each example.
+
+  Args:
+    logits: Logits [B, classes].
+    batch: Batch with `labels` [B], and with `groups` [B] where the data have
+      groups, such as the speakers of clips.
+
+  Returns:
+    int32 [3, B]; a group that is not known is -1.
+
+  Example:
+    >>> answers(jnp.array([[2.0, 0.0]]), {"labels": jnp.array([1])}).tolist()
+    [[1], [0], [-1]]
+  """
+  labels = batch["labels"].astype(jnp.int32)
+  chosen = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+  groups = batch.get("groups", jnp.full_like(labels, -1))
+  return jnp.stack([labels, chosen, groups.astype(jnp.int32)])

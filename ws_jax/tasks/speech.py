@@ -1,13 +1,14 @@
 """Keywords from raw audio: features, augmentation and accuracy."""
 
 import dataclasses
+import pathlib
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from ws_jax.base import keys, names
-from ws_jax.data import augment_audio
+from ws_jax.data import audio_files, augment_audio
 from ws_jax.layers import spectrogram
 from ws_jax.layers.spectrogram import LogMel
 from ws_jax.tasks import classification
@@ -37,7 +38,8 @@ class KeywordSpotting:
     normalize: A name of `NORMALIZATIONS`.
     shift: Largest shift of a training clip, in samples.
     gain_db: Largest change of its level, in decibels.
-    noise: A name of `augment_audio.NOISES`.
+    noise: A name of `augment_audio.NOISES`, or the path of a folder of audio
+      files, whose samples become a constant of the compiled step.
     noise_probability: Share of the training clips that get noise.
     noise_snr_db: Lowest and highest ratio of a clip to its noise.
     time_masks: Number of stretches of frames that training masks.
@@ -48,6 +50,7 @@ class KeywordSpotting:
       is never smoothed.
     input_key: Name of the clips in the data.
     label_key: Name of the labels in the data.
+    group_key: Name of the speakers in the data; "" where they are not known.
   """
 
   num_outputs: int
@@ -65,6 +68,7 @@ class KeywordSpotting:
   label_smoothing: float = 0.0
   input_key: str = "audio"
   label_key: str = "label"
+  group_key: str = ""
 
   METRIC: ClassVar[Metric] = Metric("accuracy", "max", "%")
   KEYS: ClassVar[dict[str, keys.Key]] = {
@@ -85,7 +89,10 @@ class KeywordSpotting:
     "normalize": keys.text("clip", "clip (mean 0, deviation 1) or none"),
     "shift_ms": keys.number(100.0, "largest time shift in training"),
     "gain_db": keys.number(0.0, "largest change of level in training"),
-    "noise": keys.text("none", "none, white, pink or clips (other clips)"),
+    "noise": keys.text(
+      "none",
+      "none, white, pink, clips (other clips) or a folder of audio files",
+    ),
     "noise_probability": keys.number(
       0.8, "share of the training clips that get noise", high=1
     ),
@@ -120,7 +127,8 @@ class KeywordSpotting:
     info, rate = dataset.info, settings["sample_rate"]
     _check_data(dataset, rate)
     names.lookup(NORMALIZATIONS, settings["normalize"], "normalization")
-    names.lookup(augment_audio.NOISES, settings["noise"], "noise")
+    if dataset.train or "/" not in settings["noise"]:
+      _check_noise(settings["noise"])
     kept = {field.name for field in dataclasses.fields(cls)} & set(settings)
     return cls(
       num_outputs=info.num_classes,
@@ -129,24 +137,31 @@ class KeywordSpotting:
       time_mask=round(settings["time_mask_ms"] / settings["hop_ms"]),
       input_key=info.input_key,
       label_key=info.label_key,
+      group_key=info.group_key,
       **{name: settings[name] for name in kept},
     )
 
   def batch(
     self, arrays: Any, indices: jax.Array, key: jax.Array | None
   ) -> Batch:
-    """Returns `inputs` [B, frames, bands] float32 and `labels` [B] int32."""
+    """Returns `inputs` [B, frames, bands] float32 and `labels` [B] int32.
+
+    Without a key they are to be evaluated; then `groups` [B], the numbers of
+    the speakers, come besides where they are known.
+    """
     take = lambda name: jnp.take(arrays[name], indices, axis=0)
     audio = as_float(take(self.input_key))
     samples = audio.shape[1]
     length = take("length") if "length" in arrays else measure(audio)
     mask = spectrogram.frame_mask(length, samples, self.features)
     if key is None:
-      inputs = self._features(audio, mask)
+      batch = {"inputs": self._features(audio, mask)}
+      if self.group_key in arrays:
+        batch["groups"] = take(self.group_key)
     else:
       audio_key, mask_key = jax.random.split(key)
       audio = self._augment(audio_key, audio, length, arrays[self.input_key])
-      inputs = augment_audio.mask_features(
+      masked = augment_audio.mask_features(
         mask_key,
         self._features(audio, mask),
         mask,
@@ -155,7 +170,14 @@ class KeywordSpotting:
         band_masks=self.band_masks,
         most_bands=self.band_mask,
       )
-    return {"inputs": inputs, "labels": take(self.label_key)}
+      batch = {"inputs": masked}
+    return batch | {"labels": take(self.label_key)}
+
+  def preprocess(self, clips: jax.Array) -> jax.Array:
+    """Returns features for clips as in the data, `[B, samples]`."""
+    audio = as_float(clips)
+    mask = spectrogram.frame_mask(measure(audio), audio.shape[1], self.features)
+    return self._features(audio, mask)
 
   def _features(self, audio: jax.Array, mask: jax.Array) -> jax.Array:
     """Returns features [B, frames, bands], 0 in frames of padding."""
@@ -173,7 +195,15 @@ class KeywordSpotting:
     audio = augment_audio.change_gain(gain_key, audio, self.gain_db)
     if self.noise == "none":
       return audio
-    noise = augment_audio.make_noise(make_key, self.noise, clips, len(audio))
+    if self.noise in augment_audio.NOISES:
+      noise = augment_audio.make_noise(make_key, self.noise, clips, len(audio))
+    else:
+      recorded = audio_files.read_noise(
+        pathlib.Path(self.noise).expanduser(), self.features.sample_rate
+      )
+      noise = augment_audio.cut_noise(
+        make_key, jnp.asarray(recorded), *audio.shape
+      )
     return augment_audio.add_noise(
       add_key,
       audio,
@@ -196,6 +226,10 @@ class KeywordSpotting:
     """
     smoothing = self.label_smoothing if training else 0.0
     return classification.sums(outputs, batch["labels"], mask, smoothing)
+
+  def answers(self, outputs: jax.Array, batch: Batch) -> jax.Array:
+    """Returns label, answer and group of each example, int32 [3, B]."""
+    return classification.answers(outputs, batch)
 
 
 def as_float(audio: jax.Array) -> jax.Array:
@@ -242,6 +276,15 @@ def make_features(settings: dict[str, Any]) -> LogMel:
     mel_scale=settings["mel_scale"],
     mel_norm=settings["mel_norm"],
   )
+
+
+def _check_noise(noise: str) -> None:
+  """Raises ValueError if `task.noise` is neither a kind nor a folder."""
+  folder = pathlib.Path(noise).expanduser()
+  if folder.is_dir() or "/" in noise:
+    audio_files.list_noise(folder)
+  else:
+    names.lookup(augment_audio.NOISES, noise, "noise")
 
 
 def _check_data(dataset: Any, rate: int) -> None:

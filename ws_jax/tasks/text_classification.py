@@ -55,12 +55,7 @@ class TextClassification:
   @staticmethod
   def options(settings: Mapping[str, Any]) -> text.Options:
     """Returns what is asked of the data, from the values of `KEYS`."""
-    return text.Options(
-      labelled=True,
-      tokenizer=settings["tokenizer"],
-      vocabulary=settings["vocabulary"],
-      length=settings["length"],
-    )
+    return text.Options.of(settings, labelled=True)
 
   @classmethod
   def create(
@@ -93,9 +88,13 @@ class TextClassification:
     del key
     tokens = jnp.take(arrays[self.input_key], indices, axis=0)
     return {
-      "inputs": tokens.astype(jnp.int32),
+      "inputs": self.preprocess(tokens),
       "labels": jnp.take(arrays[self.label_key], indices, axis=0),
     }
+
+  def preprocess(self, tokens: jax.Array) -> jax.Array:
+    """Returns tokens as in the data, `[B, length]`, as the model takes them."""
+    return tokens.astype(jnp.int32)
 
   def sums(
     self, outputs: jax.Array, batch: Batch, mask: jax.Array, training: bool
@@ -110,3 +109,7 @@ class TextClassification:
     """
     smoothing = self.label_smoothing if training else 0.0
     return classification.sums(outputs, batch["labels"], mask, smoothing)
+
+  def answers(self, outputs: jax.Array, batch: Batch) -> jax.Array:
+    """Returns label, answer and group of each example, int32 [3, B]."""
+    return classification.answers(outputs, batch)

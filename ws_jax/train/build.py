@@ -17,7 +17,9 @@ import ws_jax
 from ws_jax import config as config_lib
 from ws_jax import data, models, tasks
 from ws_jax.base import names
+from ws_jax.data import stream
 from ws_jax.data.memory import MemorySource
+from ws_jax.data.stream.source import StreamSource
 from ws_jax.layers import norm
 from ws_jax.models import common
 from ws_jax.train import backend, calling, optim, sharding, step, transfer
@@ -25,8 +27,9 @@ from ws_jax.train import backend, calling, optim, sharding, step, transfer
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 # Keys of `config.model` that are not passed to the model as they stand.
 _COMMON_KEYS = (
-  *("name", "ws", "ws_convention", "ws_where"),
+  *("name", "ws", "ws_convention", "ws_where", "ws_axes", "ws_gains"),
   *common.NORM_KEYS,
+  *common.DEPTHWISE_KEYS,
   *common.DTYPE_KEYS,
 )
 
@@ -37,17 +40,19 @@ class Setup:
 
   Attributes:
     config: Resolved configuration, locked.
-    dataset: Data in host memory.
+    dataset: Data in host memory, or where the images of a stream are.
     program: All that shapes the compiled step.
     source: Gives each step its examples.
     init_from: Parameters and other collections to start from, or None.
+    notes: Lines that tell the user which arrays start anew, and which stay.
   """
 
   config: ml_collections.ConfigDict
   dataset: data.Dataset
   program: step.Program
-  source: MemorySource
+  source: MemorySource | StreamSource
   init_from: dict[str, Any] | None = None
+  notes: tuple[str, ...] = ()
 
   @property
   def block(self) -> int | None:
@@ -56,6 +61,8 @@ class Setup:
     debugs = ("jax_debug_nans", "jax_debug_infs")
     if any(getattr(jax.config, name) for name in debugs):
       return None  # so that the step that shows it is known
+    if self.dataset.stream is not None:
+      return None  # the images of several steps would wait on the device
     native = models.convolves_natively(c.model.name)
     return backend.steps_of_a_loop(
       c.train.log_every_steps, c.model.get("dtype", "float32"), native
@@ -68,8 +75,9 @@ class Setup:
     state = step.init_state(self.program, arrays, self.config.seed, hyperparams)
     if self.init_from is None:
       return state
+    c = self.config
     return transfer.start_from(
-      state, self.init_from, tuple(self.config.init_skip)
+      state, self.init_from, tuple(c.init_skip), tuple(c.init_zero)
     )
 
 
@@ -105,8 +113,10 @@ def start(
     )
     config_lib.check(config)
     wanted = request(config, dataset, trains)
-    info = data.read_info(wanted)
     mesh = sharding.make_mesh(config.mesh.model)
+    # A stream is open as soon as its names are listed.
+    opened = data.load(wanted) if wanted.stream else None
+    info = opened.info if opened else data.read_info(wanted)
     resolved = config_lib.resolve(
       config,
       num_examples=info.train_size,
@@ -115,24 +125,27 @@ def start(
     # For their errors; the number of outputs is not known before the task.
     build_model(resolved, num_outputs=info.num_classes or 1, model=model)
     parts = build_optimizer(resolved, optimizer)
-    loaded = data.load(wanted)
+    loaded = opened or data.load(wanted)
     program = build_program(resolved, loaded, model, task, parts)
-    init_from = None
+    init_from, notes = None, ()
     if resolved.init_from is not None:
       init_from = transfer.read(resolved.init_from)
-      transfer.check(program, loaded, init_from, tuple(resolved.init_skip))
+    if resolved.init_from is not None or resolved.optim.freeze:
+      left = tuple(resolved.init_skip), tuple(resolved.init_zero)
+      notes = transfer.check(program, loaded, init_from, *left)
   except ValueError as error:
     # The user's mistake, as opposed to a ValueError from inside a running
     # program.
     raise config_lib.ConfigError(" ".join(str(error).split())) from error
-  source = MemorySource(
+  make = MemorySource if loaded.stream is None else StreamSource
+  source = make(
     loaded,
     resolved.seed,
     resolved.data.batch_size,
     resolved.optim.micro_batch_size,
     program.mesh,
   )
-  return Setup(resolved, loaded, program, source, init_from)
+  return Setup(resolved, loaded, program, source, init_from, notes)
 
 
 def _named(
@@ -166,7 +179,14 @@ def request(
     label_key=c.label_key,
     options=tasks.options(config.task.name, config.task),
     may_overlap=not trains,
+    stream=_stream(c) if c.source == "stream" else None,
   )
+
+
+def _stream(c: ml_collections.ConfigDict) -> stream.Options:
+  """Returns how the images of a stream are decoded, from `config.data`."""
+  fields = [field.name for field in dataclasses.fields(stream.Options)]
+  return stream.Options(**{name: c[name] for name in fields})
 
 
 def build_model(
@@ -232,12 +252,14 @@ def build_optimizer(
   )
   made = optim.Optimizer(
     schedule,
+    b2=o.b2,
     nesterov=o.nesterov,
     decay=o.decay,
     centralize=o.centralize,
     clip_norm=o.clip_norm,
     adaptive_clip=o.adaptive_clip,
     rest_factor=o.rest_factor,
+    freeze=tuple(o.freeze),
     **own,
   )
   if "weight_decay" in made.ignores() and o.weight_decay:
@@ -267,6 +289,7 @@ def build_program(
     ValueError: a wrong name or number, or WS that finds no kernel.
   """
   convention = ws_jax.get_convention(config.model.ws_convention)
+  calling.check_axes(config.model.ws_axes)
   if task is None:
     settings = {n: _plain(x) for n, x in config.task.items() if n != "name"}
     task = tasks.create(config.task.name, dataset, **settings)
@@ -282,7 +305,13 @@ def build_program(
     mesh=sharding.make_mesh(config.mesh.model),
     sharded=config.mesh.params == "sharded",
     convention=convention if config.model.ws else None,
-    ws_where=tuple(config.model.ws_where),
+    ws_where=_ws_where(config.model, model),
+    ws_axes=config.model.ws_axes,
+    ws_gains=config.model.ws_gains,
+    ws_depthwise=config.model.get("ws_depthwise", "standardize"),
+    frozen_norms=(
+      tuple(config.optim.freeze) if config.optim.freeze_statistics else ()
+    ),
     ema_decay=config.optim.ema_decay,
     divergence_factor=config.train.divergence_factor,
   )
@@ -292,6 +321,12 @@ def build_program(
   if own and dataset.train:
     check_program(program, dataset, config.optim.micro_batch_size or 2)
   return program
+
+
+def _ws_where(c: ml_collections.ConfigDict, model: Any) -> tuple[str, ...]:
+  """Returns the patterns of the parameters that WS is for."""
+  named = () if model is not None else models.ws_where(c.name)
+  return tuple(c.ws_where) or named
 
 
 def check_program(
@@ -313,8 +348,8 @@ def check_program(
   def forward(arrays):
     indices = jnp.zeros((examples,), jnp.int32)
     batch = program.task.batch(arrays, indices, jax.random.key(0))
-    params, state = calling.init(
-      program.model, jax.random.key(0), batch["inputs"]
+    params, state = step.init_params(
+      program, jax.random.key(0), batch["inputs"]
     )
     outputs, new = calling.apply(
       program.model,

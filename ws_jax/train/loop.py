@@ -3,6 +3,7 @@
 import contextlib
 import pathlib
 import signal
+import sys
 import traceback
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +15,15 @@ import numpy as np
 from ws_jax import config as config_lib
 from ws_jax.base import signals
 from ws_jax.data import place
-from ws_jax.train import backend, build, checkpoint, optim, processes, record
+from ws_jax.train import (
+  backend,
+  build,
+  checkpoint,
+  optim,
+  predictions,
+  processes,
+  record,
+)
 from ws_jax.train import step as steps
 from ws_jax.train.clock import Clock
 
@@ -22,6 +31,9 @@ from ws_jax.train.clock import Clock
 _MAY_CHANGE = (
   "data.dir",
   "data.eval_batch_size",
+  "data.on_error",  # so that a run that a broken file ended can go on
+  "data.processes",
+  "data.workers",
   "mesh.model",
   "mesh.params",
   "train.checkpoint_every_epochs",
@@ -116,6 +128,8 @@ def train_and_evaluate(
     )
   except ValueError as error:
     raise config_lib.ConfigError(str(error)) from error
+  for note in setup.notes if processes.first() else ():
+    print(note, file=sys.stderr, flush=True)
   checkpoints = checkpoint.Checkpoints(
     workdir / "checkpoints", keep=setup.config.train.keep_checkpoints
   )
@@ -134,6 +148,7 @@ def train_and_evaluate(
       checkpoints.abandon()  # to close would be to wait for the others
     raise
   finally:
+    setup.source.close()
     checkpoints.close()
     run.close()
 
@@ -174,10 +189,13 @@ def _loop(
     if now & {"evaluate", "end"}:
       with run.clock("eval"):
         batches = source.batches(setup.config.data.eval_batch_size)
-        metrics = steps.evaluate(program, state, batches)
+        answers = [] if "end" in now else None
+        metrics = steps.evaluate(program, state, batches, answers)
       run.write({f"eval/{name}": x for name, x in metrics.items()})
       if not np.isfinite(metrics["loss"]):
         raise Diverged(step, f"evaluation loss is {metrics['loss']}")
+      if answers:
+        run.keep(predictions.gather(answers, setup.dataset.info))
     if now & {"save", "end"} or signum:
       checkpoints.save(step, state)
     if signum:

@@ -1,20 +1,26 @@
 """The files that a run leaves.
 
 A workdir holds `config.json`, `metrics.jsonl` (one JSON object a line),
-TensorBoard events, `checkpoints/` and `status.json`. JSON files are written
-whole or not at all.
+TensorBoard events, `checkpoints/` and `status.json`, and of a task that
+classifies `predictions.npz`. JSON files are written whole or not at all.
 """
 
 import dataclasses
 import json
 import pathlib
-import sys
-import types
 from collections.abc import Mapping
 from typing import Any
 
 from ws_jax import config as config_lib
-from ws_jax.base.disk import read_json, write_json, write_text
+from ws_jax.base.disk import (
+  from_json,
+  read_json,
+  to_json,
+  write_json,
+  write_text,
+)
+from ws_jax.train.events import Events
+from ws_jax.train.predictions import Predictions
 from ws_jax.train.progress import Progress
 
 
@@ -90,6 +96,11 @@ class Run:
     if self._writer:
       self._writer.write(self._step, metrics)
 
+  def keep(self, answers: Predictions) -> None:
+    """Writes what the last evaluation answered to `predictions.npz`."""
+    if self._writes:
+      answers.write(self.workdir)
+
   def status(self, status: str, step: int | None = None, reason: str = ""):
     """Writes `status.json`."""
     if not self._writes:
@@ -121,10 +132,13 @@ def about(setup: Any) -> dict[str, Any]:
   """
   dataset, metric = setup.dataset, setup.program.task.METRIC
   info = dataclasses.asdict(dataset.info)
-  return {
+  content = {
     "metric": dataclasses.asdict(metric),
     "data": info | {"mean": dataset.mean, "std": dataset.std},
   }
+  if dataset.stream is not None:
+    content["input"] = setup.source.counts  # as they are when it is written
+  return content
 
 
 def _same_run(workdir, config, may_change, finished) -> None:
@@ -179,25 +193,18 @@ class MetricWriter:
   """
 
   def __init__(self, workdir: pathlib.Path, step: int):
-    # Where TensorFlow is installed, TensorBoard would import it to open a file:
-    # that takes seconds, and prints. A module of this name tells it not to.
-    name = "tensorboard.compat.notf"
-    sys.modules.setdefault(name, types.ModuleType(name))
-    from tensorboard.summary import Writer
-
     path = workdir / "metrics.jsonl"
     if path.exists():
       kept = [row for row in read_metrics(workdir) if row["step"] <= step]
-      write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+      write_text(path, "".join(to_json(row) + "\n" for row in kept))
     self._file = path.open("a", encoding="utf-8")
-    self._events = Writer(str(workdir))
+    self._events = Events(workdir, step)
 
   def write(self, step: int, metrics: Mapping[str, float]) -> None:
     """Writes one row, `step` and the metrics, and flushes it."""
-    self._file.write(json.dumps({"step": step, **metrics}) + "\n")
+    self._file.write(to_json({"step": step, **metrics}) + "\n")
     self._file.flush()
-    for name, value in metrics.items():
-      self._events.add_scalar(name, value, step)
+    self._events.write(step, metrics)
 
   def close(self) -> None:
     """Closes both files."""
@@ -212,7 +219,7 @@ def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
   text = path.read_text(encoding="utf-8") if path.exists() else ""
   for line in text.splitlines():
     try:
-      rows.append(json.loads(line))
-    except json.JSONDecodeError:
+      rows.append(from_json(line))
+    except ValueError:
       break
   return rows

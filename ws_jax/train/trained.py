@@ -16,7 +16,7 @@ from ws_jax import data as data_lib
 from ws_jax import weights
 from ws_jax.base import disk
 from ws_jax.data import place
-from ws_jax.train import build, calling, sharding
+from ws_jax.train import build, calling, predictions, sharding
 from ws_jax.train import step as steps
 
 PyTree = Any
@@ -34,6 +34,8 @@ class Trained:
       one.
     model_state: The model's other collections, as running statistics.
     data: Names, shapes and classes of the data that it was trained on.
+    mean: Mean of each channel of these data; empty where they are no images.
+    std: Standard deviation of each channel.
   """
 
   config: ml_collections.ConfigDict
@@ -42,6 +44,8 @@ class Trained:
   params: PyTree
   model_state: PyTree
   data: data_lib.Info
+  mean: tuple[float, ...] = ()
+  std: tuple[float, ...] = ()
 
   @property
   def classes(self) -> tuple[str, ...]:
@@ -95,6 +99,23 @@ class Trained:
     Raises:
       ConfigError: the data are not there, or do not fit.
     """
+    return self.answer(overrides)[0]
+
+  def answer(
+    self, overrides: Iterable[tuple[str, str]] = ()
+  ) -> tuple[dict[str, float], predictions.Predictions | None]:
+    """Returns what `evaluate` does, and what the run answered.
+
+    Args:
+      overrides: Keys of the configuration, as for `evaluate`.
+
+    Returns:
+      Loss and metrics; and the answer to each example, None for a task that
+      does not classify.
+
+    Raises:
+      ConfigError: the data are not there, or do not fit.
+    """
     config = self.config.copy_and_resolve_references().unlock()
     changed = config_lib.apply_texts(config, overrides)
     if self.data.tokenizer:
@@ -105,7 +126,13 @@ class Trained:
     params, model_state = place.put((self.params, self.model_state), everywhere)
     batches = setup.source.batches(changed.data.eval_batch_size)
     # By its own task: with the mean and deviation of what it was trained on.
-    return steps.evaluate_params(self.program, params, model_state, batches)
+    found: list[jax.Array] = []
+    metrics = steps.evaluate_params(
+      self.program, params, model_state, batches, found
+    )
+    if not found:
+      return metrics, None
+    return metrics, predictions.gather(found, setup.dataset.info)
 
 
 def load_run(path: str | pathlib.Path) -> Trained:
@@ -140,22 +167,44 @@ def load_run(path: str | pathlib.Path) -> Trained:
   step = weights.newest_step(folder)
   if step is None:
     raise ValueError(f"{workdir} holds no checkpoint")
-  config = config_lib.from_saved(saved)
-  # The devices that there are need not be those that it was trained on.
-  config_lib.apply(config, {"mesh.model": 1, "mesh.params": "replicated"})
-  dataset = _described(status["data"])
   variables = weights.read_raw_variables(folder)
+  return restore(saved, status["data"], variables, step)
+
+
+def restore(
+  config: Mapping[str, Any],
+  data: Mapping[str, Any],
+  variables: PyTree,
+  step: int,
+) -> Trained:
+  """Makes a run for use in Python of its parts.
+
+  Args:
+    config: Configuration of the run as nested dicts, as in `config.json`.
+    data: What `status.json` says of the data.
+    variables: Collections of the model, as `{"params": ...}`.
+    step: Number of optimizer steps done.
+
+  Raises:
+    ValueError: the configuration is not one of this version.
+  """
+  restored = config_lib.from_saved(config)
+  # The devices that there are need not be those that it was trained on.
+  config_lib.apply(restored, {"mesh.model": 1, "mesh.params": "replicated"})
+  dataset = described(data)
   return Trained(
-    config=config.lock(),
-    program=build.build_program(config, dataset),
+    config=restored.lock(),
+    program=build.build_program(restored, dataset),
     step=step,
-    params=variables.pop("params"),
-    model_state=variables,
+    params=variables["params"],
+    model_state={k: x for k, x in variables.items() if k != "params"},
     data=dataset.info,
+    mean=dataset.mean,
+    std=dataset.std,
   )
 
 
-def _described(saved: Mapping[str, Any]) -> data_lib.Dataset:
+def described(saved: Mapping[str, Any]) -> data_lib.Dataset:
   """Returns a data set without examples, from what `status.json` says of it."""
   saved = {
     name: tuple(x) if isinstance(x, list) else x for name, x in saved.items()

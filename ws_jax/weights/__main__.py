@@ -1,14 +1,18 @@
 """Works on the weights of a run or a file: `python -m ws_jax.weights VERB`."""
 
 import argparse
-import json
 import os
 import pathlib
 import sys
+from collections.abc import Mapping
+from typing import Any
 
-from ws_jax import weights
-from ws_jax.core import conventions, describe, fold
+from ws_jax import models, train, weights
+from ws_jax.base import disk, names
+from ws_jax.core import conventions, describe
+from ws_jax.train import calling
 from ws_jax.weights import convert, generate, predict
+from ws_jax.weights.export import verb as export
 
 _SOURCE = "a run's workdir, an orbax folder, a .npz or a .safetensors file"
 _CONVENTIONS = f"one of {', '.join(conventions.CONVENTIONS)}"
@@ -26,21 +30,48 @@ def _describe(given: argparse.Namespace) -> None:
 
 def _fold(given: argparse.Namespace) -> None:
   """Writes plain weights, with which the plain model computes the same."""
-  raw = weights.read_raw_variables(given.source)
-  convention = _convention(pathlib.Path(given.source), given.convention)
-  folded = fold.fold(raw, convention=convention)
+  source = pathlib.Path(given.source)
+  raw = weights.read_raw_variables(source)
+  model = _model_of(source)
+  convention = _convention(source, model, given.convention)
+  if _is_imported(model):
+    # Only the model itself knows the kernels of an NNX module.
+    folded = train.load_run(source).variables
+  else:
+    is_run = isinstance(raw, dict) and isinstance(raw.get("params"), dict)
+    params = raw["params"] if is_run else raw
+    globs = tuple(model.get("ws_where", ()))
+    plain = calling.effective_params(
+      None,
+      params,
+      convention,
+      globs or models.ws_where(model.get("name", ":")),
+      model.get("ws_axes", "joint"),
+      model.get("ws_depthwise", "standardize"),
+    )
+    folded = {**raw, "params": plain} if is_run else plain
   weights.write_params(given.out, folded, folded=convention)
   print(f"{given.out}: {weights.read_info(given.out)}")
 
 
+def _model_of(source: pathlib.Path) -> dict[str, Any]:
+  """Returns the `config.model` of a run; nothing for other sources."""
+  config = disk.read_json(source / "config.json") if source.is_dir() else None
+  return config["model"] if config else {}
+
+
+def _is_imported(model: Mapping[str, Any]) -> bool:
+  """Returns whether a run's model is the user's own, by import name."""
+  module, colon, _ = model.get("name", "").partition(":")
+  return bool(colon) and module != names.GIVEN
+
+
 def _convention(
-  source: pathlib.Path, name: str | None
+  source: pathlib.Path, model: Mapping[str, Any], name: str | None
 ) -> conventions.Convention:
   """Returns the convention that the weights were trained with."""
   chosen = None if name is None else conventions.get_convention(name)
-  config = source / "config.json"
-  if config.is_file():
-    model = json.loads(config.read_text(encoding="utf-8"))["model"]
+  if model:
     if not model["ws"]:
       raise ValueError(
         f"{source}: was trained without Weight Standardization; there is "
@@ -95,8 +126,13 @@ def _parser() -> argparse.ArgumentParser:
   verb.set_defaults(run=_fold)
   for name, module_arguments, run, text in (
     (
+      *("export", export.add_arguments, export.run),
+      "write the folded network of a run for use without this package",
+    ),
+    (
       *("predict", predict.add_arguments, predict.run),
-      "print the classes that a run sees in images",
+      "print the classes that a run, or a file that `export` has written, sees"
+      " in images, clips or texts",
     ),
     (
       *("generate", generate.add_arguments, generate.run),

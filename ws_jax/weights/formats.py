@@ -8,6 +8,7 @@ import json
 import math
 import pathlib
 import zipfile
+import zlib
 from typing import IO, Any
 
 import jax.numpy as jnp
@@ -88,12 +89,14 @@ def write(path: pathlib.Path, arrays: Arrays, note: str) -> None:
 def _read_npz(path: pathlib.Path, only: str | None = None) -> Arrays:
   """Reads all arrays of an npz file, or `only` one."""
   try:
-    with np.load(path, allow_pickle=False) as file:
+    # Opened here: NumPy leaves the file of a broken archive open.
+    with path.open("rb") as opened:
+      file = np.load(opened, allow_pickle=False)
       if not isinstance(file, np.lib.npyio.NpzFile):
         raise ValueError("one array, not an archive of arrays")
       names = [name for name in file.files if only in (None, name)]
       return {name: file[name] for name in names}
-  except (EOFError, ValueError, zipfile.BadZipFile) as error:
+  except (EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
     raise ValueError(f"{path}: cannot be read as .npz: {error}") from None
 
 

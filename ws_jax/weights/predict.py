@@ -1,47 +1,125 @@
-"""The verb `predict`: the classes that a trained run sees in image files."""
+"""The verb `predict`: the classes that a network sees in files or texts."""
 
 import argparse
 import pathlib
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
-from ws_jax import train
+from ws_jax.weights.export import network, verb
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the arguments of the verb."""
   parser.add_argument(
-    "workdir", help="a run's workdir, or one checkpoint of it"
+    "network",
+    metavar="NETWORK",
+    help="a run's workdir, one checkpoint of it, or what `export` has written:"
+    " a .stablehlo, .safetensors or .onnx file, or a SavedModel",
   )
-  parser.add_argument("files", nargs="+", metavar="IMAGE", help="image files")
+  parser.add_argument(
+    "inputs",
+    nargs="+",
+    metavar="INPUT",
+    help="image files; audio files for a network of speech; texts, each in"
+    " quotes, for one of text",
+  )
   parser.add_argument(
     "--top", type=int, default=3, help="how many classes to show (default: 3)"
   )
 
 
 def run(given: argparse.Namespace) -> None:
-  """Prints the most likely classes of each image, with their probabilities.
+  """Prints the most likely classes of each input, with their probabilities.
 
   Raises:
-    ValueError: no run, no checkpoint, or a file that is no image; the message
-      names it.
+    ValueError: no network, no checkpoint, or an input that it cannot take; the
+      message names it.
   """
-  trained = train.load_run(given.workdir)
-  images = [
-    read_image(pathlib.Path(path), trained.input_shape) for path in given.files
-  ]
-  logits = trained.predict(np.stack(images)).astype(np.float64)
+  found = verb.read(given.network)
+  reader = Reader(found.about)
+  inputs = np.stack([reader.read(word) for word in given.inputs])
+  logits = found.call(reader.taken(inputs)).astype(np.float64)
   odds = np.exp(logits - logits.max(-1, keepdims=True))
   shares = odds / odds.sum(-1, keepdims=True)
-  for path, share in zip(given.files, shares, strict=True):
+  classes = tuple(found.about["classes"])
+  for word, share in zip(given.inputs, shares, strict=True):
     best = np.argsort(-share, kind="stable")[: max(1, given.top)]
-    words = (f"{name_of(trained.classes, i)} {share[i]:.1%}" for i in best)
-    print(f"{path}: {', '.join(words)}", flush=True)
+    words = (f"{name_of(classes, i)} {share[i]:.1%}" for i in best)
+    print(f"{word}: {', '.join(words)}", flush=True)
+
+
+class Reader:
+  """Makes inputs of a network from files or texts.
+
+  Args:
+    about: What the network says of itself.
+
+  Raises:
+    ValueError: it is no network that gives classes for images, clips or texts.
+  """
+
+  def __init__(self, about: dict[str, Any]):
+    self._about = about
+    self._data = about["run"]["data"]
+    self._shape = tuple(self._data["input_shape"])
+    if self._data["tokenizer"] and self._data["num_classes"] is None:
+      raise ValueError(
+        "a language model has no classes: see `python -m ws_jax.weights"
+        " generate`"
+      )
+
+  def read(self, word: str) -> np.ndarray:
+    """Returns an input as in the data, of a file or a text.
+
+    Raises:
+      ValueError: the file cannot be read; the message names it.
+    """
+    if self._data["tokenizer"]:
+      return read_text(word, self._data["tokenizer"], self._shape[0])
+    features = self._about["features"]
+    if features is not None and len(self._shape) == 1:
+      from ws_jax.data import audio_files
+
+      path, rate = pathlib.Path(word), features["sample_rate"]
+      return audio_files.read_input(path, rate, self._shape[0])
+    if (dtype := self._data["input_dtype"]) != "uint8":
+      raise ValueError(f"the run was not trained on images, but on {dtype}")
+    return read_image(pathlib.Path(word), self._shape)
+
+  def taken(self, inputs: np.ndarray) -> np.ndarray:
+    """Returns inputs as in the data in the form that the network takes."""
+    takes = self._about["input"]
+    if takes["preprocessed"] and takes["dtype"].startswith("float"):
+      task, info = network.task_of(self._about)
+      inputs = np.asarray(network.preprocess(task, info, jnp.asarray(inputs)))
+    return inputs.astype(takes["dtype"], copy=False)
 
 
 def name_of(classes: tuple[str, ...], number: int) -> str:
   """Returns the name of a class, or its number where the data had no names."""
   return classes[number] if number < len(classes) else str(number)
+
+
+def read_text(text: str, tokenizer: str, length: int) -> np.ndarray:
+  """Returns a text as a model takes it: a row of tokens.
+
+  Args:
+    text: The text.
+    tokenizer: Tokenizer as one text.
+    length: Number of tokens of a row; a longer text is cut.
+
+  Returns:
+    uint16 array `[length]`, filled with the special token behind the text.
+  """
+  from ws_jax.data.text import tokenizers
+
+  loaded = tokenizers.load(tokenizer)
+  tokens = loaded.encode(text.encode())[:length]
+  row = np.full(length, loaded.size - 1, np.uint16)
+  row[: len(tokens)] = tokens
+  return row
 
 
 def read_image(path: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray:

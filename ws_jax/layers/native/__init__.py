@@ -10,6 +10,7 @@ backends, on several devices, and for dtypes other than float32.
 Start reading at `enable`. Layers ask `enabled` while they are traced.
 """
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -19,6 +20,7 @@ import pathlib
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +38,7 @@ _ONEDNN = ("onednn-cpu-gomp", "onednn-devel-cpu-gomp")
 _COMPILERS = ("c++", "g++", "clang++")
 
 _enabled: set[str] = set()
+_portable = False
 
 
 def enable() -> str:
@@ -79,7 +82,31 @@ def enabled(name: str, dtype: DTypeLike) -> bool:
     name: Name of the computation, `convolution` or `normalization`.
     dtype: Dtype of its arguments.
   """
-  return name in _enabled and jnp.dtype(dtype) == jnp.float32
+  return name in _enabled and jnp.dtype(dtype) == jnp.float32 and not _portable
+
+
+@contextlib.contextmanager
+def portable() -> Iterator[None]:
+  """Traces layers within the `with` block for other machines than this one.
+
+  They then leave everything to XLA, and take no measure that helps a CPU alone.
+
+  Example:
+    >>> with portable():
+    ...   is_portable(), enabled("convolution", "float32")
+    (True, False)
+  """
+  global _portable
+  before, _portable = _portable, True
+  try:
+    yield
+  finally:
+    _portable = before
+
+
+def is_portable() -> bool:
+  """Returns whether layers are traced within `portable`."""
+  return _portable
 
 
 def in_use() -> list[str]:

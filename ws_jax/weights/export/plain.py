@@ -1,0 +1,117 @@
+"""Folded weights as safetensors: for timm where it has the network.
+
+The arrays then have the names and axes of timm's state dict, and the names of
+this package if not. What the file says of its network is in its metadata, under
+`ws_jax`: also the configuration, by which the network is made again here.
+"""
+
+import json
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ws_jax.core.kernels import by_path
+from ws_jax.models import FAMILIES
+from ws_jax.tasks import TASKS
+from ws_jax.train import calling
+from ws_jax.train.trained import Trained, restore
+from ws_jax.weights import formats, layout, timm
+from ws_jax.weights.export import network, timm_network
+
+PyTree = Any
+
+SUFFIX = ".safetensors"
+EXTRA = ""  # that the format needs
+
+
+def write(path: pathlib.Path, folded: network.Folded) -> None:
+  """Writes the weights of a network.
+
+  Args:
+    path: Path of the file.
+    folded: The network; `preprocessed`, because weights cannot normalize.
+  """
+  about = folded.about
+  model = about["run"]["config"]["model"]
+  name = timm_network.name_of(model)
+  if name:
+    arrays = _to_timm(folded.run.program.model, folded.variables)
+  else:
+    arrays = {k: np.asarray(x) for k, x in by_path(folded.variables).items()}
+  formats.write(path, arrays, json.dumps({**about, "timm": name}))
+
+
+def read(path: pathlib.Path, run: Trained | None = None) -> network.Network:
+  """Reads the weights of a network into the model of this package.
+
+  Args:
+    path: Path of the file.
+    run: Run that has the model; None to make it of what the file says.
+
+  Raises:
+    ValueError: the file is damaged, does not say what its model is, or names
+      code of the user's own, which no file may choose.
+  """
+  about = network.loads(formats.read_note(path), path)
+  if run is None:
+    run = _make(about, path)
+  arrays = formats.read(path)
+  model, shape = run.program.model, about["input"]["shape"][1:]
+  if about.get("timm"):
+    variables = _from_timm(model, arrays, shape)
+  else:
+    variables: dict[str, Any] = {}
+    for name, array in arrays.items():
+      layout.put(variables, name, array)
+  params = variables.pop("params", {})
+
+  @jax.jit
+  def call(inputs):
+    return calling.apply(model, params, variables, inputs, train=False)[0]
+
+  return network.Network(
+    about=about,
+    call=lambda inputs: np.asarray(call(jnp.asarray(inputs))),
+    runtime=f"flax on jax {jax.__version__}",
+  )
+
+
+def _make(about: dict[str, Any], path: pathlib.Path) -> Trained:
+  """Returns the run of a file, without its weights."""
+  saved, known = about["run"], {name for f in FAMILIES for name in f.MODELS}
+  for section, names in (("model", known), ("task", TASKS)):
+    name = saved["config"][section]["name"]
+    if name not in names:
+      raise ValueError(
+        f"{path}: its {section} {name!r} is code of its own, which a file"
+        " cannot bring: use the run's workdir"
+      )
+  return restore(saved["config"], saved["data"], {"params": {}}, about["step"])
+
+
+def _to_timm(model: Any, variables: PyTree) -> dict[str, np.ndarray]:
+  """Returns folded variables as a state dict of timm's plain network."""
+  arrays, factor = timm.to_timm(variables), timm_network.factor_of(model)
+  kept = {k: x for k, x in arrays.items() if not k.endswith(".gain")}
+  return {k: x * factor if x.ndim == 4 else x for k, x in kept.items()}
+
+
+def _from_timm(
+  model: Any, arrays: layout.Arrays, shape: list[int]
+) -> dict[str, Any]:
+  """Returns such a state dict as variables of a model."""
+  factor = timm_network.factor_of(model)
+  arrays = {k: x / factor if x.ndim == 4 else x for k, x in arrays.items()}
+  inputs = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
+  init = lambda x: calling.init(model, jax.random.key(0), x)
+  params, state = jax.eval_shape(init, inputs)
+  like = {"params": params, **state}
+  found = timm.from_timm(arrays, like, skip=("*/gain",))
+  # The kernels hold the gains; the model wants to find some.
+  for path, leaf in by_path(like).items():
+    if path.endswith("/gain"):
+      layout.put(found.variables, path, np.ones(leaf.shape, leaf.dtype))
+  return dict(found.variables)
