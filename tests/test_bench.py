@@ -253,7 +253,7 @@ def test_traffic_counts_what_is_in_a_loop_as_often_as_it_runs():
 }
 
 ENTRY %main (x: f32[8]) -> f32[8] {
-  %w = f32[8] while(%x), condition=%c, body=%body, backend_config={"known_trip_count":{"n":"5"}}
+  %w = f32[8] while(%x), body=%body, x={"known_trip_count":{"n":"5"}}
   %b = (f32[8], bf16[4]) all-gather(%w, %w), replica_groups=[2,2]<=[4]
 }
 """
