@@ -13,7 +13,9 @@ and then, on Persuasion, which decided nothing:
       --config.data.eval_split=test
 
 Arms: `:ws=true` standardizes the kernels of attention and MLP, scaled by
-1/sqrt(fan-in); `:ws=true,ws_convention=bit` without that scale. `:norm=rms`,
+1/sqrt(fan-in), with `ws_gains=true` times a number that is learned for each
+filter; `:ws=true,ws_convention=bit` without that scale. A filter of `out` has
+inputs of all heads, or with `ws_axes=per_head` of one head. `:norm=rms`,
 `:qk_norm=true`, `:z_loss=1e-4` and `:tokenizer=pieces` (the extra `text`).
 
 Expect: not measured to the end. In a pilot, 260 steps with half the batch, 1.1
@@ -40,7 +42,6 @@ def get_config(arg=""):
       "model.norm": "layer",
       "model.ws": False,
       "model.ws_convention": "timm_scaled",
-      "model.ws_where": ("*/attention/*/kernel", "*/mlp/*/kernel"),
       "optim.name": "adamw",
       "optim.nesterov": False,
       "optim.learning_rate": 3e-3,

@@ -39,10 +39,6 @@ def get_config(arg=""):
       "model.name": "text_cnn",
       "model.norm": "none",
       "model.ws": False,
-      # The kernels of either model, but not the head.
-      "model.ws_where": (
-        *("conv*/kernel", "*/attention/*/kernel", "*/mlp/*/kernel"),
-      ),
       "optim.name": "adamw",
       "optim.nesterov": False,
       "optim.learning_rate": 2e-3,

@@ -36,7 +36,6 @@ def get_config(arg=""):
       "model.positions": "learned",
       "model.ws": False,
       "model.ws_convention": "timm_scaled",
-      "model.ws_where": ("*/attention/*/kernel", "*/mlp/*/kernel"),
       "optim.name": "adamw",
       "optim.nesterov": False,
       "optim.learning_rate": 1e-3,

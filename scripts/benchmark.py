@@ -1,9 +1,12 @@
 """Times ws_jax and what it competes with, in turn within one run.
 
   python scripts/benchmark.py step --batch_size=1,64 --against=torch,flax
+  python scripts/benchmark.py step --model=tc_resnet8 --against=torch
   python scripts/benchmark.py ws --against=torch --markdown=ws.md
   python scripts/benchmark.py step --setting='plain:XLA_FLAGS='
   python scripts/benchmark.py cost --to=experiments/cost
+  python scripts/benchmark.py step --model=transformer_lm --arms=LN \
+    --batch_size=1,16,64 --against=torch,torch_compile --dtype=bfloat16
 
 Each round times every contender once, so that a drift of the machine meets all
 of them; quote the median of the ratios within rounds. PyTorch, plain Flax code
@@ -66,6 +69,9 @@ _WORKERS = flags.DEFINE_list(
 _PHOTOGRAPHS = flags.DEFINE_list(
   "photographs", [], "Folders with photographs to cut these images from."
 )
+_DTYPE = flags.DEFINE_enum(
+  "dtype", _DEFAULT.dtype, ["float32", "bfloat16"], "Dtype of the activations."
+)
 _SETTING = flags.DEFINE_multi_string(
   "setting",
   [],
@@ -110,6 +116,7 @@ def options() -> Options:
     workers=tuple(int(number) for number in _WORKERS.value),
     photographs=tuple(_PHOTOGRAPHS.value),
     against=tuple(_AGAINST.value),
+    dtype=_DTYPE.value,
     settings=dict(setting(text) for text in _SETTING.value),
   )
 

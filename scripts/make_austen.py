@@ -20,6 +20,7 @@ from collections.abc import Iterator
 
 from absl import app, flags
 
+from ws_jax.base import disk
 from ws_jax.data.text import austen
 
 _SOURCE = flags.DEFINE_string(
@@ -126,6 +127,7 @@ def zip_bytes(novels: dict[str, bytes]) -> bytes:
 
 
 def main(argv: list[str]) -> None:
+  """Writes the file, or compares it; exits 1 if that cannot be done."""
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments: {argv[1:]}")
   source, output = pathlib.Path(_SOURCE.value), pathlib.Path(_OUTPUT.value)
@@ -135,14 +137,10 @@ def main(argv: list[str]) -> None:
       "--source=FILE with Rdata.rdb of the R package"
     )
   content = zip_bytes(read_novels(source))
-  digest = hashlib.sha256(content).hexdigest()
-  if _CHECK.value:
-    if not output.exists() or output.read_bytes() != content:
-      sys.exit(f"{output} differs from what the package gives ({digest})")
-    print(f"{output} is what the package gives: sha256 {digest}")
-    return
-  output.write_bytes(content)
-  print(f"wrote {output}: {len(content)} bytes, sha256 {digest}")
+  try:
+    print(disk.make_file(output, content, check=_CHECK.value))
+  except ValueError as error:
+    sys.exit(str(error))
 
 
 if __name__ == "__main__":

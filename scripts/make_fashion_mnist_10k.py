@@ -129,15 +129,10 @@ def main(argv: list[str]) -> None:
       "pass --source=FOLDER with the four official .gz files"
     )
   content = npz_bytes(make_arrays(source))
-  digest = hashlib.sha256(content).hexdigest()
-  if _CHECK.value:
-    if not output.exists() or output.read_bytes() != content:
-      sys.exit(f"{output} differs from what the official files give ({digest})")
-    print(f"{output} is what the official files give: sha256 {digest}")
-    return
-  with disk.whole(output) as file:
-    file.write(content)
-  print(f"wrote {output}: {len(content)} bytes, sha256 {digest}")
+  try:
+    print(disk.make_file(output, content, check=_CHECK.value))
+  except ValueError as error:
+    sys.exit(str(error))
 
 
 if __name__ == "__main__":

@@ -1,16 +1,21 @@
-"""Prepares a TFDS set, or a folder of audio, so that training can read it.
+"""Prepares a TFDS set, or a folder of audio or images, for training to read.
 
     python scripts/prepare_data.py cifar10
     python scripts/prepare_data.py fashion_mnist --from_debian
     python scripts/prepare_data.py cifar10 --manual_dir=FOLDER_WITH_THE_ARCHIVE
     python scripts/prepare_data.py spoken_digit --seconds=1
     python scripts/prepare_data.py --audio_folder=DIR --name=my_words
+    python scripts/prepare_data.py --image_folder=DIR --name=my_images
 
-An audio folder holds a folder of clips for each class, and needs no TensorFlow.
-TFDS does, for its builders; training then reads what they write (array_record)
-without it. The builder and its checksums are those of TFDS, wherever the files
-come from. Clips of a TFDS set, such as speech_commands, are decoded here once,
-because that needs TensorFlow, too.
+An image folder holds a folder for each split, and in it one for each class. It
+can be trained on as it is; packed into few large files (`--format=tar` or
+array_record) it is read faster from a disk that many share.
+
+An audio folder holds a folder of clips for each class. Neither needs
+TensorFlow. TFDS does, for its builders; training then reads what they write
+(array_record) without it. The builder and its checksums are those of TFDS,
+wherever the files come from. Clips of a TFDS set, such as speech_commands, are
+decoded here once, because that needs TensorFlow, too.
 """
 
 import importlib.util
@@ -32,7 +37,8 @@ from collections.abc import Iterable
 from absl import app, flags, logging
 
 from ws_jax import data
-from ws_jax.data import audio, audio_prepare, fashion_mnist, find
+from ws_jax.data import audio, audio_prepare, fashion_mnist, find, stream
+from ws_jax.data.stream import prepare as prepare_images
 
 _DATA_DIR = flags.DEFINE_string(
   "data_dir", None, "Folder to put it in (default: the folder TFDS uses)."
@@ -48,8 +54,14 @@ _MANUAL_DIR = flags.DEFINE_string(
 _AUDIO_FOLDER = flags.DEFINE_string(
   "audio_folder", None, "Folder with a folder of audio files for each class."
 )
+_IMAGE_FOLDER = flags.DEFINE_string(
+  "image_folder", None, "Folder with SPLIT/CLASS/ and images in it, to pack."
+)
+_FORMAT = flags.DEFINE_enum(
+  "format", "array_record", prepare_images.KINDS, "Files to pack images into."
+)
 _NAME = flags.DEFINE_string(
-  "name", None, "Name for data.name that the audio folder gets."
+  "name", None, "Name for data.name that the folder gets."
 )
 _SAMPLE_RATE = flags.DEFINE_integer(
   "sample_rate", None, "Samples of a second of audio; others are resampled."
@@ -272,7 +284,11 @@ def run(name: str) -> None:
   try:
     info = data.load(data.Request(name, dir=str(data_dir))).info
   except data.DataError as error:
-    print(f"{name} is prepared, but does not suit ws_jax: {error}")
+    try:
+      said = _streamed(name, data_dir)
+    except ValueError:  # Also without the extra.
+      said = f"{name} is prepared, but does not suit ws_jax: {error}"
+    print(said)
     return
   shape = "x".join(map(str, info.input_shape))
   kind = "images" if info.input_dtype == "uint8" else "examples"
@@ -280,6 +296,47 @@ def run(name: str) -> None:
   print(
     f"{name} is ready: {info.train_size} train and {info.eval_size} test "
     f"{kind} of {shape}{classes}"
+  )
+
+
+def run_images(folder: pathlib.Path, name: str | None) -> None:
+  """Packs a folder of images."""
+  if not name:
+    raise PrepareError("--image_folder needs --name=NAME, for data.name")
+  data_dir = pathlib.Path(_DATA_DIR.value or data.default_data_dir())
+  data_dir = data_dir.expanduser()
+  prepare_images.prepare_folder(
+    folder, name, data_dir=data_dir, kind=_FORMAT.value
+  )
+  print(_streamed(name, data_dir))
+
+
+def _streamed(name: str, data_dir: pathlib.Path) -> str:
+  """Returns a sentence about a set that is to be streamed.
+
+  Raises:
+    DataError: it cannot be streamed.
+  """
+  split, info = None, None
+  # Splits may have any name, and the test of ImageNet has no labels.
+  for split in ("validation", None, "train"):
+    wanted = data.Request(
+      name,
+      dir=str(data_dir),
+      eval_split=split,
+      stream=stream.Options(),
+      may_overlap=True,
+    )
+    try:
+      info = data.read_info(wanted)
+      break
+    except data.DataError:
+      if split == "train":
+        raise
+  assert info is not None
+  return (
+    f"{name} is ready for data.source=stream: {info.train_size} train and "
+    f"{info.eval_size} {split or 'test'} images, {info.num_classes} classes"
   )
 
 
@@ -335,7 +392,10 @@ def is_ready(name: str, data_dir: pathlib.Path) -> bool:
     if decoded(name, data_dir) is None:
       data.read_info(data.Request(name, dir=str(data_dir)))
   except data.DataError:
-    return False
+    try:
+      _streamed(name, data_dir)
+    except ValueError:  # Also without the extra.
+      return False
   return True
 
 
@@ -370,16 +430,19 @@ def install_command() -> str:
 
 
 def main(argv: list[str]) -> None:
-  if len(argv) != (1 if _AUDIO_FOLDER.value else 2):
+  folders = [x for x in (_AUDIO_FOLDER.value, _IMAGE_FOLDER.value) if x]
+  if len(folders) > 1 or len(argv) != (1 if folders else 2):
     raise app.UsageError(
       "give the name of one set: prepare_data.py NAME; or --audio_folder=DIR"
-      " --name=NAME"
+      " or --image_folder=DIR, and --name=NAME"
     )
   # TensorFlow logs at length which processor features it could use.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
   try:
     if _AUDIO_FOLDER.value:
       run_audio(pathlib.Path(_AUDIO_FOLDER.value).expanduser(), _NAME.value)
+    elif _IMAGE_FOLDER.value:
+      run_images(pathlib.Path(_IMAGE_FOLDER.value).expanduser(), _NAME.value)
     else:
       run(argv[1])
   except (PrepareError, data.DataError) as error:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from ws_jax.bench import (
-  ARMS,
   BENCHMARKS,
+  Options,
   Table,
   cost,
   micro,
@@ -184,7 +184,7 @@ def test_other_libraries_and_settings_take_the_same_step():
     "--against=flax",
     "--setting=plain:XLA_FLAGS=",
   )
-  for arm in ARMS:
+  for arm in Options().arms:
     assert f"| {arm} flax" in printed and f"| {arm} plain" in printed
 
 
@@ -194,8 +194,43 @@ def test_torch_takes_the_same_step():
   printed = command(
     "step", "--model=resnet8", "--batch_size=2", "--rounds=1", "--against=torch"
   )
-  for arm in ARMS:
+  for arm in Options().arms:
     assert f"| {arm} torch" in printed
+
+
+@pytest.mark.slow
+@needs_torch
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+  ("model", "arms"),
+  [
+    ("transformer_lm", "LN+WS,RMS"),
+    ("transformer_classifier", "LN"),
+    ("text_cnn", "BN+WS,no norm"),
+  ],
+)
+def test_torch_takes_the_same_step_on_text(model, arms, dtype):
+  printed = command(
+    *("step", f"--model={model}", f"--arms={arms}", f"--dtype={dtype}"),
+    *("--batch_size=2", "--rounds=1", "--against=torch"),
+  )
+  assert "tokens/s" in printed
+  for arm in arms.split(","):
+    assert f"| {arm} torch" in printed
+
+
+@pytest.mark.slow
+@needs_torch
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("model", ["tc_resnet8", "res8", "ds_cnn_s"])
+def test_torch_takes_the_same_step_on_clips(model, dtype):
+  printed = command(
+    *("step", f"--model={model}", f"--dtype={dtype}", "--arms=BN+WS,GN"),
+    *("--batch_size=2", "--rounds=1", "--against=torch"),
+  )
+  for arm in ("BN+WS", "GN"):
+    assert f"| {arm} torch" in printed
+    assert f"| {arm} from clips, in a loop" in printed
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,9 @@ import math
 
 import pytest
 
-from ws_jax import config
+from ws_jax import config, models
 from ws_jax.config import table
+from ws_jax.layers.norm import NormSpec
 
 
 def resolve(overrides=None, num_examples=1000, num_devices=1):
@@ -224,3 +225,24 @@ def test_a_file_that_is_no_config_is_one_line(tmp_path, text, message):
   readme.write_text("# No config")
   with pytest.raises(config.ConfigError, match=r"a config is a \.py file"):
     config.load(str(readme))
+
+
+def test_a_model_that_is_named_brings_the_defaults_it_was_published_with():
+  named = lambda arg: config.variant(config.default(), arg).model
+  assert (named("model=bit_r50x1").version, named("").version) == (2, 1)
+  assert named("model=bit_r50x1").num_groups == 32
+  # What was asked for stays, in either order, and a default does not.
+  assert named("model=bit_r50x1,num_groups=4").num_groups == 4
+  assert named("num_groups=4,model=bit_r50x1").num_groups == 4
+  changed = config.variant(config.default(), "model=nfnet_f1")
+  assert changed.model.ws_convention == "nfnet"
+  changed = config.variant(changed, "model=resnet20")
+  assert (changed.model.ws_convention, changed.model.num_groups) == ("bit", 8)
+
+
+def test_models_whose_channels_form_no_8_groups_bring_a_number_of_their_own():
+  for name, groups in (("res15", 9), ("res8_narrow", 1), ("ds_cnn_l", 12)):
+    named = config.variant(config.default(), f"model={name}")
+    assert named.model.num_groups == groups
+    models.create(name, num_outputs=12)
+    models.create(name, num_outputs=12, norm=NormSpec(num_groups=groups))

@@ -10,12 +10,14 @@ import pytest
 
 import ws_jax
 from tests.quick import quick
-from ws_jax import models
+from ws_jax import config, models
+from ws_jax.core import conventions
 from ws_jax.core.kernels import path_string
 from ws_jax.layers.norm import NormSpec
 from ws_jax.layers.squeeze_excite import SqueezeExcite
 from ws_jax.layers.stochastic_depth import StochasticDepth
 from ws_jax.models.mbconv import EfficientNet, Stage
+from ws_jax.train import calling
 
 # At 1000 classes, as timm counts them.
 PUBLISHED = {
@@ -228,3 +230,32 @@ def test_stochastic_depth_keeps_the_mean_only_if_it_is_to():
     np.testing.assert_array_equal(layer.apply({}, x, train=False), x)
   with pytest.raises(ValueError, match="below 1, not 1.5"):
     StochasticDepth(1.5)
+
+
+@pytest.mark.parametrize("name", ["efficientnet_cifar", "ds_cnn_s"])
+@pytest.mark.parametrize("how", ["standardize", "scale", "leave"])
+def test_depthwise_kernels_are_standardized_scaled_or_left(name, how):
+  changed = config.apply(
+    config.default(), {"model.name": name, "model.ws_depthwise": how}
+  )
+  config.check(changed)
+  rng = np.random.default_rng(0)
+  plain = lambda *shape: 1 + rng.normal(size=shape).astype(np.float32)
+  params = {
+    "depthwise_conv1": {"kernel": plain(3, 3, 1, 8)},
+    "conv1": {"kernel": plain(3, 3, 8, 8)},
+  }
+  bit = conventions.BIT
+  found = calling.effective_params(nn.Dense(1), params, bit, (), how)
+  kernel = found["depthwise_conv1"]["kernel"]
+  raw = params["depthwise_conv1"]["kernel"]
+  wanted = {
+    "standardize": (raw - raw.mean((0, 1, 2))) / raw.std((0, 1, 2)),
+    "scale": raw / raw.std((0, 1, 2)),
+    "leave": raw,
+  }[how]
+  np.testing.assert_allclose(kernel, wanted, rtol=1e-4, atol=1e-5)
+  other = np.asarray(found["conv1"]["kernel"])
+  np.testing.assert_allclose(other.mean((0, 1, 2)), 0, atol=1e-5)
+  with pytest.raises(config.ConfigError, match="standardize or scale or"):
+    config.check(config.apply(changed, {"model.ws_depthwise": "spare"}))

@@ -131,6 +131,46 @@ def test_training_pixels_are_those_of_pillow():
   np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize(
+  ("subsampling", "progressive", "mode"),
+  [
+    *((n, False, "RGB") for n in (0, 1, 2)),
+    *((2, True, "RGB"), (0, False, "L"), (2, False, "CMYK")),
+  ],
+)
+@pytest.mark.parametrize("restarts", [0, 1])
+def test_rows_below_the_crop_change_nothing(
+  subsampling, progressive, mode, restarts
+):
+  rng = np.random.default_rng(0)
+  colours = rng.integers(0, 256, (9, 7, 3), dtype=np.uint8)
+  image = PIL.Image.fromarray(colours).resize((75, 150)).convert(mode)
+  stored = io.BytesIO()
+  image.save(
+    stored,
+    "JPEG",
+    subsampling=subsampling,
+    progressive=progressive,
+    restart_marker_rows=restarts,
+  )
+  encoded = stored.getvalue()
+  whole = PIL.Image.open(io.BytesIO(encoded)).convert("RGB")
+  saw_less = False
+  for seed in range(20):
+    window = crops.random_window(np.random.default_rng(seed), 75, 150, 0.08)
+    frame = crops._frame(encoded)
+    if frame is not None:
+      assert frame[1:3] == (75, 150)
+      less = crops._rows_through(encoded, frame, window[3])
+      saw_less |= PIL.Image.open(io.BytesIO(less)).height < 150
+    expected = whole.crop(window).resize(
+      (16, 16), PIL.Image.Resampling.BILINEAR
+    )
+    found = crops.train_pixels(encoded, np.random.default_rng(seed), SMALL)
+    np.testing.assert_array_equal(found, np.asarray(expected))
+  assert saw_less != progressive
+
+
 @pytest.mark.parametrize("shape", [(48, 64, 3), (65, 40, 3), (20, 20, 3)])
 def test_evaluation_takes_the_middle_of_the_resized_image(shape):
   encoded = encode(shape)
@@ -154,7 +194,9 @@ def test_grey_and_other_images_become_rgb(mode, form):
 
 @pytest.mark.slow
 def test_pixels_are_those_of_torchvision():
-  transforms = pytest.importorskip("torchvision.transforms")
+  pytest.importorskip("torchvision")
+  from torchvision import transforms
+
   encoded = encode((375, 500, 3))
   image = PIL.Image.open(io.BytesIO(encoded))
   options = stream.Options()
@@ -434,6 +476,20 @@ def packed(images, tmp_path_factory):
   return folder
 
 
+@pytest.mark.parametrize(
+  ("name", "line"),
+  [
+    ("My set", "must be lower-case letters"),
+    ("tars", "is there already: choose another name"),
+  ],
+)
+def test_a_name_that_cannot_be_taken_is_refused(images, packed, name, line):
+  with pytest.raises(data.DataError, match=line):
+    prepare.prepare_folder(images, name, data_dir=packed, kind="tar")
+  names = {path.name for path in packed.iterdir()}
+  assert names == {"tars", "records"}  # Nothing half done is left.
+
+
 def content(dataset):
   """Returns the bytes and the class of every image, in no order."""
   names = dataset.info.classes
@@ -452,8 +508,9 @@ def test_packed_images_are_those_of_the_folder(images, packed):
   for name in ("tars", "records"):
     assert content(data.load(request(packed / name))) == expected
   # A set of TFDS by its name as well, and tar files by their index.
-  named = data.Request("records", dir=str(packed), stream=SMALL)
-  assert content(data.load(named)) == expected
+  for name in ("tars", "records"):
+    named = data.Request(name, dir=str(packed), stream=SMALL)
+    assert content(data.load(named)) == expected
   assert content(data.load(request(packed / "tars"))) == expected
   assert (packed / "tars/train.ws_jax_index.npz").exists()
 

@@ -186,13 +186,13 @@ def _configure() -> None:
   from ws_jax.train import backend, processes
 
   try:
-    joined = processes.join(
+    if joined := processes.join(
       _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
-    )
-    if joined:
+    ):
       _parsed.leave = processes.leave
-      _say(joined)
     _say(backend.configure())
+    if joined:
+      _say(processes.describe())
   except ValueError as error:  # WS_JAX_NATIVE=maybe
     raise config.ConfigError(str(error)) from error
 
@@ -206,8 +206,10 @@ def _evaluate(path: str) -> dict[str, float]:
     raise config.ConfigError(" ".join(str(error).split())) from error
   _say(f"{path}: step {run.step}")
   metrics, answers = run.answer(_parsed.given)
-  for name, (right, count) in (answers.by_group if answers else {}).items():
-    _say(f"{answers.group_key} {name}: {right} of {count}, {right / count:.4f}")
+  if answers is not None:
+    for name, (right, count) in answers.by_group.items():
+      share = right / count
+      _say(f"{answers.group_key} {name}: {right} of {count}, {share:.4f}")
   return {f"eval/{name}": x for name, x in metrics.items()}
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import functools
+import hashlib
 import json
 import math
 import os
@@ -54,6 +55,30 @@ def whole(path: pathlib.Path) -> Iterator[IO[bytes]]:
     raise
   finally:
     draft.unlink(missing_ok=True)
+
+
+def make_file(path: pathlib.Path, content: bytes, *, check: bool) -> str:
+  """Writes a file that can be made anew, or compares it with what is there.
+
+  Args:
+    path: Path of the file.
+    content: Bytes that it must have.
+    check: Whether to compare, and write nothing.
+
+  Returns:
+    A line to print.
+
+  Raises:
+    ValueError: `check` is set and the file is missing or another one.
+  """
+  digest = hashlib.sha256(content).hexdigest()
+  if not check:
+    with whole(path) as file:
+      file.write(content)
+    return f"wrote {path}: {len(content)} bytes, sha256 {digest}"
+  if not path.exists() or path.read_bytes() != content:
+    raise ValueError(f"{path} is not what its source gives: sha256 {digest}")
+  return f"{path} is what its source gives: sha256 {digest}"
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

@@ -210,7 +210,13 @@ def text(default: str | None, meaning: str, *, optional: bool = False) -> Key:
 
 
 def choice(default: str, options: tuple[str, ...], meaning: str) -> Key:
-  """Declares a text that is one of a few."""
+  """Declares a text that is one of a few.
+
+  Example:
+    >>> choice("scale", ("leave", "scale"), "what is done").check("do", "keep")
+    Traceback (most recent call last):
+    ValueError: do=keep must be leave or scale
+  """
   allowed = lambda value: value in options
   return Key(default, str, meaning, allowed, " or ".join(options))
 

@@ -23,11 +23,14 @@ BENCHMARKS = {
   "sweep": "runs per hour, against one process for each run",
   "fold": "inference with folded weights",
   "micro": "one optimizer batch as micro-batches of every size",
+  "scaling": "memory and communication of a step, against devices; compiles",
   "profile": "where the time of a step goes, against the machine's peaks",
   "memory": "the most memory that a step needs, donation and remat",
 }
 
-ARMS = {name: arms.ARMS[name] for name in ("BN", "BN+WS", "GN", "GN+WS")}
+_IMAGES = ("BN", "BN+WS", "GN", "GN+WS")
+_TEXT = ("LN", "LN+WS", "RMS", "RMS+WS", "no norm", "WS")
+ARMS = {name: arms.ARMS[name] for name in (*_IMAGES, *_TEXT)}
 
 LIBRARIES = {
   "flax": "plain Flax code with default settings",
@@ -58,13 +61,14 @@ class Options:
       Debian puts them.
     examples: Number of these images.
     against: Names in `LIBRARIES`.
+    dtype: Dtype of the activations.
     settings: Environment variables by name. Each name is one more contender:
       our program in a process with these variables.
   """
 
   model: str | None = None
   batch_sizes: tuple[int, ...] = (64,)
-  arms: tuple[str, ...] = tuple(ARMS)
+  arms: tuple[str, ...] = _IMAGES
   rounds: int | None = None
   steps: int = 200
   source: str = "memory"
@@ -72,6 +76,7 @@ class Options:
   photographs: tuple[str, ...] = ()
   examples: int = 400
   against: tuple[str, ...] = ()
+  dtype: str = "float32"
   settings: Mapping[str, Mapping[str, str]] = dataclasses.field(
     default_factory=dict
   )

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ws_jax import models
-from ws_jax.bench import ARMS, DEFAULT_MODEL, Options
+from ws_jax.bench import ARMS, DEFAULT_MODEL, Options, speech, text
 from ws_jax.bench.ours import LEARNING_RATE
 from ws_jax.bench.timing import Contender
 from ws_jax.bench.worker import Worker
@@ -19,9 +19,13 @@ PLAIN: dict[str, str | None] = {"XLA_FLAGS": None}
 LIBRARY_ENV: dict[str, dict[str, str | None]] = {
   "torch_malloc": {name: str(value) for name, _, value in backend.ALLOCATOR}
 }
+# The files with the twins of models that are not in `torch_side`.
+TWINS = dict.fromkeys(text.LENGTHS, "torch_text")
+TWINS |= dict.fromkeys(speech.MODELS, "torch_speech")
 # Two libraries sum in different orders. The first loss shows that the network
 # is the same; its rounding error grows with every step.
-_TOLERANCE, _GROWTH = 1e-5, 100.0
+_TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-3}
+_GROWTH = 100.0
 
 
 class Recipe(NamedTuple):
@@ -61,19 +65,23 @@ def recipes(
   model = options.model or DEFAULT_MODEL
   own: dict[str, Any] = {"model": model, "arm": arm, "batch_size": batch_size}
   own["optim__micro_batch_size"] = micro_batch_size
-  given = {"weights": weights, "learning_rate": LEARNING_RATE}
+  if options.dtype != "float32":
+    own["model__dtype"] = options.dtype
+  _check(options, model)
+  rate = text.LEARNING_RATE if model in text.LENGTHS else LEARNING_RATE
+  given = {"weights": weights, "learning_rate": rate}
   made = {"": Recipe("ours", own, {}, "configure")}
   for name, env in options.settings.items():
     made[name] = Recipe("ours", own, dict(env), "configure")
   for name in options.against:
-    module, env = side(name)
+    module, env = side(name, model)
     if name == "flax":
       if micro_batch_size is None:
         how = given | {"model": model, "arm": arm}
         made[name] = Recipe(module, how, env, "")
       continue
     how = given | {
-      "network": network(model, arm),
+      "network": network(model, arm, options.dtype),
       "micro_batch_size": micro_batch_size,
       "compiled": name == "torch_compile",
     }
@@ -122,19 +130,40 @@ class Others:
         self._workers[name] = self._stack.enter_context(worker)
       worker = self._workers[name]
       number = worker.make(recipe.module, "Step", **recipe.arguments)
-      check_losses(f"{name} {arm}", worker.get(number, "losses"), losses)
+      check_losses(
+        f"{name} {arm}",
+        worker.get(number, "losses"),
+        losses,
+        self._options.dtype,
+      )
       made[f"{arm} {name}"] = worker.contender(number)
     return made
 
 
-def side(library: str) -> tuple[str, dict[str, str | None]]:
+def _check(options: Options, model: str) -> None:
+  """Refuses what a library has no twin of."""
+  if model in TWINS and "flax" in options.against:
+    raise ValueError(f"--against=flax has no {model}; torch has")
+  low = options.dtype != "float32" and options.against
+  if low and model not in TWINS:
+    raise ValueError(f"--dtype={options.dtype}: no library has a {model} of it")
+
+
+def side(
+  library: str, model: str = DEFAULT_MODEL
+) -> tuple[str, dict[str, str | None]]:
   """Returns the module with a library's code, and the environment it needs."""
-  module = "flax_side" if library == "flax" else "torch_side"
+  twin = TWINS.get(model, "torch_side")
+  module = "flax_side" if library == "flax" else twin
   return module, PLAIN | LIBRARY_ENV.get(library, {})
 
 
-def network(model: str, arm: str) -> dict[str, Any]:
-  """Returns the network of an arm as plain values, for `torch_side`."""
+def network(model: str, arm: str, dtype: str = "float32") -> dict[str, Any]:
+  """Returns the network of an arm as plain values, for PyTorch."""
+  if model in text.LENGTHS:
+    return text.network(model, arm, dtype)
+  if model in speech.MODELS:
+    return speech.network(model, arm, dtype)
   settings = models.MODELS[model]
   keys = ("channels", "block_sizes", "bottleneck")
   return {key: settings[key] for key in keys} | {
@@ -144,7 +173,10 @@ def network(model: str, arm: str) -> dict[str, Any]:
 
 
 def check_losses(
-  name: str, losses: Sequence[float], expected: Sequence[float]
+  name: str,
+  losses: Sequence[float],
+  expected: Sequence[float],
+  dtype: str = "float32",
 ) -> None:
   """Checks that two steps compute the same, before they are compared.
 
@@ -152,10 +184,11 @@ def check_losses(
     name: Name of the other step, for the message.
     losses: Losses of its first steps.
     expected: Losses of our first steps.
+    dtype: Dtype of the activations.
 
   Raises:
-    ValueError: the relative difference exceeds 1e-5 in the first step, 1e-3 in
-      the second, and so on.
+    ValueError: the relative difference exceeds 1e-5 (of bfloat16 2e-3) in the
+      first step, 1e-3 in the second, and so on.
 
   Example:
     >>> check_losses("torch", [2.3, 2.2], [2.3, 2.1])
@@ -163,7 +196,8 @@ def check_losses(
     ValueError: torch: losses [2.3, 2.2], ours [2.3, 2.1]: not the same step
   """
   error = np.abs(np.subtract(losses, expected)) / np.abs(expected)
-  if (error > _TOLERANCE * _GROWTH ** np.arange(len(error))).any():
+  allowed = _TOLERANCE[dtype] * _GROWTH ** np.arange(len(error))
+  if (error > allowed).any():
     raise ValueError(
       f"{name}: losses {list(losses)}, ours {list(expected)}: not the same step"
     )

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ws_jax import config
-from ws_jax.bench import ARMS
+from ws_jax import config, models
+from ws_jax.bench import ARMS, speech, text
 from ws_jax.bench.worker import turn
 from ws_jax.train import backend, build
 from ws_jax.train import step as steps
@@ -18,6 +18,7 @@ from ws_jax.train import step as steps
 # So small that the network does not learn the random labels by heart within a
 # benchmark: near a loss of zero gradients are denormal numbers, which are slow.
 LEARNING_RATE = 0.01
+_IMAGES = {"model.stem": "cifar", "task.crop_padding": 0, "task.flip": False}
 
 
 def noise(
@@ -47,38 +48,46 @@ def set_up(
   dataset: Any = None,
   **overrides: Any,
 ) -> build.Setup:
-  """Sets up a run without augmentation.
+  """Sets up a run in which nothing is random but the first weights.
 
-  Without it every library sees the same images, and steps can be compared.
+  So every library sees the same inputs, and steps can be compared.
 
   Args:
-    model: Name of a model in `ws_jax.models`; its stem is the one for small
-      images.
+    model: Name of a model in `ws_jax.models`; that of a ResNet has the stem for
+      small images.
     arm: Name of an arm in `ARMS`.
     batch_size: Number of examples in a step.
     dataset: Data, as `build.start` takes them; None for one batch of noise.
     **overrides: Other keys, with `__` for the dot: `optim__micro_batch_size=8`.
   """
+  if model in text.LENGTHS:
+    task, noisy = text.noise(model, batch_size)
+    settings = text.settings(model)
+  else:
+    task, noisy, settings = None, noise(batch_size), _IMAGES
+  if model in speech.MODELS:
+    noisy, settings = speech.noise(batch_size), speech.settings(model)
   settings = {
     "model.name": model,
-    "model.stem": "cifar",
     "data.batch_size": batch_size,
-    "task.crop_padding": 0,
-    "task.flip": False,
     "optim.learning_rate": LEARNING_RATE,
     "optim.schedule": "constant",
     "train.steps": 1_000_000,
+    **settings,
+    **ARMS[arm],
+    **{key.replace("__", "."): value for key, value in overrides.items()},
   }
-  settings |= ARMS[arm]
-  settings |= {
-    key.replace("__", "."): value for key, value in overrides.items()
-  }
-  dataset = noise(batch_size) if dataset is None else dataset
-  return build.start(config.apply(config.default(), settings), dataset=dataset)
+  return build.start(
+    config.apply(config.default(), settings),
+    dataset=noisy if dataset is None else dataset,
+    task=task,
+  )
 
 
 class Step:
   """A whole training step: gather, normalize, forward, backward, update.
+
+  That of a model for keywords begins with features, unless `clips`.
 
   Args:
     model: Name of a model in `ws_jax.models`.
@@ -87,6 +96,8 @@ class Step:
     weights: Path of a file to write with the first parameters and the batch,
       from which other libraries start; None for no file.
     checked_steps: Number of steps done when it is made; their losses are kept.
+    clips: Whether a step of a model for keywords makes features from clips.
+    loop: Whether steps run in a loop on the device; None for what a run does.
     **overrides: Other keys of the configuration, with `__` for the dot.
 
   Attributes:
@@ -102,13 +113,20 @@ class Step:
     batch_size: int,
     weights: str | None = None,
     checked_steps: int = 3,
+    clips: bool = False,
+    loop: bool | None = None,
     **overrides: Any,
   ):
     setup = self.adapt(set_up(model, arm, batch_size, **overrides))
     self.program, self.state = setup.program, setup.state()
     self.arrays, _ = setup.source.block(0, 0)
+    if model in speech.MODELS and not clips:
+      self.program, self.arrays = speech.with_features(
+        self.program, self.arrays
+      )
     # Number of steps in one loop on the device; None where loops are slow.
-    self._block = backend.steps_of_a_loop(10, setup.config.model.dtype)
+    native = models.convolves_natively(model) if loop is None else loop
+    self._block = backend.steps_of_a_loop(10, setup.config.model.dtype, native)
     count = self._block or 1
     indices = np.arange(batch_size, dtype=np.int32)
     indices = indices.reshape(1, -1, setup.config.optim.micro_batch_size)
@@ -172,11 +190,13 @@ class Step:
     jax.block_until_ready(self.state)
 
   def _first_losses(self, count: int) -> list[float]:
-    sums = [0.0]
+    sums = [(0.0, 0.0)]
     for _ in range(count):
       self._train(self.indices[:1])
-      sums.append(float(self.state.sums["loss"]))
-    return (np.diff(sums) / self.indices[0].size).tolist()
+      loss, number = (float(self.state.sums[x]) for x in ("loss", "count"))
+      sums.append((loss, number))
+    losses, counts = np.diff(sums, axis=0).T
+    return (losses / counts).tolist()
 
 
 def jit(function: Any, **how: Any) -> Any:

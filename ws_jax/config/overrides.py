@@ -142,9 +142,9 @@ def _apply(config, given, read):
   for section in OWNERS:
     for name, value in pairs:
       if name in (section, f"{section}.name"):
-        path = f"{section}.name"
+        path, before = f"{section}.name", keys(config)
         config[section].name = _read(read, KEYS[path], path, value)
-        exchange(config, section)
+        exchange(config, section, before)
   declared = keys(config)
   for name, value in pairs:
     table, _, argument = name.rpartition(".")

@@ -42,6 +42,9 @@ KEYS = {
   "init_skip": key.texts(
     (), "shell patterns of parameters that init_from leaves fresh, as head/*"
   ),
+  "init_zero": key.texts(
+    (), "shell patterns of parameters that are 0 after init_from, as head/*"
+  ),
   "data.name": key.text(
     "fashion_mnist_10k",
     "name of a data set, path of an .npz or an image folder, or"
@@ -95,7 +98,13 @@ KEYS = {
   "model.ws": key.switch(True, "standardize the kernels"),
   "model.ws_convention": key.text("bit", "definition of WS"),
   "model.ws_where": key.texts(
-    (), "shell patterns of paths to standardize; (): convolution kernels"
+    (), "shell patterns of paths to standardize; (): those of the model"
+  ),
+  "model.ws_axes": key.text(
+    "joint", "joint or per_head: filters of the out kernels of attention"
+  ),
+  "model.ws_gains": key.switch(
+    False, "learn a scale of each standardized filter"
   ),
   "optim.name": key.text(
     "sgd", "sgd, adamw, or package.module:callable as optax:lion"
@@ -111,6 +120,7 @@ KEYS = {
   "optim.weight_decay": key.number(5e-4, "weight decay"),
   "optim.decay": key.text("kernels", "kernels or all: which parameters decay"),
   "optim.momentum": key.number(0.9, "momentum; for adamw b1", below=1),
+  "optim.b2": key.number(0.999, "b2 of adamw", above=0, below=1),
   "optim.nesterov": key.switch(True, "Nesterov's form of the momentum"),
   "optim.schedule": key.text("cosine", "constant, step, cosine or one_cycle"),
   "optim.warmup_steps": key.integer(None, "steps of linear warm-up"),
@@ -133,6 +143,14 @@ KEYS = {
   ),
   "optim.ema_decay": key.number(
     None, "decay of a moving average of the parameters", below=1
+  ),
+  "optim.freeze": key.texts(
+    (), "shell patterns of parameters that stay as they are, as stage1*"
+  ),
+  "optim.freeze_statistics": key.switch(
+    True,
+    "frozen norms use their running statistics, which stay; else those of the"
+    " batch, and the running ones move",
   ),
   "optim.micro_batch_size": key.integer(
     None, "examples of one gradient; none: the whole batch", low=1
@@ -208,24 +226,41 @@ def keys(config: ml_collections.ConfigDict) -> dict[str, key.Key]:
   )
 
 
-def exchange(config: ml_collections.ConfigDict, section: str) -> None:
+def exchange(
+  config: ml_collections.ConfigDict,
+  section: str,
+  before: Mapping[str, key.Key] | None = None,
+) -> None:
   """Gives a section the keys of what it names.
 
-  A value of the old one stays where the new one has a key of that name and the
-  value is in its range.
+  A value of the old one stays where the new one has a key of that name, the
+  value is in its range, and it is not just the default of the old one.
+
+  Args:
+    config: Configuration; it is changed in place.
+    section: Section whose `name` has changed.
+    before: Keys that the configuration had under the old name.
+
+  Raises:
+    ConfigError: it names an unknown model or task.
   """
-  own = OWNERS[section]
   try:
-    declared = own(config[section].name)
+    declared = OWNERS[section](config[section].name)
   except ValueError as error:
     raise ConfigError(str(error)) from error
-  fixed = {path for path in KEYS if path.startswith(f"{section}.")}
+  fixed = {
+    path.partition(".")[2]: one
+    for path, one in KEYS.items()
+    if path.startswith(f"{section}.") and path != f"{section}.name"
+  }
   for name in list(config[section]):
-    if name not in declared and f"{section}.{name}" not in fixed:
+    if name not in declared and name not in fixed and name != "name":
       del config[section][name]
-  for name, one in declared.items():
+  for name, one in (fixed | declared).items():
     kept = name in config[section] and name != "kwargs"
-    if not kept or not one.fits(config[section][name]):
+    old = (before or {}).get(f"{section}.{name}")
+    untouched = kept and old and config[section][name] == old.default
+    if not kept or untouched or not one.fits(config[section][name]):
       put(config, f"{section}.{name}", one.default)
 
 

@@ -1,6 +1,7 @@
 """Data sets, the examples of each batch, and augmentation."""
 
 from ws_jax.data.augment import normalize, random_crop, random_flip
+from ws_jax.data.classes import only_classes
 from ws_jax.data.datasets import (
   Dataset,
   Info,
@@ -31,6 +32,7 @@ __all__ = [
   "eval_indices",
   "load",
   "normalize",
+  "only_classes",
   "random_crop",
   "random_flip",
   "read_info",

@@ -35,17 +35,68 @@ def random_crop(key: jax.Array, images: jax.Array, padding: int) -> jax.Array:
     raise ValueError(f"padding is {padding}, but must be at least 0")
   if padding == 0:
     return images
-  batch, height, width, channels = images.shape
   amounts = ((0, 0), (padding, padding), (padding, padding), (0, 0))
-  padded = jnp.pad(images, amounts)
-  offsets = jax.random.randint(key, (batch, 2), 0, 2 * padding + 1)
+  return _cut(key, jnp.pad(images, amounts), 2 * padding)
+
+
+def resize(images: jax.Array, size: int) -> jax.Array:
+  """Scales images to a square, by bilinear interpolation.
+
+  Args:
+    images: uint8 `[B, H, W, C]`.
+    size: height and width of the result.
+
+  Returns:
+    uint8 `[B, size, size, C]`.
+
+  Raises:
+    ValueError: `images` is not of rank 4.
+
+  Example:
+    >>> resize(jnp.ones([2, 8, 6, 3], jnp.uint8), 16).shape
+    (2, 16, 16, 3)
+  """
+  _check_rank(images)
+  shape = (images.shape[0], size, size, images.shape[3])
+  scaled = jax.image.resize(images.astype(jnp.float32), shape, "bilinear")
+  return jnp.round(scaled).astype(images.dtype)
+
+
+def random_window(key: jax.Array, images: jax.Array, size: int) -> jax.Array:
+  """Cuts a square out of each image, at a random place.
+
+  Args:
+    key: a JAX random key; the same key gives the same windows.
+    images: `[B, H, H, C]`, any dtype.
+    size: height and width of the result.
+
+  Raises:
+    ValueError: `images` are no squares, or smaller than `size`.
+
+  Example:
+    >>> images = jnp.ones([2, 8, 8, 3], jnp.uint8)
+    >>> random_window(jax.random.key(0), images, 6).shape
+    (2, 6, 6, 3)
+  """
+  _check_rank(images)
+  _, height, width, _ = images.shape
+  if height != width or size > height:
+    raise ValueError(f"no window of {size} pixels in {height} x {width}")
+  return _cut(key, images, height - size)
+
+
+def _cut(key: jax.Array, images: jax.Array, excess: int) -> jax.Array:
+  """Cuts a window out of each image that is `excess` pixels smaller."""
+  batch, height, width, channels = images.shape
+  offsets = jax.random.randint(key, (batch, 2), 0, excess + 1)
   offsets = _shard_like(offsets, images)
 
   def crop(image, offset):
     start = (offset[0], offset[1], jnp.zeros_like(offset[0]))
-    return jax.lax.dynamic_slice(image, start, (height, width, channels))
+    shape = (height - excess, width - excess, channels)
+    return jax.lax.dynamic_slice(image, start, shape)
 
-  return jax.vmap(crop)(padded, offsets)
+  return jax.vmap(crop)(images, offsets)
 
 
 def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:

@@ -11,7 +11,7 @@ import sys
 from ws_jax.base import extras
 from ws_jax.data.request import DataError
 
-EMBEDDED = "fashion_mnist_10k"
+EMBEDDED, TEXT = "fashion_mnist_10k", "austen"
 
 # The names people ask for most; any other image classification set of TFDS
 # works by its TFDS name too.
@@ -21,6 +21,7 @@ DATASETS = {
   "mnist": "60,000 + 10,000 grey images of digits, 28x28, 10 classes",
   "cifar10": "50,000 + 10,000 colour images, 32x32, 10 classes",
   "cifar100": "50,000 + 10,000 colour images, 32x32, 100 classes",
+  TEXT: "six novels, for task.name=language_model, in the package",
   "svhn_cropped": "73,257 + 26,032 house numbers, 32x32, 10 classes",
 }
 
@@ -72,6 +73,8 @@ def not_found(name: str, data_dir: str | os.PathLike | None) -> DataError:
   It tells an interrupted preparation from a version that is not there, from a
   folder that is not the one of prepared sets, and from an unknown name.
   """
+  if name == TEXT:
+    return DataError(f"data set {name!r} is for task.name=language_model")
   folder = data_folder(data_dir)
   path, _, version = name.partition(":")
   command = _how_to_prepare(name, data_dir)

@@ -1,10 +1,10 @@
 """Models by name: the families of this package, and the user's own.
 
 A family is a module with `MODELS` (its names, and for each the `defaults` that
-differ from those of `KEYS`), `KEYS` (its part of `config.model`), `create`, and
-`NATIVE` if it convolves by `ws_jax.layers` alone. A name
-`package.module:callable` is a model of the user's own,
-`ws_jax.models.own`.
+differ from those of `KEYS`), `KEYS` (its part of `config.model`), `create`,
+`NATIVE` if it convolves by `ws_jax.layers` alone, and `WS_WHERE` if WS is for
+other kernels than those of convolutions. A name `package.module:callable` is a
+model of the user's own, `ws_jax.models.own`.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from ws_jax.models import (
 )
 from ws_jax.models.resnet import MODELS, ResNet, create_model
 
-__all__ = ["MODELS", "ResNet", "create", "create_model", "keys"]
+__all__ = ["MODELS", "ResNet", "create", "create_model", "keys", "ws_where"]
 
 FAMILIES = (resnet, efficientnet, nfnet, speech, text_cnn, transformer)
 TEXT = (text_cnn, transformer)  # Families that are told `num_inputs`.
@@ -105,6 +105,22 @@ def convolves_natively(name: str) -> bool:
   On a CPU others are slow inside a compiled loop of steps.
   """
   return ":" not in name and getattr(_family(name), "NATIVE", False)
+
+
+def ws_where(name: str) -> tuple[str, ...]:
+  """Returns the parameters of a model that WS is for, as shell patterns.
+
+  Args:
+    name: Name of a model, or `package.module:callable`.
+
+  Returns:
+    Patterns of paths; empty for the kernels of convolutions.
+
+  Example:
+    >>> ws_where("transformer_lm")
+    ('*/attention/*/kernel', '*/mlp/*/kernel')
+  """
+  return () if ":" in name else getattr(_family(name), "WS_WHERE", ())
 
 
 def _family(name: str) -> Any:

@@ -26,3 +26,12 @@ DTYPE_KEYS = {
     "float32", "float32 or bfloat16, of activations; parameters stay float32"
   )
 }
+# Of the families with depthwise kernels, whose fan-in is their size alone.
+DEPTHWISE_KEYS = {
+  "ws_depthwise": keys.choice(
+    "standardize",
+    ("standardize", "scale", "leave"),
+    "what WS does to depthwise kernels; scale: divide by the deviation, and"
+    " keep the mean",
+  )
+}

@@ -7,9 +7,8 @@ Tan and Le, 2019 (arXiv:1905.11946). The published normalization is
 Weight Standardization goes in front of `apply`. It takes the convolutions, not
 the dense layers of squeeze-and-excitation. Those named `depthwise` have a
 fan-in of 9 or 25, and without their mean they cannot blur: the published weak
-point of WS here (Brock et al., 2021, arXiv:2101.08692). It takes all but them
-with `ws_where=("stem/kernel", "*/expand/kernel", "*/project/kernel",
-"final/kernel")`.
+point of WS here (Brock et al., 2021, arXiv:2101.08692). `ws_depthwise=leave`
+leaves them out, `ws_depthwise=scale` keeps their mean.
 """
 
 import math
@@ -57,11 +56,15 @@ NATIVE = True
 # The keys of `config.model` that an EfficientNet has.
 KEYS = {
   "width": keys.number(1.0, "factor on the number of channels", above=0),
+  "stem_stride": keys.integer(
+    None, "stride of the first convolution; none: the model's own", low=1
+  ),
   "dropout": keys.number(0.2, "rate of dropout before the head", below=1),
   "stochastic_depth": keys.number(
     0.2, "rate at which the last blocks are left out, for each example", below=1
   ),
   **common.NORM_KEYS,
+  **common.DEPTHWISE_KEYS,
   **common.DTYPE_KEYS,
 }
 
@@ -72,6 +75,7 @@ def create(
   num_outputs: int,
   norm: NormSpec = NormSpec(),  # noqa: B008 (frozen)
   width: float = 1.0,
+  stem_stride: int | None = None,
   dropout: float | None = None,
   stochastic_depth: float = 0.2,
   dtype: DTypeLike = jnp.float32,
@@ -83,6 +87,7 @@ def create(
     num_outputs: Number of outputs for each example, as classes.
     norm: Normalization, everywhere in the model.
     width: Factor on the number of channels; they stay multiples of 8.
+    stem_stride: Stride of the first convolution; None: the published.
     dropout: Rate of dropout before the head; None: the published, 0.2 or 0.3.
     stochastic_depth: Rate at which the last blocks are left out of a training
       step; it rises linearly over the blocks.
@@ -125,7 +130,7 @@ def create(
       for i, (expansion, size, stride, channels, blocks) in enumerate(_STAGES)
     ),
     stem_channels=round_channels(_STEM * factor),
-    stem_stride=1 if undivided else 2,
+    stem_stride=stem_stride or (1 if undivided else 2),
     final_channels=round_channels(_FINAL * factor),
     norm=norm,
     dropout=dropout,

@@ -33,9 +33,15 @@ _RES = {
   "res15": {"layers": 13, "dilated": True},
   "res26": {"layers": 24, "pool": (2, 2)},
 }
-_WIDE = {name: {"channels": 45, **shape} for name, shape in _RES.items()}
+# The channels of some cannot form 8 groups: 45 are 9 x 5, 172 are 4 x 43, 276
+# are 12 x 23, and 19 is prime.
+_WIDE = {
+  name: {"channels": 45, "defaults": {"num_groups": 9}, **shape}
+  for name, shape in _RES.items()
+}
 _NARROW = {
-  f"{name}_narrow": {"channels": 19, **shape} for name, shape in _RES.items()
+  f"{name}_narrow": {"channels": 19, "defaults": {"num_groups": 1}, **shape}
+  for name, shape in _RES.items()
 }
 _TC_RESNET = {
   "tc_resnet8": {"channels": (16, 24, 32, 48)},
@@ -43,16 +49,28 @@ _TC_RESNET = {
 }
 _DS_CNN = {
   "ds_cnn_s": {"channels": 64, "layers": 4, "strides": ((2, 2), (1, 1))},
-  "ds_cnn_m": {"channels": 172, "layers": 4, "strides": ((2, 1), (2, 2))},
-  "ds_cnn_l": {"channels": 276, "layers": 5, "strides": ((2, 1), (2, 2))},
+  "ds_cnn_m": {
+    "channels": 172,
+    "layers": 4,
+    "strides": ((2, 1), (2, 2)),
+    "defaults": {"num_groups": 4},
+  },
+  "ds_cnn_l": {
+    "channels": 276,
+    "layers": 5,
+    "strides": ((2, 1), (2, 2)),
+    "defaults": {"num_groups": 12},
+  },
 }
 MODELS: dict[str, dict[str, Any]] = _WIDE | _NARROW | _TC_RESNET | _DS_CNN
 # No `NATIVE`, although the convolutions are those of `ws_jax.layers`: on a CPU
-# a step with its features is 3 to 10 % faster when it is dispatched by itself.
+# a step from clips was 3 to 10 % faster dispatched by itself than in a loop.
+# `python scripts/benchmark.py step --model=tc_resnet8` times both.
 KEYS = {
   "width": keys.number(1.0, "factor on the number of channels", above=0),
   "dropout": keys.number(0.0, "dropout in front of the head", below=1),
   **common.NORM_KEYS,
+  **common.DEPTHWISE_KEYS,
   **common.DTYPE_KEYS,
 }
 
@@ -65,7 +83,7 @@ def create(
   name: str,
   *,
   num_outputs: int,
-  norm: NormSpec = NormSpec(),  # noqa: B008 (frozen)
+  norm: NormSpec | None = None,
   width: float = 1.0,
   dropout: float = 0.0,
   dtype: DTypeLike = jnp.float32,
@@ -75,7 +93,8 @@ def create(
   Args:
     name: A name of `MODELS`.
     num_outputs: Number of logits for each clip.
-    norm: Normalization, everywhere in the model.
+    norm: Normalization, everywhere in the model; None: group normalization
+      with a number of groups that suits the model.
     width: Factor on the number of channels; 1.5 makes TC-ResNet8-1.5.
     dropout: Share of the features in front of the head that training drops.
     dtype: Dtype of the activations; parameters and logits are float32.
@@ -94,7 +113,9 @@ def create(
   shape = dict(lookup(MODELS, name, "model"))
   if num_outputs < 1:
     raise ValueError(f"num_outputs must be at least 1, not {num_outputs}")
-  published = shape.pop("channels")
+  published, own = shape.pop("channels"), shape.pop("defaults", {})
+  if norm is None:
+    norm = NormSpec(num_groups=own.get("num_groups"))
   each = published if isinstance(published, tuple) else (published,)
   channels = tuple(round(one * width) for one in each)
   if min(channels) < 1:

@@ -29,6 +29,8 @@ MODELS: dict[str, dict[str, Any]] = {
   "transformer_lm": {},  # a decoder that predicts tokens
   "transformer_classifier": {},  # an encoder with a class for each text
 }
+# Neither the embedding, which is a head too, nor the head of a classifier.
+WS_WHERE = ("*/attention/*/kernel", "*/mlp/*/kernel")
 NORMS = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}
 POSITIONS = {"rotary": "angles of queries and keys", "learned": "vectors"}
 KEYS = {

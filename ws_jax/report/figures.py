@@ -33,16 +33,30 @@ COLORS = {
   "GN+WS+GC": "#332288",
   "LN": "#CC79A7",
   "LN+WS": "#882255",
+  "RMS": "#88CCEE",
+  "RMS+WS": "#004488",
   "IN": "#66C2A0",
   "IN+WS": "#009E73",
+  "BCN": "#EEBAB4",
+  "BCN+WS": "#BB5566",
+  "BCN(est)": "#CCBB44",
+  "BCN(est)+WS": "#997700",
   "plain": "#BBBBBB",
   "no norm": "#999999",
   "WS": "#000000",
 }
 # Colours of other arms, in the order of their names.
-_SPARE = ("#117733", "#661100", "#6699CC", "#DDAA33", "#BB5566", "#004488")
+_SPARE = ("#117733", "#661100", "#6699CC", "#DDAA33", "#EE3377", "#225555")
 # The norm is the shape, and WS fills it; a variant has a shape of its own.
-_MARKERS = {"BN": "o", "GN": "s", "LN": "^", "IN": "D"}
+_MARKERS = {
+  "BN": "o",
+  "GN": "s",
+  "LN": "^",
+  "RMS": "h",
+  "IN": "D",
+  "BCN": "p",
+  "BCN(est)": "8",
+}
 _VARIANTS = {"mean": "<", "std": ">", "GC": "P", "WS+GC": "*"}
 _DASHES = ("-", "--", ":", "-.")
 _PANEL = (4.8, 3.6)  # inches

@@ -25,6 +25,9 @@ ENDS = ("done", "diverged", "failed", "interrupted", "missing")
 
 _RATE, _BASE_RATE = "optim.learning_rate", "optim.base_learning_rate"
 _NORM_BATCH = "model.norm_batch_size"
+_OF_WS = {
+  f"model.ws_{x}" for x in ("convention", "depthwise", "where", "axes", "gains")
+}
 _NOT_VARIED = {"model.norm", "model.ws", _RATE, _BASE_RATE, "seed"}
 # Columns that hold the number which a run resolved such an override to.
 _COLUMNS = {
@@ -53,9 +56,13 @@ def value(row: Row, key: str) -> Any:
 
   It is None where the key means nothing to the arm of the run.
   """
-  if key == _NORM_BATCH and row["model.norm"] != "batch":
+  over_batch = row["model.norm"] in ("batch", "batch_channel")
+  if key == _NORM_BATCH and not over_batch:
     return None
-  return row.get(_COLUMNS.get(key, key))
+  if key in _OF_WS and not row["model.ws"]:
+    return None
+  found = row.get(_COLUMNS.get(key, key))
+  return ", ".join(map(str, found)) if isinstance(found, list) else found
 
 
 def varied_keys(rows: Sequence[Row]) -> list[str]:

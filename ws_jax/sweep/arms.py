@@ -35,13 +35,27 @@ ARMS: dict[str, dict[str, Any]] = {
   },
   "LN": {"model.norm": "layer", "model.ws": False},
   "LN+WS": {"model.norm": "layer", "model.ws": True},
+  "RMS": {"model.norm": "rms", "model.ws": False},
+  "RMS+WS": {"model.norm": "rms", "model.ws": True},
   "IN": {"model.norm": "instance", "model.ws": False},
   "IN+WS": {"model.norm": "instance", "model.ws": True},
+  "BCN": {"model.norm": "batch_channel", "model.ws": False},
+  "BCN+WS": {"model.norm": "batch_channel", "model.ws": True},
+  "BCN(est)": {"model.norm": "batch_channel_estimated", "model.ws": False},
+  "BCN(est)+WS": {"model.norm": "batch_channel_estimated", "model.ws": True},
   "plain": {"model.ws": False},
   "no norm": {"model.norm": "none", "model.ws": False},
   "WS": {"model.norm": "none", "model.ws": True},
 }
-_NORMS = {"batch": "BN", "group": "GN", "layer": "LN", "instance": "IN"}
+_NORMS = {
+  "batch": "BN",
+  "group": "GN",
+  "layer": "LN",
+  "rms": "RMS",
+  "instance": "IN",
+  "batch_channel": "BCN",
+  "batch_channel_estimated": "BCN(est)",
+}
 # Conventions that are one half of WS; every other convention is both halves.
 _HALVES = {"center": "mean", "scale": "std"}
 
@@ -51,6 +65,7 @@ def arm(
   ws: bool,
   convention: str | None = None,
   centralize: bool | None = False,
+  clip: float | None = None,
 ) -> str:
   """Returns the name of an arm.
 
@@ -63,18 +78,23 @@ def arm(
     convention: Convention of WS. `center` and `scale` are its two halves, which
       are called `mean` and `std`.
     centralize: Whether gradients are centralized (GC).
+    clip: Limit of adaptive gradient clipping (AGC), or None.
 
   Example:
     >>> arm("batch", False), arm("group", True), arm("none", True)
     ('BN', 'GN+WS', 'WS')
     >>> arm("group", True, "center"), arm("group", False, centralize=True)
     ('GN+mean', 'GN+GC')
+    >>> arm("batch_channel", True), arm(None, True, clip=0.1)
+    ('BCN+WS', 'WS+AGC')
   """
   parts = [] if norm in (None, "none") else [_NORMS.get(norm, norm)]
   if ws:
     parts.append(_HALVES.get(convention or "", "WS"))
   if centralize:
     parts.append("GC")
+  if clip is not None:
+    parts.append("AGC")
   return "+".join(parts) or ("plain" if norm is None else "no norm")
 
 
@@ -90,6 +110,7 @@ def arm_of(row: Mapping[str, Any]) -> str:
     row["model.ws"],
     row.get("model.ws_convention"),
     row.get("optim.centralize"),
+    row.get("optim.adaptive_clip"),
   )
 
 

@@ -74,7 +74,7 @@ def make(
   flat = config_lib.flatten(config)
   batch = flat.get("data.batch_size")
   micro = flat.get("optim.micro_batch_size") or batch
-  over_batch = flat.get("model.norm") == "batch"
+  over_batch = flat.get("model.norm") in ("batch", "batch_channel")
   row: Row = {
     "key": key,
     "run": run,

@@ -28,6 +28,9 @@ class ImageClassification:
     std: Standard deviation of each channel, on the same scale.
     crop_padding: Pixels of zero padding for the random crop; 0 for no crop.
     flip: Whether half of the training images are mirrored left to right.
+    size: Height and width that images are resized to; None to leave them.
+    resize: The same in training, in front of a random window of `size`; None
+      for `size`, without a window.
     label_smoothing: Label smoothing of the training loss (Szegedy et al. 2016,
       sec. 7); the evaluation loss is never smoothed.
     mixup: Parameter of the beta distribution of mixup (Zhang et al. 2017,
@@ -43,6 +46,8 @@ class ImageClassification:
   std: tuple[float, ...] = ()
   crop_padding: int = 0
   flip: bool = False
+  size: int | None = None
+  resize: int | None = None
   label_smoothing: float = 0.0
   mixup: float = 0.0
   cutmix: float = 0.0
@@ -54,6 +59,14 @@ class ImageClassification:
   KEYS: ClassVar[dict[str, keys.Key]] = {
     "crop_padding": keys.integer(2, "pixels of padding of the random crop"),
     "flip": keys.switch(True, "mirror half of the training images"),
+    "size": keys.integer(
+      None, "pixels of each side that images are resized to", low=1
+    ),
+    "resize": keys.integer(
+      None,
+      "the same in training, in front of a random window of task.size",
+      low=1,
+    ),
     "label_smoothing": keys.number(
       0.0, "label smoothing of the training loss", below=1
     ),
@@ -70,7 +83,8 @@ class ImageClassification:
       **settings: Values of `KEYS`; augmentation is for images alone.
 
     Raises:
-      ValueError: the labels are not class numbers.
+      ValueError: the labels are not class numbers, or `resize` is smaller than
+        `size`.
     """
     info = dataset.info
     if info.num_classes is None:
@@ -78,6 +92,11 @@ class ImageClassification:
         f"data set {info.name!r}: {info.label_key!r} holds no class numbers,"
         " so it cannot be classified; choose data.label_key, or a task.name of"
         " your own"
+      )
+    size, resize = settings.get("size"), settings.get("resize")
+    if resize is not None and (size is None or resize < size):
+      raise ValueError(
+        f"task.resize={resize} needs a task.size that is not larger, not {size}"
       )
     return cls(
       mean=dataset.mean,
@@ -98,11 +117,7 @@ class ImageClassification:
     """
     inputs = self._take(arrays[self.input_key], indices)
     if inputs.dtype == jnp.uint8 and key is not None:
-      crop_key, flip_key = jax.random.split(key)
-      if self.crop_padding:
-        inputs = augment.random_crop(crop_key, inputs, self.crop_padding)
-      if self.flip:
-        inputs = augment.random_flip(flip_key, inputs)
+      inputs = self._augment(key, inputs)
     inputs = self.preprocess(inputs)
     labels = self._take(arrays[self.label_key], indices)
     batch = {"inputs": inputs, "labels": labels}
@@ -116,6 +131,15 @@ class ImageClassification:
     batch["share"] = jnp.full(labels.shape, share)
     return batch
 
+  def _resized(self, images: jax.Array, key: jax.Array | None) -> jax.Array:
+    """Returns images of the size that the model sees."""
+    if self.size is None:
+      return images
+    if key is None or self.resize is None:
+      return augment.resize(images, self.size)
+    images = augment.resize(images, self.resize)
+    return augment.random_window(jax.random.fold_in(key, 3), images, self.size)
+
   def _take(self, array: jax.Array, indices: jax.Array) -> jax.Array:
     """Returns the examples at `indices`.
 
@@ -126,10 +150,27 @@ class ImageClassification:
       return array
     return jnp.take(array, indices, axis=0)
 
+  def _augment(self, key: jax.Array, images: jax.Array) -> jax.Array:
+    """Returns uint8 images of the size that the model sees, at random."""
+    crop_key, flip_key = jax.random.split(key)
+    if self.size is not None and self.resize is not None:
+      images = augment.resize(images, self.resize)
+      window_key = jax.random.fold_in(key, 3)
+      images = augment.random_window(window_key, images, self.size)
+    elif self.size is not None:
+      images = augment.resize(images, self.size)
+    if self.crop_padding:
+      images = augment.random_crop(crop_key, images, self.crop_padding)
+    if self.flip:
+      images = augment.random_flip(flip_key, images)
+    return images
+
   def preprocess(self, inputs: jax.Array) -> jax.Array:
     """Returns what the model takes for inputs as in the data, `[B, ...]`."""
     if inputs.dtype != jnp.uint8:
       return inputs
+    if self.size is not None:
+      inputs = augment.resize(inputs, self.size)
     return augment.normalize(inputs, self.mean, self.std)
 
   def sums(

@@ -53,11 +53,7 @@ class LanguageModel:
   @staticmethod
   def options(settings: Mapping[str, Any]) -> text.Options:
     """Returns what is asked of the data, from the values of `KEYS`."""
-    return text.Options(
-      tokenizer=settings["tokenizer"],
-      vocabulary=settings["vocabulary"],
-      length=settings["length"],
-    )
+    return text.Options.of(settings, labelled=False)
 
   @classmethod
   def create(

@@ -55,12 +55,7 @@ class TextClassification:
   @staticmethod
   def options(settings: Mapping[str, Any]) -> text.Options:
     """Returns what is asked of the data, from the values of `KEYS`."""
-    return text.Options(
-      labelled=True,
-      tokenizer=settings["tokenizer"],
-      vocabulary=settings["vocabulary"],
-      length=settings["length"],
-    )
+    return text.Options.of(settings, labelled=True)
 
   @classmethod
   def create(

@@ -27,8 +27,9 @@ from ws_jax.train import backend, calling, optim, sharding, step, transfer
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 # Keys of `config.model` that are not passed to the model as they stand.
 _COMMON_KEYS = (
-  *("name", "ws", "ws_convention", "ws_where"),
+  *("name", "ws", "ws_convention", "ws_where", "ws_axes", "ws_gains"),
   *common.NORM_KEYS,
+  *common.DEPTHWISE_KEYS,
   *common.DTYPE_KEYS,
 )
 
@@ -43,6 +44,7 @@ class Setup:
     program: All that shapes the compiled step.
     source: Gives each step its examples.
     init_from: Parameters and other collections to start from, or None.
+    notes: Lines that tell the user which arrays start anew, and which stay.
   """
 
   config: ml_collections.ConfigDict
@@ -50,6 +52,7 @@ class Setup:
   program: step.Program
   source: MemorySource | StreamSource
   init_from: dict[str, Any] | None = None
+  notes: tuple[str, ...] = ()
 
   @property
   def block(self) -> int | None:
@@ -72,8 +75,9 @@ class Setup:
     state = step.init_state(self.program, arrays, self.config.seed, hyperparams)
     if self.init_from is None:
       return state
+    c = self.config
     return transfer.start_from(
-      state, self.init_from, tuple(self.config.init_skip)
+      state, self.init_from, tuple(c.init_skip), tuple(c.init_zero)
     )
 
 
@@ -123,10 +127,12 @@ def start(
     parts = build_optimizer(resolved, optimizer)
     loaded = opened or data.load(wanted)
     program = build_program(resolved, loaded, model, task, parts)
-    init_from = None
+    init_from, notes = None, ()
     if resolved.init_from is not None:
       init_from = transfer.read(resolved.init_from)
-      transfer.check(program, loaded, init_from, tuple(resolved.init_skip))
+    if resolved.init_from is not None or resolved.optim.freeze:
+      left = tuple(resolved.init_skip), tuple(resolved.init_zero)
+      notes = transfer.check(program, loaded, init_from, *left)
   except ValueError as error:
     # The user's mistake, as opposed to a ValueError from inside a running
     # program.
@@ -139,7 +145,7 @@ def start(
     resolved.optim.micro_batch_size,
     program.mesh,
   )
-  return Setup(resolved, loaded, program, source, init_from)
+  return Setup(resolved, loaded, program, source, init_from, notes)
 
 
 def _named(
@@ -246,12 +252,14 @@ def build_optimizer(
   )
   made = optim.Optimizer(
     schedule,
+    b2=o.b2,
     nesterov=o.nesterov,
     decay=o.decay,
     centralize=o.centralize,
     clip_norm=o.clip_norm,
     adaptive_clip=o.adaptive_clip,
     rest_factor=o.rest_factor,
+    freeze=tuple(o.freeze),
     **own,
   )
   if "weight_decay" in made.ignores() and o.weight_decay:
@@ -281,6 +289,7 @@ def build_program(
     ValueError: a wrong name or number, or WS that finds no kernel.
   """
   convention = ws_jax.get_convention(config.model.ws_convention)
+  calling.check_axes(config.model.ws_axes)
   if task is None:
     settings = {n: _plain(x) for n, x in config.task.items() if n != "name"}
     task = tasks.create(config.task.name, dataset, **settings)
@@ -296,7 +305,13 @@ def build_program(
     mesh=sharding.make_mesh(config.mesh.model),
     sharded=config.mesh.params == "sharded",
     convention=convention if config.model.ws else None,
-    ws_where=tuple(config.model.ws_where),
+    ws_where=_ws_where(config.model, model),
+    ws_axes=config.model.ws_axes,
+    ws_gains=config.model.ws_gains,
+    ws_depthwise=config.model.get("ws_depthwise", "standardize"),
+    frozen_norms=(
+      tuple(config.optim.freeze) if config.optim.freeze_statistics else ()
+    ),
     ema_decay=config.optim.ema_decay,
     divergence_factor=config.train.divergence_factor,
   )
@@ -304,20 +319,25 @@ def build_program(
   # Models of images do not suit other tasks, nor does WS of convolutions alone.
   own = own or not isinstance(task, tasks.ImageClassification)
   if own and dataset.train:
-    check_program(program, dataset, config.optim.micro_batch_size)
+    check_program(program, dataset, config.optim.micro_batch_size or 2)
   return program
 
 
+def _ws_where(c: ml_collections.ConfigDict, model: Any) -> tuple[str, ...]:
+  """Returns the patterns of the parameters that WS is for."""
+  named = () if model is not None else models.ws_where(c.name)
+  return tuple(c.ws_where) or named
+
+
 def check_program(
-  program: step.Program, dataset: data.Dataset, num_examples: int | None = None
+  program: step.Program, dataset: data.Dataset, examples: int = 2
 ) -> None:
   """Traces a step of a user's own model or task, for errors that help.
 
   Args:
-    program: Program of the run.
+    program: The program.
     dataset: Its data.
-    num_examples: Number of examples of the step, which a normalization batch
-      must divide; None for two.
+    examples: Number of examples, which a normalization batch must divide.
 
   Raises:
     ValueError: the model or the task raises, WS finds no kernel, a collection
@@ -326,10 +346,10 @@ def check_program(
   arrays = calling.abstract(dataset.train)
 
   def forward(arrays):
-    indices = jnp.zeros((num_examples or 2,), jnp.int32)
+    indices = jnp.zeros((examples,), jnp.int32)
     batch = program.task.batch(arrays, indices, jax.random.key(0))
-    params, state = calling.init(
-      program.model, jax.random.key(0), batch["inputs"]
+    params, state = step.init_params(
+      program, jax.random.key(0), batch["inputs"]
     )
     outputs, new = calling.apply(
       program.model,

@@ -6,6 +6,7 @@ model's other state, `apply` computes outputs and the new state. Randomness is a
 function of the key given: no random state is kept.
 """
 
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -13,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -20,6 +22,8 @@ from flax import nnx
 import ws_jax
 import ws_jax.linen
 import ws_jax.nnx
+from ws_jax.base.names import lookup
+from ws_jax.core.kernels import by_path
 from ws_jax.core.standardize import gains_beside
 
 PyTree = Any
@@ -27,6 +31,14 @@ PyTree = Any
 # Arguments by which models are told whether they are being trained.
 _TRAIN = ("train", "training", "is_training")
 _NOT_TRAIN = ("deterministic", "use_running_average")
+_depthwise = ws_jax.matching("*depthwise*/kernel")
+
+# The axis rules that `model.ws_axes` names, where they are not those of the
+# model: of [head, in, out], `joint` standardizes over all heads at once.
+WS_AXES: dict[str, dict[str, ws_jax.Axes]] = {
+  "joint": {},
+  "per_head": {"*ttention*/out/kernel": ws_jax.all_but(0, -1)},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +140,7 @@ def apply(
   *,
   train: bool,
   key: jax.Array | None = None,
+  frozen: tuple[str, ...] = (),
 ) -> tuple[Any, PyTree]:
   """Calls a model.
 
@@ -138,26 +151,60 @@ def apply(
     inputs: Inputs `[B, ...]`.
     train: Whether this is a training step.
     key: Random key of dropout and the like, for training.
+    frozen: Shell patterns of running statistics. The layers that have them
+      behave in training as in evaluation, and leave them as they are.
 
   Returns:
     The outputs and the new state; in evaluation the state given.
   """
   if isinstance(model, NNXModel):
-    return _apply_nnx(model, params, state, inputs, train, key)
+    return _apply_nnx(model, params, state, inputs, train, key, frozen)
   variables = {"params": params, **state}
   mode = _mode(model, train)
   if not train:
     return model.apply(variables, inputs, **mode), state
   assert key is not None, "training needs a key"
-  outputs, new = model.apply(
-    variables,
-    inputs,
-    mutable=list(state),
-    # Streams of other names draw from "params".
-    rngs={"dropout": key, "params": jax.random.fold_in(key, 1)},
-    **mode,
-  )
+  with _evaluating(state, frozen):
+    outputs, new = model.apply(
+      variables,
+      inputs,
+      mutable=list(state),
+      # Streams of other names draw from "params".
+      rngs={"dropout": key, "params": jax.random.fold_in(key, 1)},
+      **mode,
+    )
   return outputs, dict(new)
+
+
+def _evaluating(
+  state: PyTree, frozen: tuple[str, ...]
+) -> contextlib.AbstractContextManager[None]:
+  """Returns a context in which frozen layers of a Linen module evaluate."""
+  if not frozen:
+    return contextlib.nullcontext()
+  stays = ws_jax.matching(*frozen)
+  layers = {
+    path.rpartition("/")[0]
+    for collection in state.values()
+    for path, leaf in by_path(collection).items()
+    if stays(path, leaf)
+  }
+
+  def evaluate(call, args, kwargs, context):
+    module = context.module
+    if context.method_name != "__call__" or "/".join(module.path) not in layers:
+      return call(*args, **kwargs)
+    mode = dict(_mode_of(type(module), train=False))
+    for name in tuple(mode):
+      # Flax's BatchNorm takes it from its attribute, or from the call.
+      if getattr(module, name, None) is not None:
+        object.__setattr__(module, name, mode.pop(name))
+    function: Any = type(module).__call__
+    bound = inspect.signature(function).bind(module, *args, **kwargs)
+    bound.arguments.update(mode)
+    return call(*bound.args[1:], **bound.kwargs)
+
+  return nn.intercept_methods(evaluate)
 
 
 def effective_params(
@@ -165,6 +212,8 @@ def effective_params(
   params: PyTree,
   convention: ws_jax.Convention | None,
   globs: tuple[str, ...] = (),
+  axes_name: str = "joint",
+  depthwise: str = "standardize",
 ) -> PyTree:
   """Returns the parameters to apply the model with: standardized if WS is on.
 
@@ -174,30 +223,86 @@ def effective_params(
     convention: Convention of Weight Standardization; None for plain weights.
     globs: Shell patterns of the paths to standardize; empty for the kernels of
       convolutions.
+    axes_name: Name in `WS_AXES`.
+    depthwise: Treatment of the kernels whose path says "depthwise":
+      `standardize`, `scale` (their mean is not subtracted) or `leave`.
 
   Raises:
     ValueError: nothing is selected; the message lists the paths.
   """
   if convention is None:
     return params
-  where, axes = selection(model, globs)
-  return ws_jax.weight_standardize(
-    params,
-    where=where,
-    axes=axes,
-    convention=convention,
-    gains=gains_beside(params, where=where, axes=axes),
-  )
+  where, axes = selection(model, globs, axes_name)
+
+  def standardized(params, where, convention):
+    return ws_jax.weight_standardize(
+      params,
+      where=where,
+      axes=axes,
+      convention=convention,
+      gains=gains_beside(params, where=where, axes=axes),
+    )
+
+  if depthwise == "standardize":
+    return standardized(params, where, convention)
+  spared = lambda path, leaf: where(path, leaf) and _depthwise(path, leaf)
+  rest = lambda path, leaf: where(path, leaf) and not _depthwise(path, leaf)
+  effective = standardized(params, rest, convention)
+  if depthwise == "leave":
+    return effective
+  scaled = dataclasses.replace(convention, center=False)
+  return standardized(effective, spared, scaled)
 
 
 def selection(
-  model: Any, globs: tuple[str, ...] = ()
+  model: Any, globs: tuple[str, ...] = (), axes_name: str = "joint"
 ) -> tuple[ws_jax.Selector, ws_jax.Axes]:
-  """Returns the parameters that WS standardizes, and their fan-in axes."""
+  """Returns the parameters that WS standardizes, and their fan-in axes.
+
+  Args:
+    model: Linen module or `NNXModel`.
+    globs: Shell patterns of the paths; empty for the kernels of convolutions.
+    axes_name: Name in `WS_AXES`.
+  """
   where, axes = ws_jax.conv_kernels, ws_jax.fan_in_axes
   if isinstance(model, NNXModel):
     where, axes = ws_jax.nnx.selectors(_abstract(model))
+  axes = ws_jax.axes_by_path(WS_AXES[axes_name], default=axes)
   return ws_jax.matching(*globs) if globs else where, axes
+
+
+def check_axes(name: str) -> None:
+  """Refuses a name that is not in `WS_AXES`.
+
+  Raises:
+    ValueError: the message has the nearest name.
+  """
+  lookup(WS_AXES, name, "model.ws_axes")
+
+
+def with_gains(
+  params: PyTree, where: ws_jax.Selector, axes: ws_jax.Axes
+) -> PyTree:
+  """Adds a `gain` of ones beside each kernel that has none yet.
+
+  The model does not know of them: `effective_params` multiplies the kernels.
+
+  Args:
+    params: Raw parameters, nested dicts.
+    where: Selector of the kernels.
+    axes: Rule for their fan-in axes.
+
+  Raises:
+    ValueError: nothing is selected, or a parameter that is not called `kernel`.
+  """
+  flat: dict[str, Any] = flax.traverse_util.flatten_dict(params, sep="/")
+  for path, ones in ws_jax.init_gains(params, where=where, axes=axes).items():
+    if path.rpartition("/")[2] != "kernel":
+      raise ValueError(
+        f"model.ws_gains=true is for parameters called kernel, not {path}"
+      )
+    flat.setdefault(f"{path.removesuffix('kernel')}gain", ones)
+  return flax.traverse_util.unflatten_dict(flat, sep="/")
 
 
 def _mode(model: Any, train: bool) -> dict[str, bool]:
@@ -215,8 +320,8 @@ def _mode_of(kind: type, train: bool) -> dict[str, bool]:
   return mode | {name: not train for name in _NOT_TRAIN if name in takes}
 
 
-def _apply_nnx(model, params, state, inputs, train, key):
-  graph, like, random, rest = _structure(model, train)
+def _apply_nnx(model, params, state, inputs, train, key, frozen):
+  graph, like, random, rest = _structure(model, train, frozen)
   module = nnx.merge(
     graph,
     _filled(like, params),
@@ -236,9 +341,16 @@ def _split(module: nnx.Module) -> tuple[Any, Any, Any, Any]:
 
 
 @functools.cache
-def _structure(model: NNXModel, train: bool) -> tuple[Any, Any, Any, Any]:
+def _structure(
+  model: NNXModel, train: bool, frozen: tuple[str, ...]
+) -> tuple[Any, Any, Any, Any]:
   module = nnx.eval_shape(lambda: model.module(nnx.Rngs(0)))
   module.train() if train else module.eval()
+  stays = ws_jax.matching(*frozen)
+  for path, part in nnx.iter_modules(module):
+    name = "/".join(map(str, (*path, "mean")))
+    if isinstance(part, nnx.BatchNorm) and stays(name, None):
+      part.eval()
   return _split(module)
 
 

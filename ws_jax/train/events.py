@@ -1,10 +1,12 @@
 """TensorBoard's event files, without TensorFlow."""
 
+import importlib
 import pathlib
 import sys
 import time
 import types
 from collections.abc import Mapping
+from typing import Any
 
 
 class Events:
@@ -21,12 +23,15 @@ class Events:
     # that takes seconds, and prints. A module of this name tells it not to.
     name = "tensorboard.compat.notf"
     sys.modules.setdefault(name, types.ModuleType(name))
-    from tensorboard.compat.proto import event_pb2, summary_pb2
+    # What protobuf makes has no types that a checker could read.
+    folder = "tensorboard.compat.proto"
+    protos: Any = importlib.import_module(f"{folder}.event_pb2")
+    summaries: Any = importlib.import_module(f"{folder}.summary_pb2")
     from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-    self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+    self._event, self._summary = protos.Event, summaries.Summary
     self._file = EventFileWriter(str(workdir))
-    begins = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+    begins = protos.SessionLog(status=protos.SessionLog.START)
     self._add(step + 1, session_log=begins)
 
   def write(self, step: int, metrics: Mapping[str, float]) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import pathlib
 import signal
+import sys
 import traceback
 from collections.abc import Iterator
 from typing import Any
@@ -30,6 +31,7 @@ from ws_jax.train.clock import Clock
 _MAY_CHANGE = (
   "data.dir",
   "data.eval_batch_size",
+  "data.on_error",  # so that a run that a broken file ended can go on
   "data.processes",
   "data.workers",
   "mesh.model",
@@ -126,6 +128,8 @@ def train_and_evaluate(
     )
   except ValueError as error:
     raise config_lib.ConfigError(str(error)) from error
+  for note in setup.notes if processes.first() else ():
+    print(note, file=sys.stderr, flush=True)
   checkpoints = checkpoint.Checkpoints(
     workdir / "checkpoints", keep=setup.config.train.keep_checkpoints
   )

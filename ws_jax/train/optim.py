@@ -21,7 +21,12 @@ import optax
 
 from ws_jax import gradients
 from ws_jax.base import names
-from ws_jax.core.kernels import conv_kernels, named_kernels, path_string
+from ws_jax.core.kernels import (
+  conv_kernels,
+  matching,
+  named_kernels,
+  path_string,
+)
 
 PyTree = Any
 
@@ -105,8 +110,9 @@ class Optimizer:
   Attributes:
     schedule: Relative learning rate.
     name: `sgd` (weight decay is added to the gradient, as in the WS paper's
-      recipe) or `adamw` (decoupled, b2 0.999, eps 1e-8; momentum is b1); with
-      `make` just a name.
+      recipe) or `adamw` (decoupled, eps 1e-8; momentum is b1); with `make`
+      just a name.
+    b2: Decay of the second moment of `adamw`.
     nesterov: Whether both use Nesterov's form of the momentum.
     decay: Leaves that decay: `kernels`, or `all`.
     clip_norm: Largest global norm of the gradient, None for no limit.
@@ -116,6 +122,8 @@ class Optimizer:
       Brock et al. 2021, sec. 4; not on the head), None for no limit.
     rest_factor: Learning rate of all but the convolution kernels (the head,
       the scales and biases of norms), as a part of theirs.
+    freeze: Shell patterns of the paths of parameters that stay as they are: no
+      update, no decay, no part in `clip_norm`, no momentum in memory.
     make: Function that returns an optax transformation, as `optax.lion`. It is
       called with `learning_rate`, and with `weight_decay`, `mask` (the leaves
       that decay) and `momentum` or `b1` if it takes them.
@@ -127,12 +135,14 @@ class Optimizer:
 
   schedule: Schedule
   name: str = "sgd"
+  b2: float = 0.999
   nesterov: bool = True
   decay: str = "kernels"
   centralize: bool = False
   clip_norm: float | None = None
   adaptive_clip: float | None = None
   rest_factor: float = 1.0
+  freeze: tuple[str, ...] = ()
   make: Callable[..., optax.GradientTransformation] | None = None
   arguments: tuple[tuple[str, Any], ...] = ()
 
@@ -181,11 +191,16 @@ class Optimizer:
 
     Returns:
       `relative_step` and `effective_learning_rate` (see
-      `ws_jax.monitor_effective_learning_rates`), means over the kernels, those
-      of dense layers too, and a `count` of 1.
+      `ws_jax.monitor_effective_learning_rates`), means over the kernels that
+      move, those of dense layers too, and a `count` of 1.
     """
     seen = gradients.effective_learning_rates(state)
-    mean = lambda values: sum(values.values(), jnp.zeros(())) / len(values)
+    stays = matching(*self.freeze)
+
+    def mean(values):
+      moved = [value for path, value in values.items() if not stays(path, None)]
+      return sum(moved, jnp.zeros(())) / max(1, len(moved))
+
     return {
       "relative_step": mean(seen.relative_step),
       "effective_learning_rate": mean(seen.effective_learning_rate),
@@ -249,12 +264,22 @@ def _transformation(spec: Optimizer) -> optax.GradientTransformation:
     if spec.rest_factor != 1:
       slower = optax.scale(spec.rest_factor)
       rest = [optax.masked(slower, _not_convolutions)]
-    return optax.chain(
+    steps = (
       *_clipping(spec),
       *_rule(spec, learning_rate, weight_decay, momentum),
       *rest,
       optax.scale_by_schedule(spec.schedule),
       *_rate(spec, learning_rate),
+    )
+    if spec.freeze:
+      frozen = functools.partial(frozen_mask, globs=spec.freeze)
+      moves = lambda params: jax.tree.map(lambda x: not x, frozen(params))
+      steps = (
+        optax.masked(optax.chain(*steps), moves),
+        optax.masked(optax.set_to_zero(), frozen),
+      )
+    return optax.chain(
+      *steps,
       gradients.monitor_effective_learning_rates(
         lambda step: learning_rate * spec.schedule(step),
         where=_observed,
@@ -286,7 +311,7 @@ def _rule(spec, learning_rate, weight_decay, momentum):
     # As in the authors' code, where a filter's mean does not decay either.
     trace = optax.trace(momentum, nesterov=spec.nesterov)
     return [decay, *centralize, trace]
-  adam = optax.scale_by_adam(b1=momentum, nesterov=spec.nesterov)
+  adam = optax.scale_by_adam(b1=momentum, b2=spec.b2, nesterov=spec.nesterov)
   return [*centralize, adam, decay]
 
 
@@ -300,7 +325,8 @@ def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
 
 def _observed(path: str, leaf: Any) -> bool:
   """Selects kernels by name, and matrices of other names in foreign models."""
-  return named_kernels(path, leaf) or leaf.ndim > 1
+  matrix = leaf.ndim > 1 and not path.endswith("/gain")
+  return named_kernels(path, leaf) or matrix
 
 
 def _clipping(spec: Optimizer) -> list[optax.GradientTransformation]:
@@ -320,6 +346,23 @@ def _clipping(spec: Optimizer) -> list[optax.GradientTransformation]:
 def _not_convolutions(params: PyTree) -> PyTree:
   return jax.tree_util.tree_map_with_path(
     lambda path, leaf: not conv_kernels(path_string(path), leaf), params
+  )
+
+
+def frozen_mask(params: PyTree, globs: tuple[str, ...]) -> PyTree:
+  """Returns a tree of bools: which leaves stay as they are.
+
+  Args:
+    params: Tree of parameters.
+    globs: Shell patterns of the paths that stay.
+
+  Example:
+    >>> frozen_mask({"stem": {"kernel": 0.0}, "head": {"bias": 0.0}}, ("st*",))
+    {'head': {'bias': False}, 'stem': {'kernel': True}}
+  """
+  stays = matching(*globs)
+  return jax.tree_util.tree_map_with_path(
+    lambda path, leaf: stays(path_string(path), leaf), params
   )
 
 

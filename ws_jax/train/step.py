@@ -95,6 +95,12 @@ class Program:
     convention: Convention of Weight Standardization; None for plain weights.
     ws_where: Shell patterns of the parameters to standardize; empty for the
       kernels of convolutions.
+    ws_axes: Name in `calling.WS_AXES`, which decides what is a filter.
+    ws_gains: Whether each standardized filter has a scale that is learned.
+    ws_depthwise: Treatment of depthwise kernels by WS: `standardize`, `scale`
+      or `leave`.
+    frozen_norms: Shell patterns of running statistics; the layers that have
+      them behave in training as in evaluation.
     ema_decay: Decay of `ema_params`, or None.
     divergence_factor: A loss above this many times the first is divergence.
     sharded: Whether parameters and optimizer state are split over `data`, too.
@@ -106,6 +112,10 @@ class Program:
   mesh: Mesh
   convention: ws_jax.Convention | None = None
   ws_where: tuple[str, ...] = ()
+  ws_axes: str = "joint"
+  ws_gains: bool = False
+  ws_depthwise: str = "standardize"
+  frozen_norms: tuple[str, ...] = ()
   ema_decay: float | None = None
   divergence_factor: float = 20.0
   sharded: bool = False
@@ -117,8 +127,32 @@ def effective_params(program: Program, params: PyTree) -> PyTree:
   They exist inside a step alone; the raw ones are the state.
   """
   return calling.effective_params(
-    program.model, params, program.convention, program.ws_where
+    program.model,
+    params,
+    program.convention,
+    program.ws_where,
+    program.ws_axes,
+    program.ws_depthwise,
   )
+
+
+def init_params(
+  program: Program, key: jax.Array, inputs: jax.Array
+) -> tuple[PyTree, PyTree]:
+  """Makes the raw parameters and the model's other state.
+
+  Args:
+    program: The program to be trained.
+    key: Random key of the initialization.
+    inputs: Inputs of the right shape, `[B, ...]`.
+  """
+  params, state = calling.init(program.model, key, inputs)
+  if program.convention is not None and program.ws_gains:
+    where, axes = calling.selection(
+      program.model, program.ws_where, program.ws_axes
+    )
+    params = calling.with_gains(params, where, axes)
+  return params, state
 
 
 def init_state(
@@ -153,7 +187,7 @@ def _jitted(function, donate=(), *, options=backend.options_to_run_fast):
 def _init_state(program, arrays, seed, hyperparams):
   batch = program.task.batch(arrays, jnp.zeros((1,), jnp.int32), None)
   key = jax.random.key(seed)
-  params, model_state = calling.init(program.model, key, batch["inputs"])
+  params, model_state = init_params(program, key, batch["inputs"])
   opt_state = program.optimizer.init(params, **hyperparams)
   state = TrainState(
     step=jnp.zeros((), jnp.int32),
@@ -215,6 +249,7 @@ def accumulate(
       batch["inputs"],
       train=True,
       key=model_key,
+      frozen=program.frozen_norms,
     )
     mask = jnp.ones(indices.shape)
     sums = program.task.sums(outputs, batch, mask, training=True)

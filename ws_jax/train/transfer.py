@@ -1,6 +1,12 @@
-"""Starts a run from the parameters of another one, or of a file."""
+"""Starts a run from the parameters of another one, or of a file.
+
+`check` refuses what does not fit before anything is computed, and says which
+arrays start anew and which are frozen. `start_from` puts the arrays into a
+fresh state.
+"""
 
 import fnmatch
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -8,12 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from ws_jax import weights
-from ws_jax.core.kernels import path_string
+from ws_jax.base import names
+from ws_jax.core.kernels import by_path, path_string
 from ws_jax.data import place
 from ws_jax.train import calling
-from ws_jax.train.step import Program, TrainState
+from ws_jax.train.step import Program, TrainState, init_params
 
 PyTree = Any
+# The last layer of every model here, which another data set replaces.
+HEAD = "head/*"
 
 
 def read(path: str) -> dict[str, PyTree]:
@@ -34,50 +43,100 @@ def read(path: str) -> dict[str, PyTree]:
     tree = weights.read_raw_variables(path)
   except FileNotFoundError as error:
     raise ValueError(f"init_from={path}: {error}") from error
+  if any(name.startswith("params/") for name in tree):
+    return _by_collection(tree)
   return tree if "params" in tree else {"params": tree}
+
+
+def _by_collection(arrays: dict[str, Any]) -> dict[str, PyTree]:
+  """Returns the arrays of a file with several collections, nested by them."""
+  nested: dict[str, PyTree] = {}
+  for name, array in arrays.items():
+    collection, _, path = name.partition("/")
+    nested.setdefault(collection, {})[path] = array
+  return nested
 
 
 def check(
   program: Program,
   dataset: Any,
-  given: dict[str, PyTree],
+  given: Mapping[str, PyTree] | None,
   skip: tuple[str, ...] = (),
-) -> None:
+  zero: tuple[str, ...] = (),
+) -> tuple[str, ...]:
   """Refuses what `start_from` would refuse; nothing is computed.
 
+  Args:
+    program: Program of the run.
+    dataset: Data of the run, for the shape of its inputs.
+    given: Trees to start from, or None.
+    skip: Shell patterns of paths that stay fresh.
+    zero: Shell patterns of paths that become zero.
+
+  Returns:
+    Lines for the user: on a head that starts anew, and on what is frozen.
+
   Raises:
-    ValueError: as `start_from`.
+    ValueError: as `start_from`; or a pattern of the frozen ones matches
+      nothing, or nothing is left to train.
   """
 
   def fresh(arrays):
     indices = jnp.zeros((1,), jnp.int32)
     inputs = program.task.batch(arrays, indices, None)["inputs"]
-    return calling.init(program.model, jax.random.key(0), inputs)
+    return init_params(program, jax.random.key(0), inputs)
 
   params, others = jax.eval_shape(fresh, calling.abstract(dataset.train))
-  for name, tree in {"params": params, **others}.items():
-    if name in given:
-      _matched(name, tree, given[name], skip)
+  notes = []
+  if given is not None:
+    _check_globs("init_zero", zero, params)
+    left = (*skip, *zero)
+    if new := _new_head(params, given["params"], left):
+      notes.append(f"init_from: the head starts anew: {new}")
+    for name, tree in {"params": params, **others}.items():
+      if name in given:
+        _matched(name, tree, given[name], left)
+  if globs := program.optimizer.freeze:
+    _check_globs("optim.freeze", globs, params)
+    notes.append(_frozen(params, others, globs, program.frozen_norms))
+  return tuple(notes)
 
 
 def start_from(
-  state: TrainState, given: dict[str, PyTree], skip: tuple[str, ...] = ()
+  state: TrainState,
+  given: Mapping[str, PyTree],
+  skip: tuple[str, ...] = (),
+  zero: tuple[str, ...] = (),
 ) -> TrainState:
   """Returns a fresh state with the parameters and collections given.
+
+  A head of another shape stays as it is in the fresh state.
 
   Args:
     state: Fresh state.
     given: Trees by collection, as `read` returns them; a flat dict by path
       counts as a tree.
     skip: Shell patterns of paths that stay fresh, as `head/*`.
+    zero: Shell patterns of parameters that become zero, as `head/*`: Big
+      Transfer starts a new head there.
 
   Raises:
     ValueError: an array is missing, of another shape, or has no place; the
       message lists the paths.
   """
-  params = _exchanged("params", state.params, given["params"], skip)
+  left = (*skip, *zero)
+  params = _exchanged("params", state.params, given["params"], left)
+  if zero:
+    params = jax.tree_util.tree_map_with_path(
+      lambda path, leaf: (
+        place.put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding)
+        if _any(path_string(path), zero)
+        else leaf
+      ),
+      params,
+    )
   others = {
-    name: _exchanged(name, tree, given[name], skip) if name in given else tree
+    name: _exchanged(name, tree, given[name], left) if name in given else tree
     for name, tree in state.model_state.items()
   }
   return state.replace(
@@ -107,13 +166,12 @@ def _matched(
   what: str, fresh: PyTree, given: PyTree, skip: tuple[str, ...]
 ) -> dict[str, Any]:
   """Returns the arrays that take the place of fresh ones, by path."""
-  kept = lambda name: any(fnmatch.fnmatchcase(name, glob) for glob in skip)
-  by_path = lambda tree: {
-    path_string(path): leaf
-    for path, leaf in jax.tree.leaves_with_path(tree)
-    if not kept(path_string(path))
+  if _new_head(fresh, given, skip):
+    skip = (*skip, HEAD)
+  used = lambda tree: {
+    path: leaf for path, leaf in by_path(tree).items() if not _any(path, skip)
   }
-  wanted, arrays = by_path(fresh), by_path(given)
+  wanted, arrays = used(fresh), used(given)
   problems = [f"{name} is missing" for name in wanted.keys() - arrays.keys()]
   problems += [f"{name} has no place" for name in arrays.keys() - wanted.keys()]
   problems += [
@@ -129,6 +187,62 @@ def _matched(
       " arrays fresh with init_skip, as init_skip=('head/*',)"
     )
   return arrays
+
+
+def _new_head(fresh: PyTree, given: PyTree, skip: tuple[str, ...]) -> str:
+  """Returns how the head differs in shape from the one given; "" if not."""
+  arrays = by_path(given)
+  return "; ".join(
+    f"{path} is {list(leaf.shape)}, and"
+    f" {list(arrays[path].shape) if path in arrays else 'missing'} there"
+    for path, leaf in by_path(fresh).items()
+    if _any(path, (HEAD,))
+    and not _any(path, skip)
+    and (path not in arrays or arrays[path].shape != leaf.shape)
+  )
+
+
+def _frozen(
+  params: PyTree,
+  others: Mapping[str, PyTree],
+  globs: tuple[str, ...],
+  norms: tuple[str, ...],
+) -> str:
+  """Returns a line that says how much is frozen.
+
+  Raises:
+    ValueError: all of it.
+  """
+  leaves = by_path(params)
+  stay = {path: leaf for path, leaf in leaves.items() if _any(path, globs)}
+  if len(stay) == len(leaves):
+    raise ValueError(f"optim.freeze={globs} leaves nothing to train")
+  total = lambda some: sum(leaf.size for leaf in some.values())
+  line = (
+    f"optim.freeze: {len(stay)} of {len(leaves)} arrays stay as they are,"
+    f" {total(stay):,} of {total(leaves):,} numbers"
+  )
+  statistics = [path for tree in others.values() for path in by_path(tree)]
+  touched = [path for path in statistics if _any(path, globs)]
+  if not touched:
+    return line
+  so_do = "and so do" if norms else "but not"
+  return f"{line}, {so_do} {len(touched)} of {len(statistics)} statistics"
+
+
+def _check_globs(key: str, globs: Iterable[str], params: PyTree) -> None:
+  """Refuses a pattern that matches no parameter."""
+  paths = list(by_path(params))
+  first = dict.fromkeys(f"{path.partition('/')[0]}/*" for path in paths)
+  for glob in globs:
+    if not any(fnmatch.fnmatchcase(path, glob) for path in paths):
+      raise ValueError(
+        f"{key}: {glob!r} matches no parameter: {names.suggest(glob, first)}"
+      )
+
+
+def _any(path: str, globs: tuple[str, ...]) -> bool:
+  return any(fnmatch.fnmatchcase(path, glob) for glob in globs)
 
 
 def _copy(tree: PyTree) -> PyTree:

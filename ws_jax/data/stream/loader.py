@@ -1,8 +1,8 @@
 """Grain's workers, which decode examples ahead of the training loop.
 
 Grain and tf.data were measured on the same JPEG files of ImageNet's sizes
-(experiments/benchmarks/stream.md). Grain took less of the processor for an
-image than tf.data with its own transforms, although these decode the crop
+(experiments/benchmarks/stream_engines.md). Grain took less of the processor for
+an image than tf.data with its own transforms, although these decode the crop
 alone; it gives the pixels of Pillow, needs no TensorFlow, and finds any example
 by its number.
 
@@ -14,6 +14,9 @@ checkpoint is the place of the iterator.
 
 import dataclasses
 import os
+import signal
+import threading
+import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -31,6 +34,7 @@ Example = dict[str, Any]
 _ENDLESS = 2**62
 # So many in a row that cannot be read are no accident.
 _MOST_UNREADABLE = 100
+_WATCH_SECONDS = 5.0
 
 
 class Examples(Protocol):
@@ -191,8 +195,26 @@ def batches(examples: Examples, size: int, options: Options) -> Any:
   ready = dataset.batch(size).to_iter_dataset(ahead)
   if options.processes:
     workers = grain.MultiprocessingOptions(options.processes)
-    ready = ready.mp_prefetch(workers)
+    ready = ready.mp_prefetch(workers, worker_init_fn=_start_worker)
   return iter(ready)
+
+
+def _start_worker(number: int, count: int) -> None:
+  """Prepares a worker process for the end of its parent.
+
+  A signal to all processes of a run is for the training loop, which saves its
+  state and then ends the workers. One whose parent was killed ends by itself.
+  """
+  for signum in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(signum, signal.SIG_IGN)
+  watch = threading.Thread(target=_end_after, args=(os.getppid(),), daemon=True)
+  watch.start()
+
+
+def _end_after(parent: int) -> None:
+  while os.getppid() == parent:
+    time.sleep(_WATCH_SECONDS)
+  os._exit(1)
 
 
 def _cores() -> int:

@@ -95,7 +95,10 @@ def _place(text: str, is_path: bool, data_dir: str | None) -> pathlib.Path:
   if begins:  # The folder of a prepared set may be named without its version.
     found = find.find(path.parent, path.name)
   else:
-    found = find.find(find.data_folder(data_dir), text)
+    prepared = find.data_folder(data_dir)
+    found = find.find(prepared, text)
+    if found is None and _tars(prepared / text):
+      return prepared / text
   if found is not None:
     return found
   if path.is_dir() and ("/" in text or begins):

@@ -16,7 +16,9 @@ class Options:
     rand_augment_strength: their strength, from 0 to 30.
     workers: the threads that decode in each process; None for one a core, and
       for one in each worker process.
-    processes: the worker processes; 0 to decode in threads of this process.
+    processes: the worker processes; 0 to decode in threads of this process,
+      which share Python's lock: a few thousand images a second. A program that
+      sets this needs `if __name__ == "__main__":`, as each of them imports it.
     on_error: "raise", or "skip" to go on without what cannot be read.
   """
 

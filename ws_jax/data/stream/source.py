@@ -36,7 +36,9 @@ class StreamSource:
 
   Attributes:
     train_size: Number of training examples.
-    counts: What could not be read, for `status.json`.
+    counts: What this process could not read since it began, for `status.json`:
+      `left_out` has a line for each file that is missing, `unreadable` is the
+      number of images, and `files` says why, by name.
   """
 
   def __init__(

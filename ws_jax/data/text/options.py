@@ -1,6 +1,8 @@
 """The part of a request that only text has."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,3 +23,14 @@ class Options:
   tokenizer: str = "bytes"
   vocabulary: int = 2048
   length: int | None = None
+
+  @classmethod
+  def of(cls, settings: Mapping[str, Any], *, labelled: bool) -> "Options":
+    """Returns the options in the settings of a task.
+
+    Args:
+      settings: Values of the task's keys, by name.
+      labelled: Whether texts have a label each.
+    """
+    names = ("tokenizer", "vocabulary", "length")
+    return cls(labelled=labelled, **{name: settings[name] for name in names})

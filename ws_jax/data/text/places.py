@@ -94,10 +94,7 @@ def files(path: pathlib.Path, suffixes: tuple[str, ...]) -> list[pathlib.Path]:
 
 
 def _unknown(name: str, data_dir: str | None) -> DataError:
-  error = find.not_found(name, data_dir)
-  near = difflib.get_close_matches(name, ["austen"], n=1)
-  hint = "did you mean 'austen'? " if near else ""
   return DataError(
-    f"{hint}{error}; the novels in the package are 'austen', and a path to a "
-    "file or folder of text begins with ./ or /"
+    f"{find.not_found(name, data_dir)}; the novels in the package are "
+    "'austen', and a path to a file or folder of text begins with ./ or /"
   )
