@@ -37,6 +37,8 @@ ELSEWHERE = {
   "pip install -e '.[bench]'": "by hand: PyTorch, only for comparisons",
   "python -m ws_jax.main --config.init_from": "test_transfer.py",
   "python -m ws_jax.main --evaluate": "test_own.py",
+  "python -m ws_jax.main --config=configs/austen.py": "test_generate.py",
+  "python -m ws_jax.weights generate": "test_generate.py",
   "python -m ws_jax.weights predict": "test_predict.py",
   "python -m ws_jax.weights describe": "test_files.py",
   "python -m ws_jax.weights fold": "test_fold.py",
