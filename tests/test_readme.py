@@ -35,6 +35,7 @@ ELSEWHERE = {
   "pip install -e '.[onnx]'": "by hand: a converter and its runtime",
   "python -m ws_jax.weights export": "test_export.py",
   "pip install -e '.[bench]'": "by hand: PyTorch, only for comparisons",
+  "python -m ws_jax.main --config.init_from": "test_transfer.py",
   "python -m ws_jax.main --evaluate": "test_own.py",
   "python -m ws_jax.main --config=configs/austen.py": "test_generate.py",
   "python -m ws_jax.weights generate": "test_generate.py",
