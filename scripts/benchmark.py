@@ -1,6 +1,7 @@
 """Times ws_jax and what it competes with, in turn within one run.
 
   python scripts/benchmark.py step --batch_size=1,64 --against=torch,flax
+  python scripts/benchmark.py step --model=tc_resnet8 --against=torch
   python scripts/benchmark.py ws --against=torch --markdown=ws.md
   python scripts/benchmark.py step --setting='plain:XLA_FLAGS='
   python scripts/benchmark.py cost --to=experiments/cost

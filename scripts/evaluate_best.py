@@ -74,7 +74,7 @@ def main(argv: list[str]) -> None:
     sys.exit(f"error: {error}")
   lines = tables.best(results)
   target.mkdir(parents=True, exist_ok=True)
-  name = "".join(x if x.isalnum() else "_" for x in split)
+  name = "".join(x if x.isalnum() else "_" for x in split).strip("_")
   rows.write(target / f"best_{name}.csv", results.best)
   disk.write_text(target / f"best_{name}.md", tables.markdown(lines))
   tables.show(lines)

@@ -18,6 +18,7 @@ from ws_jax.bench import (
   micro,
   norm,
   others,
+  scaling,
   timing,
   worker,
 )
@@ -219,6 +220,20 @@ def test_torch_takes_the_same_step_on_text(model, arms, dtype):
     assert f"| {arm} torch" in printed
 
 
+@pytest.mark.slow
+@needs_torch
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("model", ["tc_resnet8", "res8", "ds_cnn_s"])
+def test_torch_takes_the_same_step_on_clips(model, dtype):
+  printed = command(
+    *("step", f"--model={model}", f"--dtype={dtype}", "--arms=BN+WS,GN"),
+    *("--batch_size=2", "--rounds=1", "--against=torch"),
+  )
+  for arm in ("BN+WS", "GN"):
+    assert f"| {arm} torch" in printed
+    assert f"| {arm} from clips, in a loop" in printed
+
+
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
@@ -229,3 +244,18 @@ def test_torch_takes_the_same_step_on_text(model, arms, dtype):
 def test_wrong_arguments_are_one_line(arguments, message):
   with pytest.raises(AssertionError, match=message):
     command(*arguments)
+
+
+def test_traffic_counts_what_is_in_a_loop_as_often_as_it_runs():
+  text = """
+%body (p: f32[8]) -> f32[8] {
+  %a = f32[8]{0} all-reduce(%p), replica_groups={{0,1}}, to_apply=%add
+}
+
+ENTRY %main (x: f32[8]) -> f32[8] {
+  %w = f32[8] while(%x), body=%body, x={"known_trip_count":{"n":"5"}}
+  %b = (f32[8], bf16[4]) all-gather(%w, %w), replica_groups=[2,2]<=[4]
+}
+"""
+  sent = scaling.traffic(text)
+  assert sent == {"all-reduce": 5 * 32.0, "all-gather": (32 + 8) / 2}

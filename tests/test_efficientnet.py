@@ -257,5 +257,5 @@ def test_depthwise_kernels_are_standardized_scaled_or_left(name, how):
   np.testing.assert_allclose(kernel, wanted, rtol=1e-4, atol=1e-5)
   other = np.asarray(found["conv1"]["kernel"])
   np.testing.assert_allclose(other.mean((0, 1, 2)), 0, atol=1e-5)
-  with pytest.raises(config.ConfigError, match="one of standardize, scale,"):
+  with pytest.raises(config.ConfigError, match="standardize or scale or"):
     config.check(config.apply(changed, {"model.ws_depthwise": "spare"}))

@@ -72,3 +72,21 @@ def test_what_is_wrong_is_one_line(workdir, tmp_path, capsys):
     assert run(*words) == 2
     err = capsys.readouterr().err
     assert message in err and err.count("\n") == 1
+
+
+def test_a_model_of_the_users_own_is_exported(workdir, tmp_path, capsys):
+  pytest.importorskip("flatbuffers", reason="jax.export writes by it")
+  image = tmp_path / "x.png"
+  Image.fromarray(my_lab.Data.test["x"][0, ..., 0]).save(image)
+  for name in ("stablehlo", "safetensors"):
+    out = str(tmp_path / f"x.{name}")
+    words = ["export", str(workdir), out, f"--format={name}"]
+    assert command.main(words) == 0
+    assert "differs by" in capsys.readouterr().out
+  assert run(workdir, image) == 0
+  said = capsys.readouterr().out
+  assert run(tmp_path / "x.stablehlo", image) == 0
+  assert capsys.readouterr().out == said
+  # The weights need the model, and a file may not say what is imported.
+  assert run(tmp_path / "x.safetensors", image) == 2
+  assert "is code of its own" in capsys.readouterr().err

@@ -8,8 +8,9 @@ import pytest
 
 import ws_jax
 import ws_jax.linen
-from ws_jax import config, models, train
+from ws_jax import config, models, train, weights
 from ws_jax.train import build, calling
+from ws_jax.weights import __main__ as verbs
 
 TEXT = "to be, or not to be: that is the question.\n" * 40
 SETTINGS = {
@@ -167,7 +168,12 @@ def test_a_run_learns_the_gains_of_attention_and_mlp_alone(tmp_path):
   }
   for path, leaf in gains.items():
     assert np.abs(leaf - 1).max() > 1e-3, path
-  # Whoever reads the run gets kernels with the gains in them.
+  # Whoever reads or folds the run gets kernels with the gains in them.
+  out = tmp_path / "plain.npz"
+  assert verbs.main(["fold", str(tmp_path / "run"), str(out)]) == 0
+  folded = ws_jax.core.kernels.by_path(weights.read_params(out))
+  for path, leaf in ws_jax.core.kernels.by_path(run.variables).items():
+    np.testing.assert_allclose(folded[path], leaf, atol=1e-6, err_msg=path)
   kernel = run.variables["params"]["block1"]["mlp"]["up"]["kernel"]
   gain = gains["block1/mlp/up/gain"]
   np.testing.assert_allclose(kernel.std(0) * 4 / gain, 1, atol=5e-3)

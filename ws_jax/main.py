@@ -186,13 +186,13 @@ def _configure() -> None:
   from ws_jax.train import backend, processes
 
   try:
-    joined = processes.join(
+    if joined := processes.join(
       _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
-    )
-    if joined:
+    ):
       _parsed.leave = processes.leave
-      _say(joined)
     _say(backend.configure())
+    if joined:
+      _say(processes.describe())
   except ValueError as error:  # WS_JAX_NATIVE=maybe
     raise config.ConfigError(str(error)) from error
 

@@ -11,7 +11,7 @@ import dataclasses
 import fractions
 import math
 import textwrap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 
@@ -209,17 +209,16 @@ def text(default: str | None, meaning: str, *, optional: bool = False) -> Key:
   return Key(default, str, meaning, optional=optional or default is None)
 
 
-def choice(default: str, known: Iterable[str], meaning: str) -> Key:
+def choice(default: str, options: tuple[str, ...], meaning: str) -> Key:
   """Declares a text that is one of a few.
 
   Example:
     >>> choice("scale", ("leave", "scale"), "what is done").check("do", "keep")
     Traceback (most recent call last):
-    ValueError: do=keep must be one of leave, scale
+    ValueError: do=keep must be leave or scale
   """
-  known = tuple(known)
-  allowed = lambda value: value in known
-  return Key(default, str, meaning, allowed, f"one of {', '.join(known)}")
+  allowed = lambda value: value in options
+  return Key(default, str, meaning, allowed, " or ".join(options))
 
 
 def texts(default: tuple[str, ...], meaning: str) -> Key:

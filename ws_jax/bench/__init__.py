@@ -23,6 +23,7 @@ BENCHMARKS = {
   "sweep": "runs per hour, against one process for each run",
   "fold": "inference with folded weights",
   "micro": "one optimizer batch as micro-batches of every size",
+  "scaling": "memory and communication of a step, against devices; compiles",
   "profile": "where the time of a step goes, against the machine's peaks",
   "memory": "the most memory that a step needs, donation and remat",
 }

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ws_jax import models
-from ws_jax.bench import ARMS, DEFAULT_MODEL, Options, text
+from ws_jax.bench import ARMS, DEFAULT_MODEL, Options, speech, text
 from ws_jax.bench.ours import LEARNING_RATE
 from ws_jax.bench.timing import Contender
 from ws_jax.bench.worker import Worker
@@ -21,6 +21,7 @@ LIBRARY_ENV: dict[str, dict[str, str | None]] = {
 }
 # The files with the twins of models that are not in `torch_side`.
 TWINS = dict.fromkeys(text.LENGTHS, "torch_text")
+TWINS |= dict.fromkeys(speech.MODELS, "torch_speech")
 # Two libraries sum in different orders. The first loss shows that the network
 # is the same; its rounding error grows with every step.
 _TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-3}
@@ -67,7 +68,7 @@ def recipes(
   if options.dtype != "float32":
     own["model__dtype"] = options.dtype
   _check(options, model)
-  rate = text.LEARNING_RATE if model in TWINS else LEARNING_RATE
+  rate = text.LEARNING_RATE if model in text.LENGTHS else LEARNING_RATE
   given = {"weights": weights, "learning_rate": rate}
   made = {"": Recipe("ours", own, {}, "configure")}
   for name, env in options.settings.items():
@@ -161,6 +162,8 @@ def network(model: str, arm: str, dtype: str = "float32") -> dict[str, Any]:
   """Returns the network of an arm as plain values, for PyTorch."""
   if model in text.LENGTHS:
     return text.network(model, arm, dtype)
+  if model in speech.MODELS:
+    return speech.network(model, arm, dtype)
   settings = models.MODELS[model]
   keys = ("channels", "block_sizes", "bottleneck")
   return {key: settings[key] for key in keys} | {

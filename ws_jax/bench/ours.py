@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ws_jax import config, models
-from ws_jax.bench import ARMS, text
+from ws_jax.bench import ARMS, speech, text
 from ws_jax.bench.worker import turn
 from ws_jax.train import backend, build
 from ws_jax.train import step as steps
@@ -65,6 +65,8 @@ def set_up(
     settings = text.settings(model)
   else:
     task, noisy, settings = None, noise(batch_size), _IMAGES
+  if model in speech.MODELS:
+    noisy, settings = speech.noise(batch_size), speech.settings(model)
   settings = {
     "model.name": model,
     "data.batch_size": batch_size,
@@ -85,6 +87,8 @@ def set_up(
 class Step:
   """A whole training step: gather, normalize, forward, backward, update.
 
+  That of a model for keywords begins with features, unless `clips`.
+
   Args:
     model: Name of a model in `ws_jax.models`.
     arm: Name of an arm in `ARMS`.
@@ -92,6 +96,8 @@ class Step:
     weights: Path of a file to write with the first parameters and the batch,
       from which other libraries start; None for no file.
     checked_steps: Number of steps done when it is made; their losses are kept.
+    clips: Whether a step of a model for keywords makes features from clips.
+    loop: Whether steps run in a loop on the device; None for what a run does.
     **overrides: Other keys of the configuration, with `__` for the dot.
 
   Attributes:
@@ -107,15 +113,20 @@ class Step:
     batch_size: int,
     weights: str | None = None,
     checked_steps: int = 3,
+    clips: bool = False,
+    loop: bool | None = None,
     **overrides: Any,
   ):
     setup = self.adapt(set_up(model, arm, batch_size, **overrides))
     self.program, self.state = setup.program, setup.state()
     self.arrays, _ = setup.source.block(0, 0)
+    if model in speech.MODELS and not clips:
+      self.program, self.arrays = speech.with_features(
+        self.program, self.arrays
+      )
     # Number of steps in one loop on the device; None where loops are slow.
-    self._block = backend.steps_of_a_loop(
-      10, setup.config.model.dtype, models.convolves_natively(model)
-    )
+    native = models.convolves_natively(model) if loop is None else loop
+    self._block = backend.steps_of_a_loop(10, setup.config.model.dtype, native)
     count = self._block or 1
     indices = np.arange(batch_size, dtype=np.int32)
     indices = indices.reshape(1, -1, setup.config.optim.micro_batch_size)

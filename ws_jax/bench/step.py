@@ -5,7 +5,7 @@ import pathlib
 import tempfile
 from typing import Any
 
-from ws_jax.bench import DEFAULT_MODEL, Options, Table, text, timing
+from ws_jax.bench import DEFAULT_MODEL, Options, Table, speech, text, timing
 from ws_jax.bench.others import Others
 from ws_jax.bench.ours import Step
 
@@ -29,6 +29,13 @@ def _table(options: Options, others: Others, batch_size: int) -> Table:
       step = Step(model, arm, batch_size, weights, **how)
       contenders[arm] = step
       contenders |= others.make(arm, weights, step.losses, batch_size)
+      if model in speech.MODELS:
+        # Whole steps, as a run does them, and what a loop would make of them.
+        whole: dict[str, Any] = {"checked_steps": 0, "clips": True, **how}
+        for words, loop in (("", False), (", in a loop", True)):
+          contenders[f"{arm} from clips{words}"] = Step(
+            model, arm, batch_size, loop=loop, **whole
+          )
   seconds = timing.interleave(contenders, options.rounds or 20)
   rows = timing.rows(seconds, options.arms[-1], examples=batch_size)
   for row in rows:
@@ -39,6 +46,8 @@ def _table(options: Options, others: Others, batch_size: int) -> Table:
   for row in rows if length else ():
     row["tokens/s"] = length * row["examples/s"]
   inputs = f"{length} tokens" if length else "32x32"
+  if model in speech.MODELS:
+    inputs = "clips of one second"
   return Table(
     f"step: {model}, {inputs}, batch {batch_size}, {options.dtype}", rows
   )

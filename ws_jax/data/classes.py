@@ -22,7 +22,7 @@ def only_classes(dataset: Dataset, classes: Sequence[str]) -> Dataset:
     classes: Names of the classes to keep, in the order of their new numbers.
 
   Raises:
-    DataError: the data set has no such class.
+    DataError: the data set has no such class, or is a stream.
 
   Example:
     >>> from ws_jax import data
@@ -32,6 +32,8 @@ def only_classes(dataset: Dataset, classes: Sequence[str]) -> Dataset:
     (3000, 3)
   """
   info = dataset.info
+  if not dataset.train:
+    raise DataError(f"{info.name}: classes can be chosen in memory alone")
   for name in classes:
     if name not in info.classes:
       raise DataError(
@@ -50,7 +52,8 @@ def only_classes(dataset: Dataset, classes: Sequence[str]) -> Dataset:
   mean, std = dataset.mean, dataset.std
   if mean:
     mean, std = arrays.channel_statistics(train[info.input_key])
-  return Dataset(
+  return dataclasses.replace(
+    dataset,
     info=dataclasses.replace(
       info,
       train_size=len(train[info.label_key]),

@@ -31,7 +31,7 @@ DEPTHWISE_KEYS = {
   "ws_depthwise": keys.choice(
     "standardize",
     ("standardize", "scale", "leave"),
-    "what WS does to depthwise kernels: standardize, scale (divide by the"
-    " deviation, and keep the mean) or leave",
+    "what WS does to depthwise kernels; scale: divide by the deviation, and"
+    " keep the mean",
   )
 }

@@ -131,6 +131,15 @@ class ImageClassification:
     batch["share"] = jnp.full(labels.shape, share)
     return batch
 
+  def _resized(self, images: jax.Array, key: jax.Array | None) -> jax.Array:
+    """Returns images of the size that the model sees."""
+    if self.size is None:
+      return images
+    if key is None or self.resize is None:
+      return augment.resize(images, self.size)
+    images = augment.resize(images, self.resize)
+    return augment.random_window(jax.random.fold_in(key, 3), images, self.size)
+
   def _take(self, array: jax.Array, indices: jax.Array) -> jax.Array:
     """Returns the examples at `indices`.
 

@@ -319,7 +319,7 @@ def build_program(
   # Models of images do not suit other tasks, nor does WS of convolutions alone.
   own = own or not isinstance(task, tasks.ImageClassification)
   if own and dataset.train:
-    check_program(program, dataset, config.optim.micro_batch_size)
+    check_program(program, dataset, config.optim.micro_batch_size or 2)
   return program
 
 
@@ -330,15 +330,14 @@ def _ws_where(c: ml_collections.ConfigDict, model: Any) -> tuple[str, ...]:
 
 
 def check_program(
-  program: step.Program, dataset: data.Dataset, num_examples: int | None = None
+  program: step.Program, dataset: data.Dataset, examples: int = 2
 ) -> None:
   """Traces a step of a user's own model or task, for errors that help.
 
   Args:
-    program: Program of the run.
+    program: The program.
     dataset: Its data.
-    num_examples: Number of examples of the step, which a normalization batch
-      must divide; None for two.
+    examples: Number of examples, which a normalization batch must divide.
 
   Raises:
     ValueError: the model or the task raises, WS finds no kernel, a collection
@@ -347,7 +346,7 @@ def check_program(
   arrays = calling.abstract(dataset.train)
 
   def forward(arrays):
-    indices = jnp.zeros((num_examples or 2,), jnp.int32)
+    indices = jnp.zeros((examples,), jnp.int32)
     batch = program.task.batch(arrays, indices, jax.random.key(0))
     params, state = step.init_params(
       program, jax.random.key(0), batch["inputs"]

@@ -128,7 +128,7 @@ def train_and_evaluate(
     )
   except ValueError as error:
     raise config_lib.ConfigError(str(error)) from error
-  for note in setup.notes:
+  for note in setup.notes if processes.first() else ():
     print(note, file=sys.stderr, flush=True)
   checkpoints = checkpoint.Checkpoints(
     workdir / "checkpoints", keep=setup.config.train.keep_checkpoints

@@ -35,7 +35,7 @@ def join(
   coordinator: str | None = None,
   num_processes: int | None = None,
   process_id: int | None = None,
-) -> str:
+) -> bool:
   """Connects this process with the others of its run, if there are others.
 
   Without arguments the environment decides: `srun` of Slurm and `mpirun` of
@@ -47,7 +47,7 @@ def join(
     process_id: Number of this process, from 0.
 
   Returns:
-    A line for the caller to announce; empty for a process on its own.
+    Whether there are others.
 
   Raises:
     ValueError: only some of the arguments are given, or they do not fit; or
@@ -61,12 +61,16 @@ def join(
   explicit = [name for name, value in given.items() if value is not None]
   by = _scheduler(os.environ)
   if not explicit and by is None:
-    return ""
+    return False
   if explicit:
     _check(given, explicit)
     by = f"--coordinator={coordinator}"
   # A signal is ours to handle, and is agreed upon by `agree`.
   jax.config.update("jax_enable_preemption_service", False)
+  # On CPUs one program has to end before the next begins: with several under
+  # way, their collectives wait for each other's threads. (Read as the backend
+  # of CPUs starts, and by no other.)
+  jax.config.update("jax_cpu_enable_async_dispatch", False)
   try:
     jax.distributed.initialize(
       coordinator,
@@ -81,8 +85,13 @@ def join(
     raise ValueError(
       f"the processes did not find each other ({by}): {said}"
     ) from error
+  return True
+
+
+def describe() -> str:
+  """Returns a line that says which process this is; it starts the backend."""
   return (
-    f"process {jax.process_index()} of {jax.process_count()} ({by}), with"
+    f"process {jax.process_index()} of {jax.process_count()}, with"
     f" {jax.local_device_count()} of {jax.device_count()} devices"
   )
 

@@ -99,8 +99,8 @@ class Program:
     ws_gains: Whether each standardized filter has a scale that is learned.
     ws_depthwise: Treatment of depthwise kernels by WS: `standardize`, `scale`
       or `leave`.
-    frozen_norms: Shell patterns of parameters. A layer with running statistics
-      all of whose parameters match behaves in training as in evaluation.
+    frozen_norms: Shell patterns of running statistics; the layers that have
+      them behave in training as in evaluation.
     ema_decay: Decay of `ema_params`, or None.
     divergence_factor: A loss above this many times the first is divergence.
     sharded: Whether parameters and optimizer state are split over `data`, too.

@@ -129,7 +129,9 @@ def start_from(
   if zero:
     params = jax.tree_util.tree_map_with_path(
       lambda path, leaf: (
-        jnp.zeros_like(leaf) if _any(path_string(path), zero) else leaf
+        place.put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding)
+        if _any(path_string(path), zero)
+        else leaf
       ),
       params,
     )

@@ -7,9 +7,10 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from ws_jax import train, weights
+from ws_jax import models, train, weights
 from ws_jax.base import disk, names
-from ws_jax.core import conventions, describe, fold, kernels, standardize
+from ws_jax.core import conventions, describe
+from ws_jax.train import calling
 from ws_jax.weights import convert, generate, predict
 from ws_jax.weights.export import verb as export
 
@@ -37,15 +38,16 @@ def _fold(given: argparse.Namespace) -> None:
     # Only the model itself knows the kernels of an NNX module.
     folded = train.load_run(source).variables
   else:
-    globs = model.get("ws_where", ())
-    where = kernels.matching(*globs) if globs else kernels.conv_kernels
     is_run = isinstance(raw, dict) and isinstance(raw.get("params"), dict)
     params = raw["params"] if is_run else raw
-    plain = fold.fold(
+    globs = tuple(model.get("ws_where", ()))
+    plain = calling.effective_params(
+      None,
       params,
-      where=where,
-      convention=convention,
-      gains=standardize.gains_beside(params, where=where),
+      convention,
+      globs or models.ws_where(model.get("name", ":")),
+      model.get("ws_axes", "joint"),
+      model.get("ws_depthwise", "standardize"),
     )
     folded = {**raw, "params": plain} if is_run else plain
   weights.write_params(given.out, folded, folded=convention)

@@ -10,6 +10,7 @@ do so a second time.
 import importlib
 import json
 import pathlib
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -92,7 +93,7 @@ def load(path: str | pathlib.Path) -> Any:
   """
   extras.need("bench", by="a network of timm")
   torch: Any = importlib.import_module("torch")
-  timm: Any = importlib.import_module("timm")
+  timm = _import_timm(torch)
   path = pathlib.Path(path)
   about = network.loads(formats.read_note(path), path)
   if not about.get("timm"):
@@ -131,6 +132,30 @@ def read(path: pathlib.Path) -> network.Network:
     call=call,
     runtime=f"timm {timm.__version__} on PyTorch {torch.__version__}",
   )
+
+
+def _import_timm(torch: Any) -> Any:
+  """Imports timm, beside a torchvision that was built for another torch, too.
+
+  timm needs nothing of torchvision for its networks, but imports it.
+  """
+  try:
+    importlib.import_module("torchvision")
+  except RuntimeError:  # operators of its compiled half are missing
+    for module in [m for m in sys.modules if m.startswith("torchvision")]:
+      del sys.modules[module]
+    library = torch.library.Library("torchvision", "DEF")
+    for operator in ("nms", "qnms"):
+      library.define(
+        f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+      )
+    _kept.append(library)
+  except ImportError:
+    pass  # timm says what it needs
+  return importlib.import_module("timm")
+
+
+_kept: list[Any] = []  # An operator is gone with the library that defined it.
 
 
 def _make_plain(module: Any, torch: Any, timm: Any) -> None:
