@@ -39,7 +39,8 @@ def write(path: pathlib.Path, folded: network.Folded) -> None:
   jax2onnx: Any = importlib.import_module("jax2onnx")
   inputs = jax.ShapeDtypeStruct(("batch", *folded.shape), folded.dtype)
   try:
-    with native.portable():
+    # The converter adds biases of fewer axes than what they are added to.
+    with native.portable(), jax.numpy_rank_promotion("allow"):
       model = jax2onnx.to_onnx(
         lambda inputs: folded.closed(inputs),
         [inputs],
