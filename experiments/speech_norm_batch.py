@@ -7,7 +7,7 @@ even with two clips. GN and GN+WS normalize each clip by itself.
 
 Scientific parameters: BN with normalization batches of 2, 4, 8, 16 and 64; GN;
   GN+WS.
-Nuisance parameters: the learning rate, two of experiments/speech_lr.py; arms
+Nuisance parameters: the learning rate, three of experiments/speech_lr.py; arms
   are compared at their own best, chosen on `val` and reported on `test`. Seeds:
   3.
 Fixed parameters: configs/speech_small.py, batch 64.
@@ -33,6 +33,6 @@ ARMS = (
 
 
 def sweep():
-  """Returns the runs: seven arms, two rates, three seeds."""
-  rates = [0.126, 0.316]
+  """Returns the runs: seven arms, three rates, three seeds."""
+  rates = [0.126, 0.316, 0.794]
   return product(ARMS, seed=range(3), **{"optim.learning_rate": rates})

@@ -278,10 +278,10 @@ def run(name: str) -> None:
           f"{name} is no set of audio: --sample_rate, --seconds and --speaker"
           " do not apply"
         )
-  if (clips := decoded(name, data_dir)) is not None:
-    print(f"{audio_prepare.describe(name, audio.read(clips))}: {clips}")
-    return
   try:
+    if (clips := decoded(name, data_dir)) is not None:
+      print(f"{audio_prepare.describe(name, audio.read(clips))}: {clips}")
+      return
     info = data.load(data.Request(name, dir=str(data_dir))).info
   except data.DataError as error:
     try:

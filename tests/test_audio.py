@@ -444,7 +444,7 @@ def taken_name(folder):
 @pytest.mark.parametrize(
   ("spoil", "said"),
   [
-    (no_layout, "--speaker_pattern"),
+    (no_layout, "--speaker"),
     (unknown_speaker, "no speaker 'f'"),
     (nobody_left, "none is left to train on"),
     (bad_pattern, "speaker pattern"),

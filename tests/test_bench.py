@@ -18,6 +18,7 @@ from ws_jax.bench import (
   micro,
   norm,
   others,
+  scaling,
   timing,
   worker,
 )
@@ -243,3 +244,18 @@ def test_torch_takes_the_same_step_on_clips(model, dtype):
 def test_wrong_arguments_are_one_line(arguments, message):
   with pytest.raises(AssertionError, match=message):
     command(*arguments)
+
+
+def test_traffic_counts_what_is_in_a_loop_as_often_as_it_runs():
+  text = """
+%body (p: f32[8]) -> f32[8] {
+  %a = f32[8]{0} all-reduce(%p), replica_groups={{0,1}}, to_apply=%add
+}
+
+ENTRY %main (x: f32[8]) -> f32[8] {
+  %w = f32[8] while(%x), body=%body, x={"known_trip_count":{"n":"5"}}
+  %b = (f32[8], bf16[4]) all-gather(%w, %w), replica_groups=[2,2]<=[4]
+}
+"""
+  sent = scaling.traffic(text)
+  assert sent == {"all-reduce": 5 * 32.0, "all-gather": (32 + 8) / 2}

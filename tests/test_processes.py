@@ -12,6 +12,7 @@ import time
 
 import jax
 import numpy as np
+import PIL.Image
 import pytest
 
 from tests import small
@@ -98,6 +99,34 @@ def test_two_processes_equal_one(tmp_path):
   assert "eval/accuracy" in said[0] and "eval/accuracy" not in said[1]
   assert "step 6/6" in said[0] and "step 6/6" not in said[1]
   assert len(list((tmp_path / "two").glob("events.*"))) == 1
+  assert_equal_runs(tmp_path / "two", tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_two_processes_stream_what_one_does(tmp_path):
+  """Each decodes the rows of a batch that its own devices hold."""
+  rng = np.random.default_rng(0)
+  for split, each in (("train", 25), ("test", 7)):
+    for label in range(4):
+      folder = tmp_path / "images" / split / f"class{label}"
+      folder.mkdir(parents=True)
+      for i in range(each):
+        pixels = rng.integers(0, 80, (12, 14, 3)) + 50 * label
+        image = PIL.Image.fromarray(pixels.astype(np.uint8))
+        image.save(folder / f"{label}{i}.jpg")
+  streamed = {
+    "data.source": "stream",
+    "data.name": str(tmp_path / "images"),
+    "data.image_size": 8,
+    "data.eval_resize": 9,
+    "task.crop_padding": 0,
+    "model.norm": "batch",
+  }
+  started = start(tmp_path / "two", **streamed, **MESHES["4x1 sharded"])
+  one = config.apply(config.default(), small.OVERRIDES | streamed)
+  loop.train_and_evaluate(one, tmp_path / "one")
+  codes, said = finish(started)
+  assert codes == [0, 0], said
   assert_equal_runs(tmp_path / "two", tmp_path / "one")
 
 

@@ -133,6 +133,22 @@ def test_what_else_was_varied_is_never_pooled():
   assert lines[3][:3] == ("BN", "64", "0.1")
 
 
+def test_how_ws_is_done_means_nothing_without_ws():
+  """Plain runs stand beside each kind of WS, and lists of paths are text."""
+  where = {"model.ws_where": ["*/key/*", "*/mlp/*"], "model.ws_axes": "joint"}
+  plain = row(GN, 0.1, 0, 0.7, **where, **{"model.ws_gains": False})
+  with_ws = row(GN_WS, 0.1, 0, 0.8, **where, **{"model.ws_gains": True})
+  found = [groups.value(plain, key) for key in (*where, "model.ws_gains")]
+  assert found == [None, None, None]
+  assert groups.value(with_ws, "model.ws_where") == "*/key/*, */mlp/*"
+  assert groups.value(with_ws, "model.ws_gains") is True
+
+
+def test_rms_is_the_name_of_an_arm():
+  assert arms.arm("rms", True) == "RMS+WS"
+  assert arms.in_order(["RMS+WS", "RMS", "LN"]) == ["LN", "RMS", "RMS+WS"]
+
+
 def test_table_reads_as_it_should():
   lines = tables.cells(summary.analyze(sweep()))
   assert lines[0] == (

@@ -64,6 +64,12 @@ def test_a_damaged_file_of_novels_is_an_error(tmp_path, monkeypatch):
     austen.read("train")
 
 
+def test_novels_for_a_task_on_images_name_the_task_for_them():
+  with pytest.raises(data.DataError, match="task.name=language_model"):
+    data.load(data.Request("austen"))
+  assert "austen" in data.DATASETS
+
+
 def test_the_novels_are_rows_of_bytes():
   dataset = load("austen", length=100, eval_split="validation")
   assert dataset.info.input_shape == (101,)

@@ -69,7 +69,8 @@ def test_a_run_learns_and_leaves_its_record(finished):
   metrics = disk.read_json(finished / "status.json")["metrics"]
   assert metrics["eval/accuracy"] > 0.2  # of ten classes, in thirty steps
   names = {path.name.split(".")[0] for path in finished.iterdir()}
-  assert names == {"config", "metrics", "status", "checkpoints", "events"}
+  made = {"config", "metrics", "status", "checkpoints", "events"}
+  assert names == made | {"predictions"}
 
   status = json.loads((finished / "status.json").read_text())
   assert status["status"] == "done"

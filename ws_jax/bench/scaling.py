@@ -9,6 +9,7 @@ import functools
 import math
 import re
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,8 +20,11 @@ from ws_jax.bench.worker import Worker
 from ws_jax.train import optim, sharding
 from ws_jax.train import step as steps
 
-# Examples on each device: the batch grows with the devices.
-MODELS = {"resnet50": 32, "bit_r152x4": 4}
+# Examples on each device (the batch grows with the devices), and other keys.
+MODELS: dict[str, tuple[int, dict[str, Any]]] = {
+  "resnet50": (32, {}),
+  "bit_r152x4": (4, {"model__scan": True, "model__remat": True}),
+}
 IMAGE_SIZE = 224
 # Devices along `data` and `model`, and whether the state is split over `data`.
 LAYOUTS = (
@@ -30,8 +34,18 @@ LAYOUTS = (
   (4, 2, True),
   (64, 1, False),
   (64, 1, True),
-  (16, 4, True),
 )
+# Ways to compile a step on one device.
+VARIANTS: dict[str, dict[str, Any]] = {
+  "as it stands": {},
+  "remat": {"model__remat": True},
+  "remat, convolutions kept": {
+    "model__remat": True,
+    "model__remat_keep": "convolutions",
+  },
+  "scan": {"model__scan": True},
+  "scan, remat": {"model__scan": True, "model__remat": True},
+}
 
 _COLLECTIVE = re.compile(
   r"= (?P<type>.*?) "
@@ -45,33 +59,62 @@ _GROUPS = re.compile(
   r"|mesh\[(?P<mesh>[^\]]*)\] ?\{(?P<axes>[^}]*)\})"
 )
 _BYTES = {"pred": 1, "bf16": 2}
+_COMPUTATION = re.compile(r"^(?:ENTRY )?%?(?P<name>[\w.-]+) \(.*\{$")
+_LOOP = re.compile(r" while\(.*body=%?(?P<body>[\w.-]+)")
+_TRIPS = re.compile(r'known_trip_count":\{"n":"(\d+)"')
 
 
 def run(options: Options) -> list[Table]:
-  """Returns a table for each model."""
+  """Returns for each model a table of meshes, and one of remat and scan."""
   chosen = MODELS
   if options.model:
-    chosen = {options.model: options.batch_sizes[0]}
-  return [_table(model, examples) for model, examples in chosen.items()]
+    chosen = {options.model: (options.batch_sizes[0], {})}
+  tables = []
+  for model, (examples, overrides) in chosen.items():
+    tables += [
+      _layouts(model, examples, overrides),
+      _variants(model, examples),
+    ]
+  return tables
 
 
-def _table(model: str, examples: int) -> Table:
+def _layouts(model: str, examples: int, overrides: dict[str, Any]) -> Table:
+  rows = [
+    _compiled(data * along, model, examples, [data, along], sharded, overrides)
+    for data, along, sharded in LAYOUTS
+  ]
+  settings = "".join(f", {name.removeprefix('model__')}" for name in overrides)
+  return Table(f"scaling: {_what(model, examples)}{settings}", rows)
+
+
+def _variants(model: str, examples: int) -> Table:
   rows: list[Row] = []
-  for data, along, sharded in LAYOUTS:
-    count = f"--xla_force_host_platform_device_count={data * along}"
-    with Worker({"XLA_FLAGS": count, "JAX_PLATFORMS": "cpu"}) as worker:
-      made = worker.make(
-        *("scaling", "Compiled"),
-        model=model,
-        examples=examples,
-        mesh=[data, along],
-        sharded=sharded,
-      )
-      rows.append(worker.get(made, "row"))
-  return Table(
-    f"scaling: {model}, GN+WS, {IMAGE_SIZE}x{IMAGE_SIZE}, float32, {examples}"
-    " examples a device; of one device and step",
-    rows,
+  for name, overrides in VARIANTS.items():
+    row = _compiled(1, model, examples, [1, 1], False, overrides)
+    kept = ("peak MB", "GFLOP", "compile CPU s")
+    rows.append({"step": name} | {column: row[column] for column in kept})
+  return Table(f"scaling: on one device, {_what(model, examples)}", rows)
+
+
+def _compiled(devices, model, examples, mesh, sharded, overrides) -> Row:
+  """Returns the row of a step that is compiled in a process of its own."""
+  flag = f"--xla_force_host_platform_device_count={devices}"
+  with Worker({"XLA_FLAGS": flag, "JAX_PLATFORMS": "cpu"}) as worker:
+    made = worker.make(
+      *("scaling", "Compiled"),
+      model=model,
+      examples=examples,
+      mesh=mesh,
+      sharded=sharded,
+      **overrides,
+    )
+    return worker.get(made, "row")
+
+
+def _what(model: str, examples: int) -> str:
+  return (
+    f"{model}, GN+WS, {IMAGE_SIZE}x{IMAGE_SIZE}, float32, {examples} examples a"
+    " device; numbers of one device and one step"
   )
 
 
@@ -114,7 +157,7 @@ class Compiled:
     )
     c, program = setup.config, setup.program
     assert program.mesh.size == data * along, "one process for each mesh"
-    began = time.perf_counter()
+    began = time.process_time()  # of all threads, whatever else is running
     compiled = self._compile(program, c, batch, size)
     plan, cost = compiled.memory_analysis(), compiled.cost_analysis()
     self.text = compiled.as_text()
@@ -127,7 +170,8 @@ class Compiled:
       "state": "sharded" if sharded else "replicated",
       "state MB": plan.alias_size_in_bytes / 1e6,
       "peak MB": peak / 1e6,
-      "GFLOP": cost["flops"] / 1e9,
+      # What is in a loop is counted once there.
+      "GFLOP": "" if c.model.get("scan") else cost["flops"] / 1e9,
       "all-reduce MB": moved.get("all-reduce", 0) / 1e6,
       "all-gather MB": moved.get("all-gather", 0) / 1e6,
       "other MB": sum(
@@ -136,7 +180,7 @@ class Compiled:
         if kind not in ("all-reduce", "all-gather")
       )
       / 1e6,
-      "compile s": time.perf_counter() - began,
+      "compile CPU s": time.process_time() - began,
     }
 
   def _compile(self, program, c, batch: int, size: int) -> Any:
@@ -169,7 +213,8 @@ def traffic(text: str) -> dict[str, float]:
 
   They are counted as on a ring of the n devices that take part, which sends the
   fewest: an all-reduce of B bytes sends 2 B (n - 1) / n from each device, and
-  an all-gather to B bytes B (n - 1) / n. What is in a loop counts once.
+  an all-gather to B bytes B (n - 1) / n. What is in a loop counts as often as
+  the loop is known to run.
 
   Args:
     text: Compiled program, as HLO.
@@ -181,7 +226,10 @@ def traffic(text: str) -> dict[str, float]:
     {'all-gather': 24.0}
   """
   sent: dict[str, float] = {}
+  times, place = _times(text), ""
   for line in text.splitlines():
+    if header := _COMPUTATION.match(line):
+      place = header["name"]
     found = _COLLECTIVE.search(line)
     if not found:
       continue
@@ -192,8 +240,26 @@ def traffic(text: str) -> dict[str, float]:
       "reduce-scatter": n - 1,  # of the result, which is a part
       "collective-permute": 1,
     }.get(kind, (n - 1) / n)
-    sent[kind] = sent.get(kind, 0.0) + share * size
+    sent[kind] = sent.get(kind, 0.0) + share * size * times(place)
   return sent
+
+
+def _times(text: str) -> Callable[[str], int]:
+  """Returns a function that tells how often a computation runs in a step."""
+  loops: dict[str, tuple[str, int]] = {}  # by body: where it is, and how often
+  place = ""
+  for line in text.splitlines():
+    if header := _COMPUTATION.match(line):
+      place = header["name"]
+    if loop := _LOOP.search(line):
+      trips = _TRIPS.search(line)
+      loops[loop["body"]] = place, int(trips[1]) if trips else 1
+
+  def times(name: str) -> int:
+    outer, trips = loops.get(name, ("", 1))
+    return trips * times(outer) if outer else trips
+
+  return times
 
 
 def _bytes(text: str) -> int:

@@ -76,7 +76,7 @@ def list_folder(
     elif speaker is None:
       raise DataError(
         f"{folder} has neither train.csv, val.csv and test.csv nor"
-        f" {' and '.join(_LISTS.values())}: say by --speaker_pattern, a regular"
+        f" {' and '.join(_LISTS.values())}: say by --speaker, a regular"
         " expression with one group, where the speaker stands in a path, and"
         " the splits are made of speakers"
       )

@@ -14,6 +14,7 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ws_jax.data import place
 from ws_jax.data.datasets import Dataset
 from ws_jax.data.stream import loader
 from ws_jax.data.stream.opened import Stream
@@ -75,7 +76,7 @@ class StreamSource:
     indices = indices.reshape(num_steps, size // micro, micro)
     if not num_steps:
       everywhere = NamedSharding(self._mesh, PartitionSpec())
-      return jax.device_put(self._dataset.train, everywhere), indices
+      return place.put(self._dataset.train, everywhere), indices
     steps = [self._step(step + i) for i in range(num_steps)]
     if num_steps == 1:
       return steps[0], indices
