@@ -15,13 +15,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from ws_jax import train
 from ws_jax.base import extras
 from ws_jax.base.names import lookup
 from ws_jax.train.trained import Trained
 from ws_jax.weights.export import (
+  compare,
   network,
   onnx,
   plain,
@@ -40,33 +39,6 @@ INPUTS = {
   "raw": "as in the data, as uint8 pictures; the program normalizes",
   "float": "as the model takes them, normalized by whoever calls",
 }
-# The largest difference, as a part of the largest output, by the dtype of the
-# activations. Programs add in orders of their own, mostly for a difference of
-# 1e-6; large logits of attention made 3e-4 of it.
-_CLOSE = {"float32": 1e-3, "bfloat16": 0.05}
-
-
-@dataclasses.dataclass(frozen=True)
-class Comparison:
-  """A file against its run.
-
-  Attributes:
-    runtime: Name and version of the program that read the file.
-    seconds: Time it took to read the file, and to compute for the first time.
-    difference: Largest difference of an output.
-    largest: Largest output of the run.
-  """
-
-  runtime: str
-  seconds: float
-  difference: float
-  largest: float
-
-  def __str__(self) -> str:
-    return (
-      f"as {self.runtime} reads it ({self.seconds:.1f} s) it differs by"
-      f" {self.difference:.1e} at most, of outputs up to {self.largest:.3g}"
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +57,7 @@ class Exported:
   path: pathlib.Path
   size: int
   seconds: float
-  compared: tuple[Comparison, ...]
+  compared: tuple[compare.Comparison, ...]
   skipped: tuple[str, ...]
   about: dict[str, Any]
 
@@ -143,7 +115,7 @@ def export(
     compared, skipped = [], []
     for read in _readers(module, folded):
       try:
-        compared.append(compare(read, draft, folded))
+        compared.append(compare.compare(read, draft, folded))
       except extras.MissingExtra as error:
         skipped.append(f"not compared there: {error}")
     size = sum(p.stat().st_size for p in draft.parent.rglob("*") if p.is_file())
@@ -151,41 +123,6 @@ def export(
   return Exported(
     out, size, seconds, tuple(compared), tuple(skipped), folded.about
   )
-
-
-def compare(
-  read: Callable[[pathlib.Path], network.Network],
-  path: pathlib.Path,
-  folded: network.Folded,
-) -> Comparison:
-  """Reads a file, and compares its outputs with those of the run.
-
-  Args:
-    read: Function that reads the file.
-    path: Path of the file.
-    folded: The network that was written.
-
-  Raises:
-    ValueError: the outputs differ.
-  """
-  began, seconds = time.perf_counter(), 0.0
-  found = read(path)
-  differences, sizes = [], []
-  for number in (1, 3):  # a file takes any number of inputs
-    raw = folded.samples(number, seed=number)
-    outputs = found.call(folded.taken(raw))
-    seconds = seconds or time.perf_counter() - began
-    wanted = folded.run.predict(raw)
-    differences.append(_distance(outputs, wanted))
-    sizes.append(np.abs(wanted).max())
-  difference, largest = float(max(differences)), float(max(sizes))
-  allowed = _CLOSE[folded.run.config.model.get("dtype", "float32")]
-  if not difference <= allowed * max(largest, 1e-3):
-    raise ValueError(
-      f"not written: as {found.runtime} reads it, outputs up to {largest:.3g}"
-      f" differ by {difference:.1e} from those of the run"
-    )
-  return Comparison(found.runtime, seconds, difference, largest)
 
 
 def read(path: str | os.PathLike[str]) -> network.Network:
@@ -293,15 +230,6 @@ def _readers(
   ours = lambda path: plain.read(path, folded.run)
   model = folded.about["run"]["config"]["model"]
   return [ours, timm_network.read] if timm_network.name_of(model) else [ours]
-
-
-def _distance(outputs: np.ndarray, wanted: np.ndarray) -> float:
-  if outputs.shape != wanted.shape:
-    raise ValueError(
-      f"not written: its outputs are {list(outputs.shape)}, those of the run"
-      f" {list(wanted.shape)}"
-    )
-  return float(np.abs(outputs.astype(np.float64) - wanted).max())
 
 
 def _place(folder: pathlib.Path, out: pathlib.Path) -> None:
