@@ -108,7 +108,7 @@ KEYS = {
     " convolutions the least work",
   ),
   "scan": keys.switch(
-    False, "compile equal blocks once, as a loop: for deep ResNets"
+    False, "equal blocks are one loop of the program: with remat less memory"
   ),
   **common.NORM_KEYS,
   **common.DTYPE_KEYS,

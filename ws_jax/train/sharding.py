@@ -121,7 +121,7 @@ def gathers_again(function: Any, mesh: Mesh) -> Any:
   """Returns a function whose backward pass gathers parameters a second time.
 
   Otherwise the gathered ones of all layers stay in memory in between. (XLA's
-  compiler for CPUs makes one gathering of the two, and keeps them all the same.)
+  compiler for CPUs makes one gathering of the two, and keeps them anyway.)
   """
   if mesh.size == 1:
     return function
