@@ -26,8 +26,8 @@ Command, after `python scripts/prepare_data.py imagenet2012
       --workdir=workdirs/imagenet
 
 A folder of images or of tar files is streamed as well: `data.name=./FOLDER`.
-Expect: the numbers above, which are those of the papers: none of the recipes was
-  run here to the end.
+Expect: the numbers above, which are those of the papers. None of the recipes
+  was run here to the end.
 Time: 90 epochs are 115 million images and 2.8e18 floating-point operations (4.1
 billion multiplications and additions an image forward, three times that with
 the gradient): 13 hours where 2,500 images are trained a second, 42 days at 32 a
