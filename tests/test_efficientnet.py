@@ -246,7 +246,7 @@ def test_depthwise_kernels_are_standardized_scaled_or_left(name, how):
     "conv1": {"kernel": plain(3, 3, 8, 8)},
   }
   bit = conventions.BIT
-  found = calling.effective_params(nn.Dense(1), params, bit, (), how)
+  found = calling.effective_params(None, params, bit, depthwise=how)
   kernel = found["depthwise_conv1"]["kernel"]
   raw = params["depthwise_conv1"]["kernel"]
   wanted = {

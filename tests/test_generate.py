@@ -259,7 +259,7 @@ def test_models_of_images_are_refused_before_a_run_begins(
     ({"model.norm": "group"}, "model.norm=group must be layer or rms"),
     ({"model.heads": 3}, "3 heads do not divide dim=16"),
     ({"task.tokenizer": "bites"}, "unknown tokenizer 'bites'"),
-    ({"model.ws": True, "model.ws_where": ()}, "no kernel was selected"),
+    ({"model.ws": True, "model.ws_where": ("x/*",)}, "no kernel was selected"),
   ],
 )
 def test_what_does_not_fit_is_one_line_and_leaves_nothing(

@@ -35,6 +35,7 @@ ELSEWHERE = {
   "pip install -e '.[onnx]'": "by hand: a converter and its runtime",
   "python -m ws_jax.weights export": "test_export.py",
   "pip install -e '.[bench]'": "by hand: PyTorch, only for comparisons",
+  "python -m ws_jax.main --coordinator": "test_processes.py",
   "python -m ws_jax.main --config.init_from": "test_transfer.py",
   "python -m ws_jax.main --evaluate": "test_own.py",
   "python -m ws_jax.main --config=configs/austen.py": "test_generate.py",
@@ -45,6 +46,7 @@ ELSEWHERE = {
   "python scripts/benchmark.py": "test_bench.py",
   "python scripts/prepare_data.py": "test_prepare_data.py",
   "python scripts/report.py": "test_report.py",
+  "srun": "by hand: it needs Slurm",
 }
 # Files that the README shows whole, by the name in their first line.
 FILES = {

@@ -543,3 +543,10 @@ def test_runs_to_come_are_known_from_the_plan(tmp_path):
 def test_folder_without_rows_is_a_clear_error(tmp_path):
   with pytest.raises(ValueError, match="no rows in .* run scripts/sweep.py"):
     report.write(tmp_path)
+
+
+def test_a_plain_arm_stands_beside_every_convention_of_ws():
+  row = {"model.norm": "batch", "model.ws": False, "model.ws_convention": "bit"}
+  assert groups.value(row, "model.ws_convention") is None
+  row["model.ws"] = True
+  assert groups.value(row, "model.ws_convention") == "bit"

@@ -702,3 +702,26 @@ def test_an_unknown_recipe_is_one_line():
   changed = config.load("configs/imagenet.py:gn,batch_size=512")
   assert changed.data.batch_size == 512 and not changed.model.ws
   assert config.load("configs/imagenet.py:norm=batch").model.norm == "batch"
+
+
+@pytest.mark.slow
+def test_the_benchmark_times_loaders_on_cut_photographs(tmp_path):
+  from ws_jax.bench import Options
+  from ws_jax.bench import stream as timed
+
+  with pytest.raises(ValueError, match="no photograph in"):
+    timed.run(Options(photographs=(str(tmp_path),)))
+  colours = np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8)
+  photograph = PIL.Image.fromarray(colours).resize((1300, 1100))
+  photograph.save(tmp_path / "photograph.jpg")
+  options = Options(
+    batch_sizes=(4,),
+    rounds=1,
+    workers=(1,),
+    photographs=(str(tmp_path),),
+    examples=20,
+  )
+  (table,) = timed.run(options)
+  names = [row["contender"] for row in table.rows]
+  assert names == ["ws_jax, 1 threads", "ws_jax, 1 processes"]
+  assert all(row["examples/s"] > 0 for row in table.rows)

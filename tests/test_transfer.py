@@ -1,5 +1,7 @@
 """Fine-tuning: a new head, frozen layers, and the rule of Big Transfer."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,7 @@ from ws_jax.core.kernels import by_path
 from ws_jax.data import augment
 from ws_jax.layers.norm import BatchNorm
 from ws_jax.tasks import ImageClassification
-from ws_jax.train import build, optim, train_and_evaluate
+from ws_jax.train import build, optim, train_and_evaluate, transfer
 
 RULE = "configs/bit_hyperrule.py"
 
@@ -93,6 +95,14 @@ def test_a_head_of_another_shape_starts_anew_and_one_line_says_so(pretrained):
   assert np.any(state["params/head/kernel"])
 
 
+def test_a_stream_has_a_start_before_its_first_image(pretrained):
+  """It has no arrays whose shapes could be looked at."""
+  setup = start(pretrained)
+  stream = dataclasses.replace(setup.dataset, train={})
+  notes = transfer.check(setup.program, stream, setup.init_from)
+  assert notes == setup.notes
+
+
 def test_a_head_may_start_at_zero(pretrained):
   setup = start(pretrained, init_zero=("head/*",))
   assert setup.notes == ()
@@ -148,6 +158,17 @@ def test_a_freeze_that_cannot_be_is_one_line(globs, message):
   with pytest.raises(config.ConfigError, match=message) as caught:
     build.start(tiny(optim__freeze=globs), model=Net(), dataset=Pictures)
   assert "\n" not in str(caught.value)
+
+
+def test_norms_in_a_loop_over_blocks_are_refused_and_not_left_moving():
+  """Its loop calls every block by the name of one of them."""
+  looped = {"model__name": "resnet20", "model__width": 0.25}
+  looped |= {"model__norm": "batch", "model__scan": True}
+  changed = tiny(optim__freeze=("stage1*",), **looped)
+  with pytest.raises(config.ConfigError, match=r"stage1_block2/.* cannot be"):
+    build.start(changed, dataset=Pictures)
+  changed.optim.freeze_statistics = False
+  build.start(changed, dataset=Pictures)
 
 
 def test_norms_of_nnx_are_frozen_too(tmp_path):

@@ -63,7 +63,7 @@ def main(argv: list[str]) -> None:
   """
   import jax
 
-  from ws_jax import train
+  from ws_jax import data, train
   from ws_jax.train import processes
 
   if len(argv) > 1:
@@ -88,6 +88,8 @@ def main(argv: list[str]) -> None:
     )
   except config.ConfigError as error:
     _stop(f"error: {error}", 2)
+  except data.DataError as error:  # One before the first step is the former.
+    _stop(f"error: {error}; data.on_error=skip would count and skip it", 1)
   except Exception as error:
     if not processes.several():
       raise

@@ -132,7 +132,10 @@ def start(
       init_from = transfer.read(resolved.init_from)
     if resolved.init_from is not None or resolved.optim.freeze:
       left = tuple(resolved.init_skip), tuple(resolved.init_zero)
-      notes = transfer.check(program, loaded, init_from, *left)
+      examples = resolved.optim.micro_batch_size
+      notes = transfer.check(
+        program, loaded, init_from, *left, examples=examples
+      )
   except ValueError as error:
     # The user's mistake, as opposed to a ValueError from inside a running
     # program.

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -176,12 +176,16 @@ def apply(
   return outputs, dict(new)
 
 
-def _evaluating(
-  state: PyTree, frozen: tuple[str, ...]
-) -> contextlib.AbstractContextManager[None]:
-  """Returns a context in which frozen layers of a Linen module evaluate."""
+@contextlib.contextmanager
+def _evaluating(state: PyTree, frozen: tuple[str, ...]) -> Iterator[None]:
+  """Lets the frozen layers of a Linen module behave as in evaluation.
+
+  Raises:
+    ValueError: at the end, if one of them was not called by its name.
+  """
   if not frozen:
-    return contextlib.nullcontext()
+    yield
+    return
   stays = ws_jax.matching(*frozen)
   layers = {
     path.rpartition("/")[0]
@@ -190,21 +194,31 @@ def _evaluating(
     if stays(path, leaf)
   }
 
+  called: set[str] = set()
+
   def evaluate(call, args, kwargs, context):
-    module = context.module
-    if context.method_name != "__call__" or "/".join(module.path) not in layers:
+    module, name = context.module, "/".join(context.module.path)
+    if context.method_name != "__call__" or name not in layers:
       return call(*args, **kwargs)
+    called.add(name)
     mode = dict(_mode_of(type(module), train=False))
-    for name in tuple(mode):
+    for switch in tuple(mode):
       # Flax's BatchNorm takes it from its attribute, or from the call.
-      if getattr(module, name, None) is not None:
-        object.__setattr__(module, name, mode.pop(name))
+      if getattr(module, switch, None) is not None:
+        object.__setattr__(module, switch, mode.pop(switch))
     function: Any = type(module).__call__
     bound = inspect.signature(function).bind(module, *args, **kwargs)
     bound.arguments.update(mode)
     return call(*bound.args[1:], **bound.kwargs)
 
-  return nn.intercept_methods(evaluate)
+  with nn.intercept_methods(evaluate):
+    yield
+  if missed := sorted(layers - called):
+    raise ValueError(
+      f"the statistics of {missed[0]} cannot be frozen: a loop over equal"
+      " layers calls it by another name; set model.scan=false, or"
+      " optim.freeze_statistics=false"
+    )
 
 
 def effective_params(

@@ -63,6 +63,8 @@ def check(
   given: Mapping[str, PyTree] | None,
   skip: tuple[str, ...] = (),
   zero: tuple[str, ...] = (),
+  *,
+  examples: int = 2,
 ) -> tuple[str, ...]:
   """Refuses what `start_from` would refuse; nothing is computed.
 
@@ -72,13 +74,14 @@ def check(
     given: Trees to start from, or None.
     skip: Shell patterns of paths that stay fresh.
     zero: Shell patterns of paths that become zero.
+    examples: Number of examples, which a normalization batch must divide.
 
   Returns:
     Lines for the user: on a head that starts anew, and on what is frozen.
 
   Raises:
     ValueError: as `start_from`; or a pattern of the frozen ones matches
-      nothing, or nothing is left to train.
+      nothing, nothing is left to train, or a norm cannot be frozen.
   """
 
   def fresh(arrays):
@@ -86,7 +89,19 @@ def check(
     inputs = program.task.batch(arrays, indices, None)["inputs"]
     return init_params(program, jax.random.key(0), inputs)
 
-  params, others = jax.eval_shape(fresh, calling.abstract(dataset.train))
+  def step(arrays):
+    indices = jnp.zeros((examples,), jnp.int32)
+    inputs = program.task.batch(arrays, indices, None)["inputs"]
+    params, others = fresh(arrays)
+    frozen, key = program.frozen_norms, jax.random.key(1)
+    return calling.apply(
+      program.model, params, others, inputs, train=True, key=key, frozen=frozen
+    )
+
+  arrays = _abstract(dataset)
+  params, others = jax.eval_shape(fresh, arrays)
+  if program.frozen_norms:
+    jax.eval_shape(step, arrays)  # raises where a norm cannot be frozen
   notes = []
   if given is not None:
     _check_globs("init_zero", zero, params)
@@ -100,6 +115,17 @@ def check(
     _check_globs("optim.freeze", globs, params)
     notes.append(_frozen(params, others, globs, program.frozen_norms))
   return tuple(notes)
+
+
+def _abstract(dataset: Any) -> dict[str, jax.ShapeDtypeStruct]:
+  """Returns the shapes of arrays of two examples; a stream has none yet."""
+  if dataset.train:
+    return calling.abstract(dataset.train)
+  info, shape = dataset.info, jax.ShapeDtypeStruct
+  return {
+    info.input_key: shape((2, *info.input_shape), jnp.dtype(info.input_dtype)),
+    info.label_key: shape((2,), jnp.int32),
+  }
 
 
 def start_from(

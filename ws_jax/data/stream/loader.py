@@ -1,10 +1,9 @@
 """Grain's workers, which decode examples ahead of the training loop.
 
 Grain and tf.data were measured on the same JPEG files of ImageNet's sizes
-(experiments/benchmarks/stream_engines.md). Grain took less of the processor for
-an image than tf.data with its own transforms, although these decode the crop
-alone; it gives the pixels of Pillow, needs no TensorFlow, and finds any example
-by its number.
+(experiments/benchmarks/stream.md). They take about as much of the processor for
+an image. Grain needs no TensorFlow, finds any example by its number, and leaves
+the pixels to Pillow.
 
 An example is a pure function of its number (`TrainExamples`, `EvalExamples`).
 So the number of threads and processes changes nothing but the speed, and a

@@ -36,7 +36,8 @@ NAMES = {
 }
 # Keys of `config.model` that change nothing of a trained network.
 _NO_MATTER = (
-  *("name", "ws", "ws_convention", "ws_where", "norm_batch_size"),
+  *("name", "ws", "ws_convention", "ws_where", "ws_depthwise", "ws_axes"),
+  *("ws_gains", "norm_batch_size", "scan", "remat_keep"),
   *("norm_momentum", "dropout", "stochastic_depth", "remat", "dtype"),
 )
 
