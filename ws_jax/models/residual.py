@@ -21,6 +21,7 @@ from jax.typing import DTypeLike
 
 from ws_jax.layers.convolve import conv_general_dilated
 from ws_jax.layers.norm import NormSpec
+from ws_jax.layers.pad import pad_zeros
 from ws_jax.layers.stochastic_depth import StochasticDepth
 from ws_jax.models import blocks
 
@@ -136,7 +137,7 @@ class ResNet(nn.Module):
     pads = [(1, 1)] * 2
     if same:
       pads = lax.padtype_to_pads(x.shape[1:3], (3, 3), (2, 2), "SAME")
-    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    x = pad_zeros(x, ((0, 0), *pads, (0, 0)))
     return nn.max_pool(x, window_shape=(3, 3), strides=(2, 2))
 
 

@@ -32,6 +32,11 @@ def write(path: pathlib.Path, folded: network.Folded) -> None:
     ValueError: the converter cannot write it.
     MissingExtra: the converter is not installed.
   """
+  if folded.about["features"] and not folded.preprocessed:
+    raise ValueError(
+      "jax2onnx writes no Fourier transform that onnxruntime reads: leave the"
+      " features to the caller, with --input=float"
+    )
   extras.need(EXTRA, by=f"a file of {SUFFIX}")
   # They tell of every shape that they leave open, and of examples of theirs.
   for name in ("jax2onnx", "onnx_ir"):
