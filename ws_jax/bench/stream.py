@@ -30,7 +30,7 @@ _PHOTOGRAPHS = ("/usr/share/backgrounds", "/usr/share/wallpapers")
 
 
 def run(options: Options) -> list[Table]:
-  """Returns a table for each batch size.
+  """Returns a table for each batch size and number of workers.
 
   Raises:
     ValueError: there are no photographs to cut the images from.
@@ -42,7 +42,11 @@ def run(options: Options) -> list[Table]:
     files = cut(places, path / "train", options.examples)
     kilobytes = sum(file.stat().st_size for file in files) / len(files) / 1000
     title = f"{len(files)} JPEGs of {kilobytes:.0f} kB, {_SIZE}x{_SIZE}"
-    return [_table(options, path, size, title) for size in options.batch_sizes]
+    return [
+      _table(options, path, size, workers, title)
+      for size in options.batch_sizes
+      for workers in options.workers
+    ]
 
 
 class Loader:
@@ -144,34 +148,31 @@ def cut(
 
 
 def _table(
-  options: Options, folder: pathlib.Path, batch_size: int, title: str
+  options: Options,
+  folder: pathlib.Path,
+  batch_size: int,
+  workers: int,
+  title: str,
 ) -> Table:
-  contenders: dict[str, timing.Contender] = {}
+  """Compares loaders with one number of workers."""
+  shared = {"batch_size": batch_size, "batches": _BATCHES, "workers": workers}
+  kinds = {"threads": False, "processes": True}
+  contenders: dict[str, timing.Contender] = {
+    f"ws_jax, {name}": Loader(str(folder), **shared, processes=processes)
+    for name, processes in kinds.items()
+  }
+  against = next(iter(contenders))
   with Worker(env={"XLA_FLAGS": None}) as torch:
-    for workers in options.workers:
-      shared = {
-        "folder": str(folder),
-        "batch_size": batch_size,
-        "batches": _BATCHES,
-        "workers": workers,
-      }
-      for name, processes in (("threads", False), ("processes", True)):
-        contenders[f"ws_jax, {workers} {name}"] = Loader(
-          **shared, processes=processes
-        )
-      if "torch" not in options.against:
-        continue
+    if "torch" in options.against:
+      against = "PyTorch, bytes"
       shared |= {"folder": str(folder / "train"), "size": _SIZE}
       for name, normalize in (("bytes", False), ("normalized", True)):
         number = torch.make(
           "torch_input", "Loader", **shared, normalize=normalize
         )
-        contenders[f"PyTorch, {workers} processes, {name}"] = torch.contender(
-          number
-        )
+        contenders[f"PyTorch, {name}"] = torch.contender(number)
     seconds = timing.interleave(contenders, options.rounds or _ROUNDS)
-  first = next(
-    (x for x in contenders if "PyTorch" in x), next(iter(contenders))
+  rows = timing.rows(seconds, against, examples=batch_size)
+  return Table(
+    f"input, streamed: {title}, batch {batch_size}, workers: {workers}", rows
   )
-  rows = timing.rows(seconds, first, examples=batch_size)
-  return Table(f"input, streamed: {title}, batch {batch_size}", rows)
