@@ -1,11 +1,24 @@
 """`jax.jit` for tests, in which compiling takes longer than running."""
 
-import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 
 from ws_jax.train import backend
 
-quick = functools.partial(
-  jax.jit, compiler_options=backend.options_to_compile_quickly()
-)
+
+def quick(function: Callable[..., Any], **how: Any) -> Callable[..., Any]:
+  """Returns the function compiled, hardly optimized.
+
+  Traced within another, as by `jax.eval_shape`, it is that function itself: JAX
+  takes options of the compiler at the top alone.
+  """
+  options = backend.options_to_compile_quickly()
+  compiled = jax.jit(function, compiler_options=options, **how)
+
+  def call(*args: Any) -> Any:
+    traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(args))
+    return (function if traced else compiled)(*args)
+
+  return call
