@@ -22,9 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import ws_jax
-from ws_jax import tasks
+from ws_jax import tasks, train
+from ws_jax.base import extras
 from ws_jax.train import calling
-from ws_jax.train.trained import Trained, described
 
 PyTree = Any
 
@@ -47,7 +47,7 @@ class Folded:
     dtype: Dtype of the inputs.
   """
 
-  run: Trained
+  run: "train.Trained"
   about: dict[str, Any]
   variables: PyTree
   preprocessed: bool
@@ -108,7 +108,7 @@ class Network:
   runtime: str
 
 
-def fold(run: Trained, *, preprocessed: bool | None = None) -> Folded:
+def fold(run: "train.Trained", *, preprocessed: bool | None = None) -> Folded:
   """Returns a run as a plain function, with WS folded into its weights.
 
   Args:
@@ -233,6 +233,9 @@ def task_of(about: dict[str, Any]) -> tuple[Any, Any]:
   Raises:
     ValueError: the task is the user's own code, which no file may choose.
   """
+  extras.need("train", by="the inputs of an exported network")
+  from ws_jax.train.trained import described
+
   dataset = described(about["run"]["data"])
   settings = dict(about["run"]["config"]["task"])
   name = settings.pop("name")

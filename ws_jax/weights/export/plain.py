@@ -13,11 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ws_jax import train
+from ws_jax.base import extras
 from ws_jax.core.kernels import by_path
 from ws_jax.models import FAMILIES
 from ws_jax.tasks import TASKS
 from ws_jax.train import calling
-from ws_jax.train.trained import Trained, restore
 from ws_jax.weights import formats, layout, timm
 from ws_jax.weights.export import network, timm_network
 
@@ -44,7 +45,9 @@ def write(path: pathlib.Path, folded: network.Folded) -> None:
   formats.write(path, arrays, json.dumps({**about, "timm": name}))
 
 
-def read(path: pathlib.Path, run: Trained | None = None) -> network.Network:
+def read(
+  path: pathlib.Path, run: "train.Trained | None" = None
+) -> network.Network:
   """Reads the weights of a network into the model of this package.
 
   Args:
@@ -79,8 +82,11 @@ def read(path: pathlib.Path, run: Trained | None = None) -> network.Network:
   )
 
 
-def _make(about: dict[str, Any], path: pathlib.Path) -> Trained:
+def _make(about: dict[str, Any], path: pathlib.Path) -> "train.Trained":
   """Returns the run of a file, without its weights."""
+  extras.need("train", by="the model of exported weights")
+  from ws_jax.train.trained import restore
+
   saved, known = about["run"], {name for f in FAMILIES for name in f.MODELS}
   for section, names in (("model", known), ("task", TASKS)):
     name = saved["config"][section]["name"]

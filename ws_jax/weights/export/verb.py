@@ -18,7 +18,6 @@ from typing import Any
 from ws_jax import train
 from ws_jax.base import extras
 from ws_jax.base.names import lookup
-from ws_jax.train.trained import Trained
 from ws_jax.weights.export import (
   compare,
   network,
@@ -75,7 +74,7 @@ class Exported:
 
 
 def export(
-  run: Trained,
+  run: "train.Trained",
   out: str | os.PathLike[str],
   *,
   format: str,
@@ -205,7 +204,9 @@ def _check_out(out: pathlib.Path, format: str) -> None:
     raise ValueError(f"{out}: is there, and is no SavedModel; choose another")
 
 
-def _preprocessed(run: Trained, format: str, inputs: str | None) -> bool:
+def _preprocessed(
+  run: "train.Trained", format: str, inputs: str | None
+) -> bool:
   """Returns whether the network starts behind the preprocessing."""
   weights = format == "safetensors"
   inputs = inputs or ("float" if weights else "raw")
