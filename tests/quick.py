@@ -17,8 +17,9 @@ def quick(function: Callable[..., Any], **how: Any) -> Callable[..., Any]:
   options = backend.options_to_compile_quickly()
   compiled = jax.jit(function, compiler_options=options, **how)
 
-  def call(*args: Any) -> Any:
-    traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(args))
-    return (function if traced else compiled)(*args)
+  def call(*args: Any, **more: Any) -> Any:
+    leaves = jax.tree.leaves((args, more))
+    traced = any(isinstance(x, jax.core.Tracer) for x in leaves)
+    return (function if traced else compiled)(*args, **more)
 
   return call

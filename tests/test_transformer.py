@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import ws_jax
+from tests.quick import quick
 from ws_jax import models
 from ws_jax.layers import attention
 from ws_jax.models import transformer
@@ -33,7 +34,7 @@ def decoder(**settings):
   )
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(quick, static_argnums=0)
 def apply(model, variables, tokens, **more):
   return model.apply(variables, tokens, **more)
 
@@ -172,7 +173,7 @@ def test_attention_in_parts_is_that_of_jax(parts):
 
   def slopes(attend):
     loss = lambda *arrays: (attend(*arrays) ** 2).sum()
-    return jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(*arrays)
+    return quick(jax.grad(loss, argnums=(0, 1, 2)))(*arrays)
 
   np.testing.assert_allclose(ours(*arrays), theirs(*arrays), atol=1e-5)
   for got, expected in zip(slopes(ours), slopes(theirs), strict=True):
@@ -234,7 +235,7 @@ def test_parameters_are_those_of_the_formula():
 def test_first_logits_are_near_uniform():
   tokens = jax.random.randint(jax.random.key(0), (2, 64), 0, 256)
   model = models.create("transformer_lm", num_outputs=257)
-  variables = jax.jit(model.init)(jax.random.key(1), tokens)
+  variables = quick(model.init)(jax.random.key(1), tokens)
   log_p = jax.nn.log_softmax(apply(model, variables, tokens))
   assert float(-log_p.mean()) == pytest.approx(math.log(257), abs=0.1)
 
@@ -332,7 +333,7 @@ def test_what_fills_a_text_up_is_left_out(name, tokens):
   longer = apply(model, variables, jnp.concatenate([tokens, padding], 1))
   np.testing.assert_allclose(longer, logits, rtol=1e-4, atol=1e-5)
   # A text of nothing else is finite, too, and so is its gradient.
-  gradient = jax.jit(jax.grad(lambda v: model.apply(v, padding).sum()))
+  gradient = quick(jax.grad(lambda v: model.apply(v, padding).sum()))
   for leaf in jax.tree.leaves(gradient(variables)):
     assert np.isfinite(leaf).all()
 
