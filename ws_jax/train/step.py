@@ -211,6 +211,7 @@ def _parted(program: Program, state: TrainState) -> TrainState:
   """Returns the state with each array split as `sharding` says."""
   return state.replace(
     params=_in_parts(program, state.params),
+    model_state=_in_parts(program, state.model_state),
     opt_state=_in_parts(program, state.opt_state),
     ema_params=_in_parts(program, state.ema_params),
   )
