@@ -131,6 +131,7 @@ TINY = {
   "micro": ["--model=resnet8", "--batch_size=64,128"],
   "profile": RESNET,
   "memory": RESNET,
+  "scaling": ["--model=resnet8", "--batch_size=2"],
 }
 FAST = {"ws", "fold"}  # the others compile for half a minute each
 
