@@ -42,6 +42,8 @@ def random_crop(key: jax.Array, images: jax.Array, padding: int) -> jax.Array:
 def resize(images: jax.Array, size: int) -> jax.Array:
   """Scales images to a square, by bilinear interpolation.
 
+  Images of that size are returned as they are.
+
   Args:
     images: uint8 `[B, H, W, C]`.
     size: height and width of the result.
@@ -58,6 +60,8 @@ def resize(images: jax.Array, size: int) -> jax.Array:
   """
   _check_rank(images)
   shape = (images.shape[0], size, size, images.shape[3])
+  if images.shape == shape:
+    return images
   scaled = jax.image.resize(images.astype(jnp.float32), shape, "bilinear")
   return jnp.round(scaled).astype(images.dtype)
 

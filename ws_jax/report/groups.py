@@ -13,7 +13,7 @@ from typing import Any
 from ws_jax.report import analysis
 from ws_jax.report.metric import Metric
 from ws_jax.sweep.arms import arm_of, in_order
-from ws_jax.sweep.rows import Row, seconds
+from ws_jax.sweep.rows import OVER_BATCH, Row, seconds
 
 # The runs of one arm in one setting, by learning rate.
 Grid = dict[Any, list[Row]]
@@ -56,7 +56,7 @@ def value(row: Row, key: str) -> Any:
 
   It is None where the key means nothing to the arm of the run.
   """
-  over_batch = row["model.norm"] in ("batch", "batch_channel")
+  over_batch = row["model.norm"] in OVER_BATCH
   if key == _NORM_BATCH and not over_batch:
     return None
   if key in _OF_WS and not row["model.ws"]:

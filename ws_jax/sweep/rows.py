@@ -33,6 +33,8 @@ FACTS = (
   "optim.momentum",
   "seed",
 )
+# Norms whose statistics are those of the examples of a batch.
+OVER_BATCH = ("batch", "batch_channel")
 # Values of status.json that say where the run took place.
 _MACHINE = ("device", "cpu_count", "xla_flags", "commit")
 # These columns are text, read as it stands: a commit 12e4567 is not a number.
@@ -74,7 +76,7 @@ def make(
   flat = config_lib.flatten(config)
   batch = flat.get("data.batch_size")
   micro = flat.get("optim.micro_batch_size") or batch
-  over_batch = flat.get("model.norm") in ("batch", "batch_channel")
+  over_batch = flat.get("model.norm") in OVER_BATCH
   row: Row = {
     "key": key,
     "run": run,

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 
+from ws_jax.base import cores
 from ws_jax.layers import native
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -153,18 +154,11 @@ def describe() -> dict[str, Any]:
     "versions": versions,
     "device": f"{jax.device_count()} x {device.device_kind}",
     "backend": device.platform,
-    "cpu_count": _cpu_count(),
+    "cpu_count": cores.count(),
     "xla_flags": os.environ.get("XLA_FLAGS", ""),
     "native": native.in_use(),
     "commit": _commit(),
   }
-
-
-def _cpu_count() -> int | None:
-  """Returns the number of cores that this process may use."""
-  if hasattr(os, "sched_getaffinity"):
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count()
 
 
 @functools.cache

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ws_jax.base import cores
 from ws_jax.data.indices import example_at
 from ws_jax.data.request import DataError
 from ws_jax.data.stream import crops
@@ -184,7 +185,7 @@ def batches(examples: Examples, size: int, options: Options) -> Any:
 
   if options.processes:
     _let_grain_read_flags()
-  threads = options.workers or (1 if options.processes else _cores())
+  threads = options.workers or (1 if options.processes else cores.count() or 1)
   numbered: Any = examples
   dataset = grain.MapDataset.source(numbered)
   # A thread makes whole batches: handing over one image after the other takes a
@@ -214,13 +215,6 @@ def _end_after(parent: int) -> None:
   while os.getppid() == parent:
     time.sleep(_WATCH_SECONDS)
   os._exit(1)
-
-
-def _cores() -> int:
-  """Returns the number of cores that this process may use."""
-  if hasattr(os, "sched_getaffinity"):
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1
 
 
 def _let_grain_read_flags() -> None:
