@@ -57,6 +57,9 @@ _ROUNDS = flags.DEFINE_integer(
 _STEPS = flags.DEFINE_integer(
   "steps", _DEFAULT.steps, "Number of steps of a run, where runs are timed."
 )
+_STACK = flags.DEFINE_list(
+  "stack", [], "Numbers of runs of a sweep in one program, on an accelerator."
+)
 _AGAINST = flags.DEFINE_list(
   "against", [], f"Libraries to compare with: {', '.join(LIBRARIES)}."
 )
@@ -112,6 +115,7 @@ def options() -> Options:
     arms=tuple(_ARMS.value),
     rounds=_ROUNDS.value,
     steps=_STEPS.value,
+    stacks=tuple(int(number) for number in _STACK.value),
     source=_SOURCE.value,
     workers=tuple(int(number) for number in _WORKERS.value),
     photographs=tuple(_PHOTOGRAPHS.value),

@@ -55,6 +55,7 @@ class Options:
     rounds: Number of times each contender is timed; None for the benchmark's
       own.
     steps: Number of steps of a run, in benchmarks that do whole runs.
+    stacks: Numbers of runs in one program, in `sweep`; () for none together.
     source: Where `input` gets its images: "memory" or "stream".
     workers: Numbers of workers of the loaders of `input`, streamed.
     photographs: Folders with photographs to cut its images from; () for where
@@ -71,6 +72,7 @@ class Options:
   arms: tuple[str, ...] = _IMAGES
   rounds: int | None = None
   steps: int = 200
+  stacks: tuple[int, ...] = ()
   source: str = "memory"
   workers: tuple[int, ...] = (1, 2)
   photographs: tuple[str, ...] = ()

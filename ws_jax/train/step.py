@@ -3,6 +3,7 @@
 Read `train_step` first: `begin`, `accumulate` for each micro-batch and `finish`
 are one step. `run_steps` dispatches steps one by one, `run_loop` compiles
 several into one program; `train_block` chooses. `evaluate` goes over a set.
+Several runs can be one state, with a leading axis in every array: see `stack`.
 
 Weight Standardization is a function that stands in front of the model, for
 training and evaluation alike (`effective_params`). It runs once per optimizer
@@ -27,7 +28,7 @@ from jax.sharding import Mesh
 import ws_jax
 from ws_jax import tasks
 from ws_jax.data import place
-from ws_jax.train import backend, calling, optim, sharding
+from ws_jax.train import backend, calling, optim, sharding, stack
 
 PyTree = Any
 Sums = dict[str, jax.Array]
@@ -341,7 +342,8 @@ def train_block(
     program: The program that is trained.
     state: State before the first step.
     arrays: Arrays of the training set, on the devices.
-    indices: Positions in them, int32 [steps, micro-batches, examples of each].
+    indices: Positions in them, int32 [steps, micro-batches, examples of each];
+      of a stack [steps, runs, micro-batches, examples of each].
     block: Most steps that one compiled loop runs; None: Python dispatches each
       step, and each micro-batch.
 
@@ -359,14 +361,16 @@ def run_loop(program, state, arrays, indices, block):
   `indices` is padded to `block` steps, so that any shorter block uses the same
   program; the padding is not run.
   """
-  padding = ((0, block - len(indices)), (0, 0), (0, 0))
+  padding = [(0, block - len(indices))] + [(0, 0)] * (indices.ndim - 1)
   padded = _put(program, np.pad(indices, padding))
   loop = _jitted(_loop, donate=1)
   return loop(program, state, arrays, padded, len(indices))
 
 
 def _loop(program, state, arrays, indices, num_steps):
-  body = lambda i, state: train_step(program, state, arrays, indices[i])
+  one = functools.partial(train_step, program)
+  each = stack.over(one, state.step, (0, None, 0))
+  body = lambda i, state: each(state, arrays, indices[i])
   return jax.lax.fori_loop(0, num_steps, body, state)
 
 
@@ -395,6 +399,13 @@ def _put(program: Program, indices: np.ndarray) -> jax.Array | np.ndarray:
     return indices
   last = indices.ndim - 1
   return place.put(indices, sharding.by_example(program.mesh, axis=last))
+
+
+def _eval_block(program, sums, effective, model_state, arrays, indices, mask):
+  one = functools.partial(_eval_step, program)
+  axes = (0, 0, 0, None, None, None)
+  each = stack.over(one, sums["count"], axes)
+  return each(sums, effective, model_state, arrays, indices, mask)
 
 
 def _eval_step(program, sums, effective, model_state, arrays, indices, mask):
@@ -433,9 +444,14 @@ def evaluate(
     batches: Arrays, positions in them and mask, as a source's `batches`.
     answers: List to which what the task answered is added, int32 [3, B] for
       each batch; None to keep nothing.
+
+  Returns:
+    Means by name; of a stack float64 arrays [runs], and answers [runs, 3, B].
   """
   params = state.params if state.ema_params is None else state.ema_params
-  return evaluate_params(program, params, state.model_state, batches, answers)
+  return evaluate_params(
+    program, params, state.model_state, batches, answers, state.step.shape
+  )
 
 
 def evaluate_params(
@@ -444,12 +460,17 @@ def evaluate_params(
   model_state: PyTree,
   batches: Iterable[tuple[PyTree, jax.Array, jax.Array]],
   answers: list[jax.Array] | None = None,
+  runs: tuple[int, ...] = (),
 ) -> dict[str, float]:
-  """Returns what `evaluate` does, of raw parameters and other collections."""
-  effective = _jitted(effective_params)(program, params)
-  sums = place.put(_no_sums(program), sharding.whole(program.mesh))
+  """Returns what `evaluate` does, of raw parameters and other collections.
+
+  `runs` is the leading shape of every array: `(K,)` for a stack of K runs.
+  """
+  sums = _no_sums(program, runs)
+  effective = _jitted(_effective_params)(program, params, sums)
+  sums = place.put(sums, sharding.whole(program.mesh))
   for arrays, indices, mask in batches:
-    sums, found = _jitted(_eval_step, donate=1)(
+    sums, found = _jitted(_eval_block, donate=1)(
       program, sums, effective, model_state, arrays, indices, mask
     )
     if answers is not None and found is not None:
@@ -457,32 +478,42 @@ def evaluate_params(
   return means(sums)
 
 
-def _no_sums(program: Program) -> Sums:
+def _effective_params(program, params, sums):
+  one = functools.partial(effective_params, program)
+  return stack.over(one, sums["count"], (0,))(params)
+
+
+def _no_sums(program: Program, runs: tuple[int, ...] = ()) -> Sums:
   """Returns the sums of a task at zero."""
   names = ("loss", *tasks.metric_names(program.task), "count")
-  return {name: jnp.zeros((), jnp.float32) for name in names}
+  return {name: jnp.zeros(runs, jnp.float32) for name in names}
 
 
-def means(sums: Sums) -> dict[str, float]:
-  """Returns sums over their counts, as Python floats; waits for the device.
+def means(sums: Sums) -> dict[str, Any]:
+  """Returns sums over their counts; waits for the device.
 
   The count of a sum is `NAME_count`, and `count` where there is none.
+
+  Returns:
+    Python floats by name; of a stack float64 arrays [runs].
 
   Example:
     >>> means({"loss": 6.0, "wer": 2.0, "wer_count": 8.0, "count": 3.0})
     {'loss': 2.0, 'wer': 0.25}
   """
-  values = {name: float(x) for name, x in jax.device_get(sums).items()}
+  read = jax.device_get(sums)
+  values = {name: np.asarray(x, np.float64) for name, x in read.items()}
   count = values.pop("count")
   own = {
     name: values.pop(f"{name}_count")
     for name in tuple(values)
     if f"{name}_count" in values
   }
-  return {
-    name: value / max(own.get(name, count), 1.0)
+  ratios = {
+    name: value / np.maximum(own.get(name, count), 1.0)
     for name, value in values.items()
   }
+  return {name: x if x.ndim else float(x) for name, x in ratios.items()}
 
 
 def _add(a: PyTree, b: PyTree) -> PyTree:
