@@ -194,7 +194,7 @@ def test_what_a_stack_cannot_do_is_refused(monkeypatch):
   with pytest.raises(ValueError, match="there are 8: give"):
     stack.check(two)
   monkeypatch.undo()
-  monkeypatch.setattr(jax.config, "jax_debug_nans", True, raising=False)
+  monkeypatch.setattr(type(jax.config), "jax_debug_nans", True)
   with pytest.raises(ValueError, match="JAX_DEBUG_NANS stops a whole stack"):
     stack.check(two)
 
