@@ -365,7 +365,7 @@ def check_program(
       train=True,
       key=jax.random.key(1),
     )
-    mask = jnp.ones(indices.shape)
+    mask = jnp.ones(indices.shape, jnp.float32)
     sums = program.task.sums(outputs, batch, mask, True)
     return state, new, sums
 

@@ -321,7 +321,8 @@ def _write(
 
   A row has the means since the last one, and the learning rate.
   """
-  rate = _learning_rate(program.optimizer, state.opt_state, step - 1)
+  last = steps.number(program, step - 1)
+  rate = _learning_rate(program.optimizer, state.opt_state, last)
   few = state.replace(
     params=None, model_state=None, opt_state=None, ema_params=None
   )

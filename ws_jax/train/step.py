@@ -174,7 +174,9 @@ def init_state(
     hyperparams: `learning_rate`, `weight_decay` and `momentum`.
   """
   init = _jitted(_init_state, options=backend.options_to_compile_quickly)
-  return init(program, arrays, seed, hyperparams)
+  numbers = jax.tree.map(np.asarray, (seed, hyperparams))
+  whole = sharding.whole(program.mesh)
+  return init(program, arrays, *place.put(numbers, whole))
 
 
 @functools.cache
@@ -258,7 +260,7 @@ def accumulate(
       key=model_key,
       frozen=program.frozen_norms,
     )
-    mask = jnp.ones(indices.shape)
+    mask = jnp.ones(indices.shape, jnp.float32)
     sums = program.task.sums(outputs, batch, mask, training=True)
     return sums["loss"], (model_state, sums)
 
@@ -329,7 +331,9 @@ def train_step(
   if indices.shape[0] == 1:
     partial, _ = add(partial, (0, indices[0]))
   else:
-    partial, _ = jax.lax.scan(add, partial, (jnp.arange(len(indices)), indices))
+    partial, _ = jax.lax.scan(
+      add, partial, (jnp.arange(len(indices), dtype=jnp.int32), indices)
+    )
   return finish(program, state, partial)
 
 
@@ -369,7 +373,7 @@ def run_loop(program, state, arrays, indices, block):
   padding = [(0, block - len(indices))] + [(0, 0)] * (indices.ndim - 1)
   padded = _put(program, np.pad(indices, padding))
   loop = _jitted(_loop, donate=1)
-  return loop(program, state, arrays, padded, len(indices))
+  return loop(program, state, arrays, padded, number(program, len(indices)))
 
 
 def _loop(program, state, arrays, indices, num_steps):
@@ -389,21 +393,25 @@ def run_steps(program, state, arrays, indices):
     effective, partial = _jitted(begin)(program, state)
     # `partial` has taken these buffers over, and donates them.
     state = state.replace(model_state=None)
-    for number, micro in enumerate(chosen):
+    for i, micro in enumerate(chosen):
       micro = _put(program, micro)
+      at = number(program, i)
       partial = _jitted(accumulate, donate=3)(
-        program, state, effective, partial, arrays, micro, number
+        program, state, effective, partial, arrays, micro, at
       )
     state = _jitted(finish, donate=1)(program, state, partial)
   return state
 
 
-def _put(program: Program, indices: np.ndarray) -> jax.Array | np.ndarray:
+def _put(program: Program, indices: np.ndarray) -> jax.Array:
   """Splits the examples of each micro-batch over the devices."""
-  if program.mesh.size == 1:  # then the call does so, and sooner
-    return indices
   last = indices.ndim - 1
   return place.put(indices, sharding.by_example(program.mesh, axis=last))
+
+
+def number(program: Program, value: int) -> jax.Array:
+  """Puts a number on the devices, as JAX's transfer guard wants it said."""
+  return place.put(np.int32(value), sharding.whole(program.mesh))
 
 
 def _eval_block(program, sums, effective, model_state, arrays, indices, mask):
