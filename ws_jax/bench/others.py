@@ -27,7 +27,7 @@ TWINS |= dict.fromkeys(speech.MODELS, "torch_speech")
 # is the same; its rounding error grows with every step. On a GPU float32 is
 # TF32, whose products have the digits of float16.
 _TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-3}
-_TOLERANCE_ON_GPU = {"float32": 2e-3, "bfloat16": 1e-2}
+_TOLERANCE_ON_GPU = {"float32": 5e-3, "bfloat16": 2e-2}
 _GROWTH = 100.0
 
 
