@@ -105,6 +105,8 @@ class Program:
     ema_decay: Decay of `ema_params`, or None.
     divergence_factor: A loss above this many times the first is divergence.
     sharded: Whether parameters and optimizer state are split over `data`, too.
+    streamed: Whether the arrays of a step hold its own examples and no others,
+      as `ws_jax.data.stream.source` lays them.
   """
 
   task: Any
@@ -120,6 +122,7 @@ class Program:
   ema_decay: float | None = None
   divergence_factor: float = 20.0
   sharded: bool = False
+  streamed: bool = False
 
 
 def effective_params(program: Program, params: PyTree) -> PyTree:
@@ -241,6 +244,8 @@ def accumulate(
   """Adds micro-batch `number` (from 0): the examples at `indices` [B]."""
   key = jax.random.fold_in(jax.random.key(state.seed), state.step)
   batch_key, model_key = jax.random.split(jax.random.fold_in(key, number))
+  if program.streamed:
+    arrays = _part_of_each_device(program, arrays, len(indices), number)
   batch = _split(program, program.task.batch(arrays, indices, batch_key))
 
   def loss_fn(effective):
@@ -524,6 +529,21 @@ def _split(program: Program, batch: PyTree) -> PyTree:
   """Returns the batch with a part on each device."""
   by_example = sharding.by_example(program.mesh)
   return jax.lax.with_sharding_constraint(batch, by_example)
+
+
+def _part_of_each_device(program, arrays, size, number):
+  """Returns the examples of a micro-batch, which are there in order.
+
+  To take them by their indices would send them from device to device.
+  """
+  devices = program.mesh.shape["data"]
+
+  def part(x):
+    rest = x.shape[1:]
+    by_device = x.reshape(devices, -1, size // devices, *rest)
+    return by_device[:, number].reshape(size, *rest)
+
+  return _split(program, jax.tree.map(part, arrays))
 
 
 def _in_parts(program: Program, tree: PyTree) -> PyTree:
