@@ -7,12 +7,15 @@
   python scripts/benchmark.py cost --to=experiments/cost
   python scripts/benchmark.py step --model=transformer_lm --arms=LN \
     --batch_size=1,16,64 --against=torch,torch_compile --dtype=bfloat16
+  python scripts/benchmark.py step --model=resnet50 --size=224 \
+    --dtype=bfloat16 --against=torch,torch_compile,torch_graphs
 
 Each round times every contender once, so that a drift of the machine meets all
 of them; quote the median of the ratios within rounds. PyTorch, plain Flax code
 and other settings of the environment run in processes of their own, with the
-same number of threads, and take their turn among the others. PyTorch and timm
-come with `pip install -e '.[bench]'`.
+same number of threads, and take their turn among the others. On a GPU all of
+them share it, and float32 has its products in TF32, as is JAX's default.
+PyTorch and timm come with `pip install -e '.[bench]'`.
 """
 
 import importlib
@@ -75,6 +78,9 @@ _PHOTOGRAPHS = flags.DEFINE_list(
 _DTYPE = flags.DEFINE_enum(
   "dtype", _DEFAULT.dtype, ["float32", "bfloat16"], "Dtype of the activations."
 )
+_SIZE = flags.DEFINE_integer(
+  "size", _DEFAULT.size, "Height and width of the images of a step."
+)
 _SETTING = flags.DEFINE_multi_string(
   "setting",
   [],
@@ -121,6 +127,7 @@ def options() -> Options:
     photographs=tuple(_PHOTOGRAPHS.value),
     against=tuple(_AGAINST.value),
     dtype=_DTYPE.value,
+    size=_SIZE.value,
     settings=dict(setting(text) for text in _SETTING.value),
   )
 
@@ -132,6 +139,16 @@ def setting(text: str) -> tuple[str, dict[str, str]]:
   if not (name and colon) or not all(equals for _, equals, _ in pairs):
     raise ValueError(f"--setting={text}: expected NAME:VARIABLE=VALUE;...")
   return name, {variable: value for variable, _, value in pairs}
+
+
+def share_gpu() -> None:
+  """Leaves memory of a GPU to other processes; hides it from them on a CPU.
+
+  JAX takes three quarters of the memory when it starts, unless told not to.
+  """
+  os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+  if os.environ.get("JAX_PLATFORMS") == "cpu":
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def save(tables: Sequence[Table], text: str, about: dict) -> None:
@@ -162,6 +179,7 @@ def main(argv: list[str]) -> None:
         "--to is for the benchmark cost; else --json, --markdown"
       )
     chosen = options()
+    share_gpu()
     print(backend.configure(), flush=True)
     benchmark = importlib.import_module(f"ws_jax.bench.{argv[1]}")
     tables = benchmark.run(chosen)

@@ -37,6 +37,7 @@ LIBRARIES = {
   "torch": "timm's layers in PyTorch, channels last",
   "torch_malloc": "torch, with freed memory kept as ours is",
   "torch_compile": "torch, with forward and loss compiled",
+  "torch_graphs": "torch_compile, replaying CUDA graphs",
 }
 
 DEFAULT_MODEL = "resnet20"
@@ -63,6 +64,8 @@ class Options:
     examples: Number of these images.
     against: Names in `LIBRARIES`.
     dtype: Dtype of the activations.
+    size: Height and width of images; beyond those of CIFAR models have the stem
+      that they were published with.
     settings: Environment variables by name. Each name is one more contender:
       our program in a process with these variables.
   """
@@ -79,6 +82,7 @@ class Options:
   examples: int = 400
   against: tuple[str, ...] = ()
   dtype: str = "float32"
+  size: int = 32
   settings: Mapping[str, Mapping[str, str]] = dataclasses.field(
     default_factory=dict
   )
