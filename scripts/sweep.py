@@ -248,6 +248,7 @@ def run_on_ray(base, todo: list[grid.Run], out: pathlib.Path, say) -> None:
       address=_ADDRESS.value,
       cpus=_CPUS.value or 1,
       gpus=_GPUS.value or 0.0,
+      stack=_STACK.value,
       notify=notify,
       say=say,
     )

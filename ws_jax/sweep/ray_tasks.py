@@ -1,4 +1,4 @@
-"""Trains a sweep as tasks of Ray: a task for each run, on any node.
+"""Trains a sweep as tasks of Ray: a task for each run or stack, on any node.
 
 Ray chooses the node of a task, starts it again where a node or a process was
 lost, and cancels what is under way when the sweep is stopped. A task does what
@@ -19,7 +19,7 @@ from typing import Any
 import ml_collections
 
 from ws_jax.base import extras, signals
-from ws_jax.sweep import ray_cluster, runner, shares
+from ws_jax.sweep import grid, ray_cluster, runner, shares
 from ws_jax.sweep import rows as rows_lib
 from ws_jax.sweep.grid import Run
 from ws_jax.train import backend, loop
@@ -47,6 +47,7 @@ def train(
   address: str | None = None,
   cpus: int = 1,
   gpus: float = 0.0,
+  stack: int = 1,
   train_fn: runner.Train = loop.train_and_evaluate,
   notify: Notify,
   say: Callable[[str], None] = print,
@@ -60,8 +61,9 @@ def train(
       its messages to `out/ray/HOST-PID.log`.
     address: Address of the cluster; None for `$RAY_ADDRESS`, or else for the
       cluster of this machine.
-    cpus: Number of CPU cores of each run.
-    gpus: Number of GPUs of each run; of less than one, several runs share it.
+    cpus: Number of CPU cores of each task.
+    gpus: Number of GPUs of each task; of less than one, several tasks share it.
+    stack: Most runs of each task, which it trains in one program.
     train_fn: Function to train with, as in `runner.run_sweep`.
     notify: Function that is called when a run has ended.
     say: Function that is called with a line on what happens to the cluster.
@@ -86,8 +88,8 @@ def train(
       ray_cluster.check_nodes(beacon)
       if not gpus and ray.cluster_resources().get("GPU"):
         say("training on CPUs: the cluster has GPUs, and --gpus asks for none")
-      given = (config, out, beacon, os.getcwd(), cpus, gpus, train_fn)
-      under_way = _submit(runs, given, cpus, gpus)
+      given = (config, out, beacon, os.getcwd(), cpus, gpus, stack, train_fn)
+      under_way = _submit(runs, given, cpus, gpus, stack)
       try:
         _attend(under_way, out, _Watch(cpus, gpus, say), notify, say)
       except KeyboardInterrupt:
@@ -102,9 +104,13 @@ def train(
 
 
 def _submit(
-  runs: Sequence[Run], given: Sequence[Any], cpus: int, gpus: float
-) -> dict[Any, Run]:
-  """Submits a task for each run; returns the runs by what Ray will return."""
+  runs: Sequence[Run],
+  given: Sequence[Any],
+  cpus: int,
+  gpus: float,
+  stack: int,
+) -> dict[Any, list[Run]]:
+  """Submits all runs; returns those of each task by what Ray will return."""
   import ray
 
   # An error in Python is a row, or an error of the whole sweep: neither is
@@ -115,14 +121,19 @@ def _submit(
     max_retries=_RETRIES,
     retry_exceptions=[Stopped],
   )(_run)
-  return {
-    task.options(name=run.name).remote(run.overrides, *given): run
-    for run in runs
-  }
+  tasks = {}
+  for members in grid.by_structure(runs).values():
+    for start in range(0, len(members), stack):
+      together = members[start : start + stack]
+      named = task.options(name=together[0].name)
+      tasks[named.remote([run.overrides for run in together], *given)] = (
+        together
+      )
+  return tasks
 
 
 def _attend(
-  under_way: dict[Any, Run],
+  under_way: dict[Any, list[Run]],
   out: pathlib.Path,
   watch: "_Watch",
   notify: Notify,
@@ -134,9 +145,9 @@ def _attend(
   while under_way:
     ended, _ = ray.wait(list(under_way), timeout=_LOOK_SECONDS)
     for ref in ended:
-      run = under_way.pop(ref)
+      together = under_way.pop(ref)
       try:
-        host, row = ray_cluster.result(ref, run.name)
+        host, written = ray_cluster.result(ref, together[0].name)
       except (
         ray.exceptions.WorkerCrashedError,
         ray.exceptions.OutOfMemoryError,
@@ -144,12 +155,14 @@ def _attend(
         # The last of many processes that died: the run itself is why.
         cause = ray_cluster.first_line(error)
         reason = f"its process died {_RETRIES + 1} times: {cause}"
-        host, row = "Ray", runner.give_up(run, out, reason)
+        host = "Ray"
+        written = [runner.give_up(run, out, reason) for run in together]
       except ray.exceptions.RayError as error:  # No fault of the run.
-        say(f"{run.name} is left: {ray_cluster.first_line(error)}")
+        say(f"{together[0].name} is left: {ray_cluster.first_line(error)}")
         continue
-      if row:
-        notify(host, run, row)
+      for run, row in zip(together, written, strict=True):
+        if row:
+          notify(host, run, row)
     watch.look(ray.nodes())
 
 
@@ -194,21 +207,24 @@ def _cancel(refs: list[Any]) -> str:
 
 
 def _run(
-  overrides: Mapping[str, Any],
+  overrides: Sequence[Mapping[str, Any]],
   config: ml_collections.ConfigDict,
   out: pathlib.Path,
   beacon: pathlib.Path,
   cwd: str,
   cpus: int,
   gpus: float,
+  stack: int,
   train_fn: runner.Train,
-) -> tuple[str, rows_lib.Row]:
-  """Trains one run in a process of Ray; returns the host and the row."""
+) -> tuple[str, list[rows_lib.Row]]:
+  """Trains runs of one program in a process of Ray; returns host and rows."""
   ray_cluster.check_folder(beacon)  # This node may be newer than the sweep.
   _prepare(out, cwd, cpus, gpus)
   host = socket.gethostname()
   try:
-    (row,) = runner.run_sweep(config, [overrides], out, train_fn=train_fn)
+    written = runner.run_sweep(
+      config, overrides, out, train_fn=train_fn, stack=stack
+    )
   except (loop.Interrupted, KeyboardInterrupt) as error:
     if signal.SIGTERM.name not in str(error):  # Ray cancels by SIGINT.
       raise
@@ -218,7 +234,7 @@ def _run(
     OSError,
   ) as error:
     raise ValueError(f"node {host}: {error}") from None
-  return host, row
+  return host, written
 
 
 @functools.cache
