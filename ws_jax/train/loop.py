@@ -101,8 +101,10 @@ def train_and_evaluate(
     The last `train/...` and `eval/...` metrics.
 
   Raises:
-    ConfigError: the configuration cannot be run, or not in this workdir.
-      Raised before anything is compiled or written.
+    ConfigError: the configuration cannot be run, or not in this workdir, which
+      another process may hold. Raised before anything is compiled or written;
+      or no checkpoint there is whole.
+    OSError: the disk is full, broken or read-only, or the workdir is gone.
     Diverged: the loss left its bounds; recorded in `status.json`.
     Interrupted: SIGTERM or SIGINT came; the state has been saved.
 
@@ -131,11 +133,15 @@ def train_and_evaluate(
   for note in setup.notes if processes.first() else ():
     print(note, file=sys.stderr, flush=True)
   checkpoints = checkpoint.Checkpoints(
-    workdir / "checkpoints", keep=setup.config.train.keep_checkpoints
+    workdir / "checkpoints",
+    keep=setup.config.train.keep_checkpoints,
+    config=setup.config.to_dict(),
+    may_change=(*_MAY_CHANGE, "train.steps", "train.epochs"),
   )
   try:
     with signals.stop_on_first() as stop:
       metrics = _loop(setup, run, checkpoints, stop)
+    checkpoints.close()  # what is not on disk is not done
     run.status("done")
     return metrics
   except (Diverged, Interrupted) as error:
@@ -148,9 +154,8 @@ def train_and_evaluate(
       checkpoints.abandon()  # to close would be to wait for the others
     raise
   finally:
-    setup.source.close()
-    checkpoints.close()
-    run.close()
+    with contextlib.closing(run), contextlib.closing(checkpoints):
+      setup.source.close()
 
 
 def _loop(
@@ -162,7 +167,10 @@ def _loop(
   """Trains, logs, evaluates, saves: in that order at each step that is due."""
   program, source, train = setup.program, setup.source, setup.config.train
   with run.clock("train"):
-    state, step = checkpoints.newest(setup.state())
+    try:
+      state, step = checkpoints.newest(setup.state())
+    except ValueError as error:
+      raise config_lib.ConfigError(str(error)) from error
   run.start(step)
   block = setup.block
   due = {

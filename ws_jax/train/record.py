@@ -5,6 +5,7 @@ TensorBoard events, `checkpoints/` and `status.json`, and of a task that
 classifies `predictions.npz`. JSON files are written whole or not at all.
 """
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -14,6 +15,9 @@ from typing import Any
 from ws_jax import config as config_lib
 from ws_jax.base.disk import (
   from_json,
+  holder,
+  locked,
+  overwrite_json,
   read_json,
   to_json,
   write_json,
@@ -38,7 +42,7 @@ class Run:
 
   Raises:
     ValueError: the folder holds a run of another configuration, or files that
-      cannot be read.
+      cannot be read; or another process trains in it.
   """
 
   def __init__(
@@ -63,14 +67,35 @@ class Run:
     }
     self._writer: MetricWriter | None = None
     self._progress: Progress | None = None
-    before = _status(self.workdir / "status.json")
-    _same_run(self.workdir, config, may_change, before.get("status") == "done")
+    self._held = contextlib.ExitStack()
     if writes:
       self.workdir.mkdir(parents=True, exist_ok=True)
-      write_json(self.workdir / "config.json", config.to_dict())
+      self._lock()
+    try:
+      before = self._begin(config, may_change)
+    except BaseException:
+      self._held.close()
+      raise
     for name, seconds in before.get("seconds", {}).items():
       self.clock.seconds[name] += seconds
     self._name, self._step = self.workdir.name, 0
+
+  def _lock(self) -> None:
+    """Keeps other processes from the folder until this run is closed."""
+    path = self.workdir / ".lock"
+    if not self._held.enter_context(locked(path, wait=False)):
+      raise ValueError(
+        f"{self.workdir} is in use: {holder(path)} trains in it. Wait for it,"
+        " stop it, or choose another --workdir"
+      )
+
+  def _begin(self, config, may_change) -> dict[str, Any]:
+    """Writes the config; returns the status that an earlier attempt left."""
+    before = _status(self.workdir / "status.json")
+    _same_run(self.workdir, config, may_change, before.get("status") == "done")
+    if self._writes:
+      write_json(self.workdir / "config.json", config.to_dict())
+    return before
 
   def start(self, step: int) -> None:
     """Opens the writers; the run goes on from `step`."""
@@ -114,14 +139,21 @@ class Run:
       "metrics": self.metrics,
       **self._about,
     }
-    write_json(self.workdir / "status.json", content)
+    path = self.workdir / "status.json"
+    try:
+      write_json(path, content)
+    except OSError:
+      if status != "failed":  # of which the reason is more than this one
+        raise
+      overwrite_json(path, content)
 
   def close(self) -> None:
-    """Closes the writers."""
-    if self._writer:
-      self._writer.close()
-    if self._progress:
-      self._progress.close()
+    """Closes the writers, and lets other processes into the folder."""
+    with self._held:
+      if self._writer:
+        self._writer.close()
+      if self._progress:
+        self._progress.close()
 
 
 def about(setup: Any) -> dict[str, Any]:
