@@ -168,7 +168,7 @@ def test_a_checkpoint_of_an_older_version_is_read_with_a_word(tmp_path, capsys):
   for name in ("checksums.json", "run.json"):
     (workdir / "checkpoints" / "1" / name).unlink()
   assert newest(workdir)[1] == 1
-  assert "1: has no checksums" in capsys.readouterr().err
+  assert "1: is of an older version" in capsys.readouterr().err
 
 
 def test_a_full_disk_keeps_the_older_checkpoint(tmp_path):

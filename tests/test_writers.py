@@ -253,6 +253,35 @@ def test_a_failure_is_recorded_on_a_full_disk(tmp_path, monkeypatch):
   assert (status["status"], status["reason"]) == ("failed", "a full disk")
 
 
+def test_a_run_says_that_it_goes_on_where_other_bits_come_out(tmp_path, capsys):
+  """The number of cores decides the order of sums: it was mixed in silence."""
+
+  def begin(step, cores):
+    run = make_run(tmp_path)
+    run._about = {"cpu_count": cores, "versions": {"jax": "1"}}
+    run.start(step)
+    run.status("running")
+    run.close()
+    return disk.read_json(tmp_path / "status.json")
+
+  begin(0, 2)
+  assert "mixed" not in begin(0, 1)  # nothing was kept of the first
+  assert "mixed" not in begin(1, 1)
+  capsys.readouterr()
+  mixed = ["CPU cores 1, now 2 (from step 2)"]
+  assert begin(2, 2)["mixed"] == mixed
+  assert f": {mixed[0]}: the bits are not" in capsys.readouterr().err
+  assert begin(3, 2)["mixed"] == mixed
+  ended = begin(4, 7)  # of 4: nothing is computed
+  assert (ended["mixed"], ended["cpu_count"]) == (mixed, 2)
+
+
+def test_one_damaged_row_takes_no_other_with_it(tmp_path):
+  lines = [b'{"step": 1}', b'{"step": \xff}', b"[2]", b'{"step": 3}', b'{"ste']
+  (tmp_path / "metrics.jsonl").write_bytes(b"\n".join(lines))
+  assert record.read_metrics(tmp_path) == [{"step": 1}, {"step": 3}]
+
+
 def test_rows_are_in_tensorboard_s_file_at_once(tmp_path):
   """Its own writer keeps rows for two minutes, which a kill would lose."""
   writer = record.MetricWriter(tmp_path, 0)

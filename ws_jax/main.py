@@ -91,8 +91,9 @@ def main(argv: list[str]) -> None:
   except data.DataError as error:  # One before the first step is the former.
     _stop(f"error: {error}; data.on_error=skip would count and skip it", 1)
   except Exception as error:
-    if isinstance(error, OSError) and disk.is_of_disk(error, _WORKDIR.value):
-      what = f"{error.filename or _WORKDIR.value}: {error.strerror or error}"
+    workdir = str(_WORKDIR.value)
+    if isinstance(error, OSError) and disk.is_of_disk(error, workdir):
+      what = f"{error.filename or workdir}: {error.strerror or error}"
       _stop(
         f"error: {what}; the same command goes on from the newest checkpoint", 1
       )

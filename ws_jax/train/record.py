@@ -9,10 +9,12 @@ import contextlib
 import dataclasses
 import json
 import pathlib
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 from ws_jax import config as config_lib
+from ws_jax.base import numerics
 from ws_jax.base.disk import (
   from_json,
   holder,
@@ -95,11 +97,13 @@ class Run:
     _same_run(self.workdir, config, may_change, before.get("status") == "done")
     if self._writes:
       write_json(self.workdir / "config.json", config.to_dict())
+    self._before = before
     return before
 
   def start(self, step: int) -> None:
     """Opens the writers; the run goes on from `step`."""
     self._step = step
+    self._compare_machines(step)
     if self._writes:
       self._writer = MetricWriter(self.workdir, step)
       self._progress = Progress(self._steps, step, self._name)
@@ -107,6 +111,23 @@ class Run:
       self.metrics.update(row)
     self.metrics.pop("step", None)
     self.status("running")
+
+  def _compare_machines(self, step: int) -> None:
+    """Records, and says, that a run goes on where other bits come out."""
+    before = self._before
+    if step >= self._steps:  # nothing is computed any more
+      keys = {key.partition(".")[0] for key in (*numerics.FACTS, "mixed")}
+      self._about |= {key: before[key] for key in keys if key in before}
+    elif step:
+      mixed = list(before.get("mixed", ()))
+      now = numerics.of(self._about)
+      if new := numerics.changes(numerics.of(before), now):
+        line = f"{', '.join(new)} (from step {step})"
+        mixed.append(line)
+        if self._writes:
+          note = "the bits are not those of a run in one piece"
+          print(f"{self._name}: {line}: {note}", file=sys.stderr, flush=True)
+      self._about |= {"mixed": mixed} if mixed else {}
 
   def advance(self, step: int) -> None:
     """Shows that `step` steps are done."""
@@ -245,13 +266,15 @@ class MetricWriter:
 
 
 def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
-  """Returns the rows of `metrics.jsonl`, but for a last one that was cut."""
+  """Returns the rows of `metrics.jsonl`, but for any that is cut or damaged."""
   path = workdir / "metrics.jsonl"
   rows = []
-  text = path.read_text(encoding="utf-8") if path.exists() else ""
+  text = path.read_text("utf-8", "replace") if path.exists() else ""
   for line in text.splitlines():
     try:
-      rows.append(from_json(line))
+      row = from_json(line)
     except ValueError:
-      break
+      continue
+    if isinstance(row, dict) and isinstance(row.get("step"), int):
+      rows.append(row)
   return rows

@@ -184,9 +184,7 @@ def read_newest(
   for folder in _untried(path, broken):
     try:
       if not check(folder) and folder.parent.name == FOLDER:
-        say(
-          f"{folder}: has no checksums (an older version), and is not checked"
-        )
+        say(f"{folder}: is of an older version, without checksums: not checked")
       found = read(folder), folder, broken
     # The error that orbax raises depends on which of its files is broken.
     except Exception as error:
