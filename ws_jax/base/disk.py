@@ -10,6 +10,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import socket
 import uuid
 from collections.abc import Callable, Iterator
@@ -85,6 +86,17 @@ def make_file(path: pathlib.Path, content: bytes, *, check: bool) -> str:
   if not path.exists() or path.read_bytes() != content:
     raise ValueError(f"{path} is not what its source gives: sha256 {digest}")
   return f"{path} is what its source gives: sha256 {digest}"
+
+
+def clean(folder: pathlib.Path) -> None:
+  """Deletes drafts of `whole` that killed processes have left in a folder.
+
+  Args:
+    folder: Folder in which no other process writes.
+  """
+  for path in folder.glob(".*"):
+    if re.fullmatch(r"\..+\.\d+\.[0-9a-f]{8}", path.name):
+      path.unlink(missing_ok=True)
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

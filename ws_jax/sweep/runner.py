@@ -240,6 +240,8 @@ def _run_one(
       stop = error
       outcome = {"status": "interrupted", "reason": str(error)}
     except Exception as error:  # One broken run must not end the others.
+      if isinstance(error, OSError) and disk.is_of_disk(error, out):
+        return _row(run, out, {"status": "interrupted"}), error
       disk.write_text(workdir / "error.txt", traceback.format_exc())
       reason = f"{type(error).__name__}: {error}".splitlines()[0]
       outcome = {"status": "failed", "reason": reason}

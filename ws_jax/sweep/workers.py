@@ -28,6 +28,8 @@ from ws_jax.train import loop, record
 
 # Exit code of a worker that was asked to stop, and did.
 STOPPED = 130
+# Exit code of a worker that says why no other could go on either.
+UNUSABLE = 2
 # A run is given up when its process has died this often at one point of it.
 _DEATHS = 2
 
@@ -111,6 +113,9 @@ class Fleet:
       number, message = self._messages.get()
       if isinstance(message, int):
         del self._processes[number]
+        if message == UNUSABLE and not self._stopping:
+          said = log_of(self._out, number).read_text("utf-8", "replace")
+          raise ChildProcessError(said.strip().rpartition("\n")[2])
         if message not in (0, STOPPED) and not self._stopping:
           self._replace(number, message)
       else:

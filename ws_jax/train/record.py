@@ -16,6 +16,7 @@ from typing import Any
 from ws_jax import config as config_lib
 from ws_jax.base import numerics
 from ws_jax.base.disk import (
+  clean,
   from_json,
   holder,
   locked,
@@ -96,6 +97,7 @@ class Run:
     before = _status(self.workdir / "status.json")
     _same_run(self.workdir, config, may_change, before.get("status") == "done")
     if self._writes:
+      clean(self.workdir)
       write_json(self.workdir / "config.json", config.to_dict())
     self._before = before
     return before
