@@ -43,7 +43,7 @@ with extras.program("report", by="scripts/torture.py"):
 import numpy as np
 import PIL.Image
 
-from ws_jax import config, report, weights
+from ws_jax import config, report
 from ws_jax import main as ws_main
 from ws_jax.report import figures  # noqa: F401  (imported before the forks)
 from ws_jax.sweep import rows, runner
@@ -166,6 +166,8 @@ def _train(workdir: pathlib.Path, number: int = 0, port: int = 0, **more):
 
 def _same(one: pathlib.Path, other: pathlib.Path) -> list[str]:
   """Returns how two finished runs differ, and what should not be there."""
+  import jax
+  from orbax.checkpoint import v1 as ocp
   from tensorboard.backend.event_processing import event_accumulator
 
   def drawn(workdir):
@@ -175,12 +177,12 @@ def _same(one: pathlib.Path, other: pathlib.Path) -> list[str]:
     return {t: [(e.step, e.value) for e in events.Scalars(t)] for t in tags}
 
   def arrays(workdir):
-    load = lambda folder: weights.params._read_orbax(folder, ())
-    state, folder, _ = steps.read_newest(workdir, load)
-    import jax
-
-    paths = jax.tree_util.tree_leaves_with_path(state)
-    named = {jax.tree_util.keystr(p): np.asarray(x) for p, x in paths}
+    folder = steps.steps(workdir)[0]
+    shapes: Any = ocp.metadata(str(folder)).metadata
+    empty = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), shapes)
+    state = jax.tree.leaves_with_path(ocp.load(str(folder), empty))
+    assert steps.check(folder) and len(state) > 50, folder  # all of it
+    named = {jax.tree_util.keystr(p): np.asarray(x) for p, x in state}
     return folder.name, named
 
   problems = []
