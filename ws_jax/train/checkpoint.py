@@ -38,6 +38,11 @@ def _abstract(tree: PyTree) -> PyTree:
   )
 
 
+def newest_step(workdir: pathlib.Path) -> int:
+  """Returns the step that a run would go on from; 0 without a checkpoint."""
+  return max((int(path.name) for path in steps.steps(workdir)), default=0)
+
+
 class Checkpoints:
   """The newest few states of a run, under one folder.
 
