@@ -237,12 +237,12 @@ def _killed(case: Case, **more) -> Problems:
 
 
 def _test_train(case: Case) -> Problems:
-  """Training on arrays in memory."""
+  """Kills training on arrays in memory."""
   yield from _killed(case, data__name=_images(case.folder / "images.npz"))
 
 
 def _test_stream(case: Case) -> Problems:
-  """Training on images that are decoded meanwhile."""
+  """Kills training on images that are decoded meanwhile."""
   _jpegs(case.folder / "jpegs")
   more = {
     "data__name": case.folder / "jpegs",
@@ -254,7 +254,7 @@ def _test_stream(case: Case) -> Problems:
 
 
 def _test_processes(case: Case) -> Problems:
-  """Two processes that train one run; both are killed, or the first."""
+  """Kills two processes that train one run."""
   images = _images(case.folder / "images.npz")
 
   def both(workdir):
@@ -285,7 +285,7 @@ def _test_processes(case: Case) -> Problems:
 
 
 def _test_sigterm(case: Case) -> Problems:
-  """SIGTERM at a random moment, and what a scheduler then sees."""
+  """Sends SIGTERM at a random moment, and looks as a scheduler does."""
   images = _images(case.folder / "images.npz")
   reference, workdir = case.folder / "reference", case.folder / "run"
   train = functools.partial(_train, data__name=images)
@@ -317,7 +317,7 @@ def _test_sigterm(case: Case) -> Problems:
 
 
 def _test_sweep(case: Case) -> Problems:
-  """A sweep by one or two processes that are killed."""
+  """Kills the one or two processes that do a sweep."""
   base = config.apply(
     config.load("configs/fashion_mnist_10k.py"),
     _BASE | {"data.name": str(_images(case.folder / "images.npz"))},
@@ -358,7 +358,7 @@ def _test_sweep(case: Case) -> Problems:
 
 
 def _test_report(case: Case) -> Problems:
-  """The files of a report: each is whole or not there."""
+  """Kills the writing of a report: each file is whole or not there."""
   out = case.folder / "sweep"
   base = config.apply(
     config.load("configs/fashion_mnist_10k.py"),
@@ -388,7 +388,7 @@ def _test_report(case: Case) -> Problems:
 
 
 def _test_disk(case: Case) -> Problems:
-  """A disk that is full after a random number of bytes, or read-only."""
+  """Fills the disk but for some bytes, or makes it read-only."""
   images = _images(case.folder / "images.npz")
   reference, disk = case.folder / "reference", case.folder / "disk"
   train = functools.partial(_train, data__name=images)
@@ -410,8 +410,10 @@ def _test_disk(case: Case) -> Problems:
       said = case.log.read_text()
       problems = _of_failure(workdir, code, said)
       ballast.unlink()
-      if number % 4 == 3:
+      if number % 4 == 1:
         problems += _read_only(case, disk, workdir, train)
+      if number % 4 == 2:
+        problems += _gone(case, workdir, train)
       if case.run(train, workdir):
         problems.append("it does not go on when there is place again")
       problems += case.compare(workdir, reference)
@@ -432,6 +434,19 @@ def _read_only(case, disk, workdir, train) -> list[str]:
   return _of_failure(workdir, code, case.log.read_text(), wrote=False)
 
 
+def _gone(case, workdir, train) -> list[str]:
+  """Returns what is wrong where the folder of a run is deleted meanwhile."""
+  shutil.rmtree(workdir, ignore_errors=True)
+  case.log.write_bytes(b"")
+  pid = case.start(train, workdir)
+  while not (workdir / "metrics.jsonl").exists():
+    time.sleep(0.01)
+  time.sleep(case.rng.uniform(0, 1))
+  shutil.rmtree(workdir, ignore_errors=True)
+  code = case.finish(pid)
+  return _of_failure(workdir, code, case.log.read_text())
+
+
 def _of_failure(workdir, code, said, wrote=True) -> list[str]:
   """Returns what is wrong with how a run ended on a full disk."""
   if code == 0:
@@ -442,7 +457,7 @@ def _of_failure(workdir, code, said, wrote=True) -> list[str]:
     problems.append(f"exit code {code}, and it said: {said[-2000:]}")
   with contextlib.suppress(OSError, ValueError):
     status = json.loads((workdir / "status.json").read_text())["status"]
-    if wrote and status not in ("failed", "running"):
+    if wrote and status != "failed":
       problems.append(f"status.json says {status}")
   return problems
 
@@ -455,7 +470,7 @@ def _fill(ballast: pathlib.Path, disk: pathlib.Path, left: int) -> None:
 
 
 def _test_bytes(case: Case) -> Problems:
-  """A checkpoint with one byte flipped, or cut short: it is found."""
+  """Flips a bit of a checkpoint, or cuts a file short, to be found."""
   images = _images(case.folder / "images.npz")
   workdir = case.folder / "run"
   more = {"data__name": images, "train__steps": 8}

@@ -171,6 +171,19 @@ def test_a_checkpoint_of_an_older_version_is_read_with_a_word(tmp_path, capsys):
   assert "1: is of an older version" in capsys.readouterr().err
 
 
+def test_a_workdir_that_is_gone_is_not_made_anew(tmp_path):
+  """A run ended as `done` in a folder without its config and its rows."""
+  workdir = tmp_path / "run"
+  workdir.mkdir()
+  checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", keep=1)
+  checkpoints.save(1, state(1))
+  checkpoints.close()
+  shutil.rmtree(workdir)
+  with pytest.raises(OSError, match="No such file.*checkpoints/2'"):
+    checkpoints.save(2, state(2))
+  assert not workdir.exists()
+
+
 def test_a_full_disk_keeps_the_older_checkpoint(tmp_path):
   """It was an error of orbax in 260 lines, after the run was `done`."""
   checkpoints = checkpoint.Checkpoints(tmp_path, keep=1)

@@ -19,6 +19,9 @@ from typing import IO, Any
 # Errors of a disk, whatever was written.
 _OF_DISKS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE}
 
+# Errors of a file system that has no locks, as some of clusters.
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+
 _NOT_FINITE = {
   "NaN": math.nan,
   "Infinity": math.inf,

@@ -12,6 +12,7 @@ FACTS = {
   "cpu_count": "CPU cores",
   "native": "native code",
   "xla_flags": "XLA_FLAGS",
+  "stack": "runs in one program",
   "versions.jax": "jax",
   "versions.jaxlib": "jaxlib",
 }

@@ -95,6 +95,8 @@ class Checkpoints:
     _silence()
     draft = self._folder / f"{step}{_DRAFT}"
     try:
+      if processes.first():  # orbax would make a workdir anew that is gone
+        self._folder.mkdir(exist_ok=True)
       # A copy, since the caller donates its buffers to the next step while
       # the writer, which on a CPU shares them, is still at work.
       written = ocp.save_async(str(draft), _copy(state))

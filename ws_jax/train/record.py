@@ -16,6 +16,7 @@ from typing import Any
 from ws_jax import config as config_lib
 from ws_jax.base import numerics
 from ws_jax.base.disk import (
+  NO_LOCKS,
   clean,
   from_json,
   holder,
@@ -86,7 +87,13 @@ class Run:
   def _lock(self) -> None:
     """Keeps other processes from the folder until this run is closed."""
     path = self.workdir / ".lock"
-    if not self._held.enter_context(locked(path, wait=False)):
+    try:
+      held = self._held.enter_context(locked(path, wait=False))
+    except OSError as error:
+      if error.errno not in NO_LOCKS:
+        raise
+      held = True  # as before there were locks: nobody can tell
+    if not held:
       raise ValueError(
         f"{self.workdir} is in use: {holder(path)} trains in it. Wait for it,"
         " stop it, or choose another --workdir"
