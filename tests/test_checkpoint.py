@@ -128,6 +128,7 @@ def test_a_run_goes_on_from_the_older_and_writes_the_newer_anew(
   workdir = written(tmp_path, 1, 2)
   manifest = workdir / "checkpoints" / "2" / "state" / "manifest.ocdbt"
   manifest.write_bytes(manifest.read_bytes()[:-1])
+  assert checkpoint.newest_step(workdir) == 1
   loaded, step = newest(workdir)
   assert step == 1 == loaded["params"]["step"]
   assert str(manifest) in capsys.readouterr().err
@@ -143,6 +144,7 @@ def test_no_whole_checkpoint_is_one_line_with_the_remedy(tmp_path):
   with pytest.raises(ValueError, match="no checkpoint in .*_METADATA.*elete"):
     newest(workdir)
   assert (workdir / "checkpoints" / "2").is_dir()  # as it was found
+  assert checkpoint.newest_step(workdir) == -1
   with pytest.raises(ValueError, match="2/state/_METADATA.*1/state/_METADATA"):
     weights.read_params(workdir)
 

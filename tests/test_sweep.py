@@ -1,5 +1,6 @@
 """Checks the sweep with a trainer that does only what the test says."""
 
+import errno
 import json
 import math
 import os
@@ -263,6 +264,19 @@ def test_folder_of_another_base_config_is_refused(tmp_path):
     runner.run_sweep(
       other, seeds(0), tmp_path, train_fn=Trainer(), notify=quiet
     )
+
+
+def test_a_full_disk_ends_the_sweep_and_fails_no_run(tmp_path):
+  def train(config, workdir):
+    raise OSError(errno.ENOSPC, "No space left on device", workdir)
+
+  with pytest.raises(OSError, match="No space left"):
+    runner.run_sweep(
+      config.default(), seeds(0, 1), tmp_path, train_fn=train, notify=quiet
+    )
+  (row,) = rows.read(tmp_path / "runs.csv")
+  assert (row["run"], row["status"]) == ("seed=0", "interrupted")
+  assert len(run(tmp_path, seeds(0, 1), Trainer())) == 2
 
 
 def test_a_key_that_is_newer_than_the_folder_is_no_other_config(tmp_path):

@@ -38,7 +38,7 @@ OVER_BATCH = ("batch", "batch_channel")
 # Values of status.json that say where the run took place.
 _MACHINE = ("device", "cpu_count", "xla_flags", "commit")
 # The same, in rows of runs that say so.
-_MORE = ("backend", "native", "mixed")
+_MORE = ("backend", "native", "stack", "mixed")
 # These columns are text, read as it stands: a commit 12e4567 is not a number.
 _TEXT = {
   *("key", "run", "status", "reason", "device", "xla_flags", "commit"),

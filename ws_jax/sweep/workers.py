@@ -115,8 +115,9 @@ class Fleet:
       if isinstance(message, int):
         del self._processes[number]
         if message == UNUSABLE and not self._stopping:
-          said = log_of(self._out, number).read_text("utf-8", "replace")
-          raise ChildProcessError(said.strip().rpartition("\n")[2])
+          log = log_of(self._out, number)
+          said = log.read_text("utf-8", "replace").strip().splitlines()
+          raise ChildProcessError(said[-1] if said else f"see {log}")
         if message not in (0, STOPPED) and not self._stopping:
           self._replace(number, message)
       else:

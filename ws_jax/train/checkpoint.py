@@ -5,6 +5,7 @@ It takes its name when all of it is on the disk, and loses it before it is
 deleted: whenever the process is killed, a folder with such a name is whole.
 """
 
+import contextlib
 import dataclasses
 import errno
 import logging
@@ -39,8 +40,16 @@ def _abstract(tree: PyTree) -> PyTree:
 
 
 def newest_step(workdir: pathlib.Path) -> int:
-  """Returns the step that a run would go on from; 0 without a checkpoint."""
-  return max((int(path.name) for path in steps.steps(workdir)), default=0)
+  """Returns the step that a run would go on from.
+
+  It is 0 without a checkpoint, and -1 where none is whole.
+  """
+  found = steps.steps(workdir)
+  for folder in found:
+    with contextlib.suppress(ValueError):
+      steps.check(folder)
+      return int(folder.name)
+  return -1 if found else 0
 
 
 class Checkpoints:
