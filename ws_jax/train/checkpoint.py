@@ -76,6 +76,7 @@ class Checkpoints:
   ):
     self._folder, self._keep = folder.absolute(), keep
     self._about = (config, may_change)
+    self._makes_parents = not folder.parent.is_dir()
     self._thread: threading.Thread | None = None
     self._error: Exception | None = None
     self._known: int | None = None  # the step that was read or written last
@@ -105,7 +106,7 @@ class Checkpoints:
     draft = self._folder / f"{step}{_DRAFT}"
     try:
       if processes.first():  # orbax would make a workdir anew that is gone
-        self._folder.mkdir(exist_ok=True)
+        self._folder.mkdir(exist_ok=True, parents=self._makes_parents)
       # A copy, since the caller donates its buffers to the next step while
       # the writer, which on a CPU shares them, is still at work.
       written = ocp.save_async(str(draft), _copy(state))
