@@ -329,7 +329,10 @@ def main(argv: list[str]) -> None:
     elif todo:
       run_here(todo, out)
   except (ValueError, OSError) as error:
-    say(rows.printable(f"error: {error}"))
+    said = str(error).removeprefix("error: ")  # of a worker, or ours
+    line = rows.printable(f"error: {said}")
+    # What a worker prints on standard output is a message for its parent.
+    print(line, file=sys.stderr if _WORKER.value else sys.stdout, flush=True)
     sys.exit(2)
   except (KeyboardInterrupt, loop.Interrupted) as error:
     say(f"stopped ({error}); {out} is kept: the same command goes on")

@@ -1,5 +1,6 @@
 """Checks the sweep with a trainer that does only what the test says."""
 
+import errno
 import json
 import math
 import os
@@ -263,6 +264,46 @@ def test_folder_of_another_base_config_is_refused(tmp_path):
     runner.run_sweep(
       other, seeds(0), tmp_path, train_fn=Trainer(), notify=quiet
     )
+
+
+def test_a_full_disk_ends_the_sweep_and_fails_no_run(tmp_path):
+  def train(config, workdir):
+    raise OSError(errno.ENOSPC, "No space left on device", workdir)
+
+  with pytest.raises(OSError, match="No space left"):
+    runner.run_sweep(
+      config.default(), seeds(0, 1), tmp_path, train_fn=train, notify=quiet
+    )
+  (row,) = rows.read(tmp_path / "runs.csv")
+  assert (row["run"], row["status"]) == ("seed=0", "interrupted")
+  assert len(run(tmp_path, seeds(0, 1), Trainer())) == 2
+
+
+def test_a_key_that_is_newer_than_the_folder_is_no_other_config(tmp_path):
+  """Each upgrade that added a key ended the sweeps that were under way."""
+  run(tmp_path, seeds(0), Trainer())
+  path = tmp_path / "base_config.json"
+  saved = json.loads(path.read_text())
+  saved["data.flip"] = saved.pop("task.flip")  # its old name
+  del saved["optim.b2"], saved["data.crop_area"]
+  path.write_text(json.dumps(saved))
+  trainer = Trainer()
+  run(tmp_path, seeds(0, 1), trainer)
+  assert len(trainer.seen) == 1
+  assert runner.base_config(tmp_path)["optim.b2"] == 0.999
+  other = config.apply(config.default(), {"optim.b2": 0.9})
+  with pytest.raises(ValueError, match=r"optim\.b2: 0\.999 -> 0\.9\b"):
+    runner.run_sweep(
+      other, seeds(0), tmp_path, train_fn=Trainer(), notify=quiet
+    )
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"seed": "x"}'])
+def test_a_damaged_base_config_is_named_with_the_remedy(tmp_path, text):
+  run(tmp_path, seeds(0), Trainer())
+  (tmp_path / "base_config.json").write_text(text)
+  with pytest.raises(ValueError, match=r"base_config\.json.*delete"):
+    run(tmp_path, seeds(0), Trainer())
 
 
 def test_a_row_may_bring_new_columns(tmp_path):

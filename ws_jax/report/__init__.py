@@ -23,6 +23,7 @@ from ws_jax.report import (
 )
 from ws_jax.report import metric as metrics
 from ws_jax.sweep import rows as rows_lib
+from ws_jax.sweep import runner
 from ws_jax.train import record
 
 _RELATIVE_STEP = "train/relative_step"
@@ -119,7 +120,7 @@ def read(
   for row in rows:
     if (steps := histories[row["run"]].get(_RELATIVE_STEP)) is not None:
       row["relative_step"] = float(steps[1].mean())
-  base = disk.read_json(out / "base_config.json") or {}
+  base = runner.base_config(out)
   ended = {row["key"] for row in rows}
   for key in planned(out) or ():
     if key not in ended:

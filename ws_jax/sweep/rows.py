@@ -37,10 +37,12 @@ FACTS = (
 OVER_BATCH = ("batch", "batch_channel")
 # Values of status.json that say where the run took place.
 _MACHINE = ("device", "cpu_count", "xla_flags", "commit")
+# The same, in rows of runs that say so.
+_MORE = ("backend", "native", "stack", "mixed")
 # These columns are text, read as it stands: a commit 12e4567 is not a number.
 _TEXT = {
   *("key", "run", "status", "reason", "device", "xla_flags", "commit"),
-  *("metric", "metric_goal", "metric_unit"),
+  *("metric", "metric_goal", "metric_unit", "backend"),
 }
 
 
@@ -106,6 +108,7 @@ def make(
     values = status.get(group) or {}
     row |= {f"{group}.{name}": value for name, value in values.items()}
   row |= {name: status.get(name) for name in _MACHINE}
+  row |= {name: status[name] for name in _MORE if status.get(name) is not None}
   return row
 
 
@@ -313,5 +316,13 @@ def _parse(name: str, text: str) -> Any:
 
 
 def status_of(workdir: pathlib.Path) -> dict[str, Any]:
-  """Returns the content of `status.json`; empty if the run has not begun."""
-  return disk.read_json(workdir / "status.json") or {}
+  """Returns the content of `status.json`.
+
+  It is empty if the run has not begun, or if the file is damaged: then the run
+  makes a new one as it goes on.
+  """
+  try:
+    status = disk.read_json(workdir / "status.json")
+  except ValueError:
+    status = None
+  return status if isinstance(status, dict) else {}

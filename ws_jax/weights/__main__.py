@@ -11,7 +11,7 @@ from ws_jax import models, train, weights
 from ws_jax.base import disk, names
 from ws_jax.core import conventions, describe
 from ws_jax.train import calling
-from ws_jax.weights import convert, generate, predict
+from ws_jax.weights import convert, generate, predict, steps
 from ws_jax.weights.export import verb as export
 
 _SOURCE = "a run's workdir, an orbax folder, a .npz or a .safetensors file"
@@ -21,8 +21,10 @@ _CONVENTIONS = f"one of {', '.join(conventions.CONVENTIONS)}"
 def _describe(given: argparse.Namespace) -> None:
   """Prints the table of `ws_jax.describe`."""
   convention = conventions.get_convention(given.convention or "bit")
-  params = weights.read_params(given.source)
+  params, read = weights.read_params_of(given.source)
   print(describe.describe(params, convention=convention), flush=True)
+  if words := steps.told(read):
+    print(f"This is {words}.")
   info = weights.read_info(given.source)
   if info.folded:
     print(f"This file is {info}. Do not fold it again, or train on from it.")
@@ -31,7 +33,7 @@ def _describe(given: argparse.Namespace) -> None:
 def _fold(given: argparse.Namespace) -> None:
   """Writes plain weights, with which the plain model computes the same."""
   source = pathlib.Path(given.source)
-  raw = weights.read_raw_variables(source)
+  raw, read = weights.read_checkpoint(source)
   model = _model_of(source)
   convention = _convention(source, model, given.convention)
   if _is_imported(model):
@@ -51,7 +53,8 @@ def _fold(given: argparse.Namespace) -> None:
     )
     folded = {**raw, "params": plain} if is_run else plain
   weights.write_params(given.out, folded, folded=convention)
-  print(f"{given.out}: {weights.read_info(given.out)}")
+  words = [steps.told(read), str(weights.read_info(given.out))]
+  print(f"{given.out}: {', '.join(filter(None, words))}")
 
 
 def _model_of(source: pathlib.Path) -> dict[str, Any]:
