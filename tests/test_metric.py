@@ -193,7 +193,7 @@ def test_figures_of_another_metric_are_labelled_and_coloured_by_it(bits):
     for line in ax.lines
     if line.get_marker() == "x" and len(np.asarray(line.get_xydata()))
   ]
-  assert crosses and "A cross at the top" in found["figure"].caption
+  assert crosses and "grey band" in found["figure"].caption
   for line in crosses:
     assert (np.asarray(line.get_ydata()) > 0.5).all()
   assert "up to 20 % of the best value" in found[names[2]].caption

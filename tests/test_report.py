@@ -10,7 +10,7 @@ import pytest
 
 from tests import synthetic
 from ws_jax import report
-from ws_jax.report import figures, gallery, groups, summary, tables
+from ws_jax.report import figures, gallery, groups, panels, summary, tables
 from ws_jax.report.metric import Metric
 from ws_jax.sweep import arms, rows
 
@@ -209,7 +209,7 @@ def has_color(image, name):
 
 def test_figure_shows_every_arm_and_what_diverged():
   cells = summary.analyze(sweep()).cells
-  drawing = figures.sheet([figures.against_rate(cells, Metric())], 1)
+  drawing = figures.sheet([panels.against_rate(cells, Metric())], 1)
   image = pixels(drawing)
   for arm in ("BN", "GN", "GN+WS"):
     assert has_color(image, arm)
@@ -234,7 +234,7 @@ def test_figure_shows_every_arm_and_what_diverged():
 def test_figure_of_one_rate_puts_the_arms_side_by_side():
   data = [row(arm, 0.1, s, 0.9) for arm in (BN, GN_WS) for s in (0, 1)]
   (ax,) = figures.sheet(
-    [figures.against_rate(summary.analyze(data).cells, Metric())], 1
+    [panels.against_rate(summary.analyze(data).cells, Metric())], 1
   ).axes
   assert [t.get_text() for t in ax.get_xticklabels()] == ["BN", "GN+WS"]
   assert ax.get_xlabel() == "learning rate 0.1"
@@ -243,7 +243,7 @@ def test_figure_of_one_rate_puts_the_arms_side_by_side():
 @pytest.mark.parametrize("status", ["failed", "diverged"])
 def test_figure_of_a_sweep_with_no_result_is_still_a_figure(status):
   cells = summary.analyze([row(BN, 0.1, 0, None, status)]).cells
-  drawing = figures.sheet([figures.against_rate(cells, Metric())], 1)
+  drawing = figures.sheet([panels.against_rate(cells, Metric())], 1)
   assert pixels(drawing).std() > 0
 
 

@@ -14,8 +14,10 @@ import numpy as np
 from ws_jax.base import disk, extras
 from ws_jax.report import (
   contents,
+  figures,
   gallery,
   groups,
+  headline,
   mistakes,
   page,
   summary,
@@ -59,6 +61,7 @@ def write(
     ("differences", results.differences),
   ):
     rows_lib.write(target / f"{name}.csv", entries)
+  found = headline.of(results)
   texts = contents.tables_of(results)
   wrong = mistakes.read(results, out)
   texts |= mistakes.tables_of(wrong) if wrong else {}
@@ -77,6 +80,7 @@ def write(
     ),
     contents.sections(results, texts, pictures, links, wrong),
     contents.curves(results, histories, links),
+    found,
   )
   disk.write_text(target / "report.html", text)
   return texts["summary"]
@@ -162,8 +166,6 @@ def _save(
   wide = figure.draw(title=title)
   with disk.whole(target / f"{figure.name}.png") as file:
     wide.savefig(file, format="png", dpi=160)
-  # It is laid out already; doing it again would take as long as drawing.
-  wide.set_layout_engine("none")
   svg = _svg(wide)
   disk.write_text(target / f"{figure.name}.svg", svg)
   return page.Picture(figure.caption, svg, _svg(figure.draw(1)))
@@ -173,8 +175,7 @@ def _svg(drawing: Any) -> str:
   import matplotlib
 
   file = io.StringIO()
-  # The same rows must give the same bytes, as the file may be committed.
-  with matplotlib.rc_context({"svg.hashsalt": "ws_jax"}):
+  with matplotlib.rc_context(figures.STYLE):
     drawing.savefig(file, format="svg", metadata={"Date": None})
   return file.getvalue()
 

@@ -19,6 +19,7 @@ _POINTS = 100  # Largest number of points of a curve on the page.
 # Facts that the page states if all runs agree, and the columns with them.
 _FACTS = {
   "data": "data.name",
+  "evaluated on": "data.eval_split",
   "model": "model.name",
   "seeds": "seed",
   "steps": "step",
@@ -28,7 +29,7 @@ _FACTS = {
 }
 _SENSITIVITY = (
   "Sensitivity (Wortsman et al. 2023, section 2.2): the mean over the grid of"
-  " min(test loss, loss at initialization), less the best; a run that diverged"
+  " min({loss}, loss at initialization), less the best; a run that diverged"
   " counts as the loss at initialization. Smaller is better. It is over the"
   " seeds that have a run at every rate."
 )
@@ -51,20 +52,24 @@ def logged(metric: Metric) -> dict[str, tuple[str, float]]:
     multiplied with to be shown.
   """
   shown = {metric.column: (metric.label, metric.scale)}
-  others = {"eval/loss": "test loss", "train/loss": "training loss"}
+  others = {"eval/loss": metric.loss, "train/loss": "training loss"}
   return shown | {
     name: (title, 1.0) for name, title in others.items() if name not in shown
   }
 
 
-def _about_best(metric: Metric) -> list[str]:
+def _about_best(results: Results) -> list[str]:
   """Returns notes on the table of the best rates."""
+  metric, names = results.metric, map(tables.name_of, results.searched)
+  search = (
+    f" Searched like the rate: {', '.join(names)}." if results.searched else ""
+  )
   return [
     "Mean and sample standard deviation over seeds. The best rate has the"
-    f" {metric.extreme} mean test {metric.words} among the rates at which no"
-    " seed diverged. It is chosen on the test set that it is reported on, for"
+    f" {metric.extreme} mean {metric.subject} among the rates at which no"
+    " seed diverged. It is chosen on the split that it is reported on, for"
     " every arm alike: these values are a little too good, and are for"
-    " comparing arms."
+    f" comparing arms.{search}"
   ]
 
 
@@ -83,25 +88,33 @@ def _about_width(metric: Metric) -> list[str]:
     " taken as linear in the logarithm of the rate. ≤ and ≥: the grid ends"
     " first. Largest stable rate: below the lowest one at which a seed"
     f" diverged (≥: none did).{learns}",
-    _SENSITIVITY,
+    _SENSITIVITY.format(loss=metric.loss),
   ]
 
 
-def _about_differences(metric: Metric) -> list[str]:
+def _about_differences(results: Results) -> list[str]:
   """Returns notes on the table of the differences."""
+  metric, rows = results.metric, len(results.differences)
   better = "above" if metric.goal == "max" else "below"
   return [
-    f"Test {metric.words} of each arm at its own best rate, less that of"
+    f"{_capital(metric.subject)} of each arm at its own best rate, less that of"
     f" another at its own, paired by seed: the first is better {better} 0."
-    " Mean, its standard error, and the 95 % interval of Student's t. No"
-    " correction for the number of comparisons or for the choice of the rates."
+    " Mean, its standard error, and the 95 % interval of Student's t of this"
+    " comparison alone. p is corrected for the"
+    f" {rows} rows of the table (Holm): a difference is a finding where it is"
+    " below 0.05, and with few seeds it hardly ever is. The choice of the rates"
+    " is not counted."
   ]
+
+
+def _capital(text: str) -> str:
+  return text[:1].upper() + text[1:]
 
 
 def tables_of(results: Results) -> dict[str, tables.Lines]:
   """Returns the tables that say something, by the name of their file."""
   result = {"summary": tables.cells(results), "best": tables.best(results)}
-  if len(results.rates) > 1:
+  if len(results.rates) > 1 and not results.searched:
     result["width"] = tables.width(results)
     if any(entry["step_low"] is not None for entry in results.best):
       result["width_steps"] = tables.width(results, "step_")
@@ -176,7 +189,7 @@ def sections(
     wrong: Answers of the runs at the best rates; None if none were kept.
   """
   metric = results.metric
-  words = metric.words[:1].upper() + metric.words[1:]
+  words = _capital(metric.words)
   first = {
     "figure": f"{words} against learning rate",
     "relative_step": f"{words} against relative step",
@@ -192,12 +205,12 @@ def sections(
   )
   shown = [
     *draw(first),
-    *table("best", "Best learning rates", _about_best(metric)),
+    *table("best", "Best learning rates", _about_best(results)),
     *table("width", "Width of the range", _about_width(metric)),
     *table("width_steps", "In relative steps", [_STEPS]),
     *draw(named),
     *table(
-      "differences", "Differences between arms", _about_differences(metric)
+      "differences", "Differences between arms", _about_differences(results)
     ),
     *(mistakes.sections(wrong, texts) if wrong else ()),
   ]

@@ -67,7 +67,7 @@ def read(results: Results, out: pathlib.Path) -> Mistakes | None:
     arm: _by_group(some) for arm, some in kept.items() if _by_group(some)
   }
   rate = tables.text(best["learning_rate"])
-  words = tables.setting_of(setting, results.varied)
+  words = tables.setting_of(setting, results.kept)
   return Mistakes(
     ", ".join(filter(None, [best["arm"], words, f"learning rate {rate}"])),
     len(own),

@@ -10,10 +10,13 @@ from importlib import resources
 from string import Template
 from typing import Any, NamedTuple
 
+from ws_jax.report.headline import Headline
+
 Lines = Sequence[Sequence[str]]
+_UNSAID = Headline("")
 _CURVES = "Training curves"  # The section that the script fills.
 # Matches a number, with its sign, bound or spread, or a dash in its place.
-_NUMBER = re.compile(r"[≤≥+−-]? ?\d[\d.e+-]*( ± .*| to .*)?$|-$")
+_NUMBER = re.compile(r"[<≤≥+−-]? ?\d[\d.e+-]*( ± .*| to .*)?$|-$")
 
 
 class Picture(NamedTuple):
@@ -59,6 +62,7 @@ def render(
   warnings: Sequence[str],
   sections: Sequence[Section],
   curves: dict[str, Any],
+  headline: Headline = _UNSAID,
 ) -> str:
   """Returns the HTML of the page.
 
@@ -71,6 +75,7 @@ def render(
       filters), `metrics` (names), and `runs`: each with `run`, `arm`, `values`
       of the fields, `status`, `href`, `best`, and `series`, for each metric
       `[steps, values]` or None.
+    headline: Finding of the sweep, and how it was found.
   """
   files = resources.files("ws_jax.report")
   read = lambda name: (files / name).read_text(encoding="utf-8")
@@ -84,6 +89,8 @@ def render(
     title=html.escape(title),
     style=read("style.css"),
     script=read("script.js"),
+    headline=html.escape(headline.text),
+    method=html.escape(headline.method),
     facts="".join(f"<li>{html.escape(fact)}</li>" for fact in facts),
     warnings="".join(f"<p>{html.escape(line)}</p>" for line in warnings),
     contents="".join(
