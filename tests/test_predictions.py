@@ -115,5 +115,7 @@ def test_a_dark_cell_has_light_figures():
     "Matrix", lines=[("", "a", "b"), ("a", "9", "")], shades=[[1.0, 0.0]]
   )
   text = page.render("t", [], [], [section], {"arms": {}, "runs": []})
-  assert 'style="background:rgba(0,88,138,1.00);color:#fff">9</td>' in text
+  assert '<td class="shade-20">9</td>' in text
+  dark = "rgb(var(--shade) / 1.00); color: var(--on-shade)"
+  assert f".shade-20 {{ background: {dark} }}" in text
   assert "<td></td>" in text

@@ -14,7 +14,9 @@ from ws_jax.sweep.arms import arm_of, in_order
 from ws_jax.sweep.rows import Row
 
 _DASHES = ("", "7 3", "2 3", "9 3 2 3", "4 2", "9 3 2 3 2 3", "1 2", "12 3")
-_POINTS = 100  # Largest number of points of a curve on the page.
+# Largest number of points of a curve on the page, and of all curves of a
+# metric, but that each curve has a few.
+_POINTS, _ALL_POINTS, _FEW_POINTS = 100, 100_000, 20
 
 # Facts that the page states if all runs agree, and the columns with them.
 _FACTS = {
@@ -104,6 +106,16 @@ def _about_differences(results: Results) -> list[str]:
     f" {rows} rows of the table (Holm): a difference is a finding where it is"
     " below 0.05, and with few seeds it hardly ever is. The choice of the rates"
     " is not counted."
+  ]
+
+
+def _about_changes(results: Results) -> list[str]:
+  """Returns notes on the table of the differences between two sweeps."""
+  better = "above" if results.metric.goal == "max" else "below"
+  return [
+    f"{_capital(results.metric.subject)} of each arm in one sweep less that in"
+    " the other, at its own best rate in each, paired by seed: the first is"
+    f" better {better} 0. Interval and p are those of the table below."
   ]
 
 
@@ -210,6 +222,9 @@ def sections(
     *table("width_steps", "In relative steps", [_STEPS]),
     *draw(named),
     *table(
+      "changes", "Differences between the sweeps", _about_changes(results)
+    ),
+    *table(
       "differences", "Differences between arms", _about_differences(results)
     ),
     *(mistakes.sections(wrong, texts) if wrong else ()),
@@ -282,6 +297,14 @@ def curves(
   """
   shown = logged(results.metric)
   runs: list[dict[str, Any]] = []
+  steps: dict[tuple[int, ...], int] = {}  # Most runs are logged at equal steps.
+  share = _ALL_POINTS // max(len(histories), 1)
+  most = min(_POINTS, max(_FEW_POINTS, share))
+
+  def series(points: np.ndarray, scale: float) -> list[Any]:
+    at, values = _thin(points, scale, most)
+    return [steps.setdefault(at, len(steps)), values]
+
   for row in _in_order(results):
     if history := histories.get(row["run"]):
       runs.append(
@@ -293,7 +316,7 @@ def curves(
           "href": links.get(row["run"]),
           "best": results.is_best(row),
           "series": [
-            _thin(history[name], scale) if name in history else None
+            series(history[name], scale) if name in history else None
             for name, (_, scale) in shown.items()
           ],
         }
@@ -306,16 +329,19 @@ def curves(
     },
     "fields": _fields(results),
     "metrics": [title for title, _ in shown.values()],
+    "steps": [list(at) for at in steps],
     "runs": runs,
   }
 
 
-def _thin(points: np.ndarray, scale: float) -> list[list[float]]:
-  """Returns steps and values of a curve, at most `_POINTS` of them."""
+def _thin(
+  points: np.ndarray, scale: float, most: int
+) -> tuple[tuple[int, ...], list[float]]:
+  """Returns steps and values of a curve, at most that many of them."""
   n = points.shape[1]
-  kept = np.unique(np.linspace(0, n - 1, min(n, _POINTS)).round().astype(int))
+  kept = np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(int))
   steps, values = points[:, kept]
-  return [
-    [int(step) for step in steps],
+  return (
+    tuple(int(step) for step in steps),
     [float(f"{scale * value:.5g}") for value in values],
-  ]
+  )

@@ -1,5 +1,6 @@
 """Chooses the figures of a sweep from the keys it varies."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -324,4 +325,5 @@ def _around(
 
 
 def _file(kind: str, name: str) -> str:
-  return f"{kind}_{name}".replace(" ", "_").replace("-", "_")
+  # A name of a file, whatever a user has called a key.
+  return re.sub(r"\W+", "_", f"{kind}_{name}")

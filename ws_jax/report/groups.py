@@ -31,6 +31,8 @@ ENDS = ("done", "diverged", "failed", "interrupted", "missing")
 
 _RATE, _BASE_RATE = "optim.learning_rate", "optim.base_learning_rate"
 _NORM_BATCH = "model.norm_batch_size"
+# The key of the name of a sweep, where two stand side by side.
+SWEEP = "sweep"
 _OF_WS = {
   f"model.ws_{x}" for x in ("convention", "depthwise", "where", "axes", "gains")
 }
@@ -85,7 +87,9 @@ def varied_keys(rows: Sequence[Row]) -> list[str]:
       seen = first.setdefault((key, arm_of(row)), value(row, key))
       if seen != value(row, key):
         several.add(key)
-  return [key for key in keys if key in several]
+  found = [key for key in keys if key in several and key != SWEEP]
+  # Two sweeps always stand apart, and side by side: last, in each setting.
+  return [*found, *(key for key in keys if key == SWEEP)]
 
 
 def searched_keys(rows: Sequence[Row], varied: Sequence[str]) -> list[str]:
@@ -111,7 +115,7 @@ def searched_keys(rows: Sequence[Row], varied: Sequence[str]) -> list[str]:
     if len(values) > _AXIS and all(map(is_number, values)):
       long.add(key)
   searched = long | (alone if many > 1 else set())
-  return [key for key in varied if key in searched]
+  return [key for key in varied if key in searched and key != SWEEP]
 
 
 def _point(row: Row, key: str) -> Any:

@@ -41,7 +41,9 @@ def of(results: Results) -> Headline:
   """
   metric, scores = results.metric, _known(results.scores)
   shared, arms = _to_compare(scores, metric)
-  by_arm = {arm: _mean(shared, arm) for arm in arms}
+  by_arm = {
+    arm: mean_of([here[arm] for here in shared.values()]) for arm in arms
+  }
   by_arm = {arm: by_seed for arm, by_seed in by_arm.items() if by_seed}
   if not by_arm:
     return Headline("No run has a result yet.")
@@ -91,9 +93,8 @@ def _to_compare(scores: Scores, metric: Metric) -> tuple[Scores, list[str]]:
   return {first: scores[first]}, [*scores[first]]
 
 
-def _mean(scores: Scores, arm: str) -> dict[Any, float]:
+def mean_of(every: Sequence[BySeed]) -> dict[Any, float]:
   """Returns the mean over settings of each seed that has a value in all."""
-  every = [here[arm] for here in scores.values()]
   return {
     seed: float(np.mean([by_seed[seed] for by_seed in every]))
     for seed in (every[0] if every else ())

@@ -179,19 +179,30 @@ def _bound(sign: str, is_open: bool, value: Any) -> str:
 
 def differences(results: Results) -> Lines:
   """Returns the table of the differences between arms."""
-  return _differences(results, results.differences, ("arm", "less"))
+  heads = {"arm": "arm", "against": "less"}
+  return paired(results, results.differences, heads, results.kept)
 
 
-def _differences(
-  results: Results, entries: Sequence[Entry], names: Sequence[str]
+def paired(
+  results: Results,
+  entries: Sequence[Entry],
+  heads: Mapping[str, str],
+  kept: Sequence[str],
 ) -> Lines:
-  """Returns a table of differences between what the first columns name."""
-  kept, words = results.kept, Words(results)
+  """Returns a table of paired differences.
+
+  Args:
+    results: Results of the sweep.
+    entries: Rows that have what `rates.paired` and `rates.corrected` add.
+    heads: Columns that say what was compared, with their titles.
+    kept: Keys of the settings.
+  """
+  words = Words(results)
   title = f"difference ({words.unit})" if words.unit else "difference"
-  titles = (*names, *map(name_of, kept), title, "standard error")
+  titles = (*heads.values(), *map(name_of, kept), title, "standard error")
   lines: Lines = [(*titles, "95 % interval", "p (Holm)", "seeds")]
   for entry in entries:
-    line = [entry["arm"], entry["against"], *_values(entry, kept)]
+    line = [entry[name] for name in heads] + _values(entry, kept)
     line.append(words.number(entry["difference"], "+"))
     line.append(_or_dash(entry["stderr"], words.number))
     low, high = entry["low"], entry["high"]
