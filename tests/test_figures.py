@@ -261,8 +261,8 @@ def test_of_very_many_settings_the_nearest_to_the_best_are_shown(tmp_path):
   results = summary.analyze(report.read(tmp_path)[0])
   assert len(results.settings()) == 24
   first, *_ = gallery.figures_of(results, {})
-  assert len(first.panels) == 8
-  assert "8 of the 24 settings" in first.caption
+  assert len(first.panels) == 6
+  assert "6 of the 24 settings" in first.caption
   best = max(results.best, key=lambda entry: entry["accuracy"])
   title = tables.setting_of(results.setting(best), results.kept)
   assert title in [panel.title for panel in first.panels]

@@ -59,11 +59,7 @@ _VARIANTS = {"mean": "<", "std": ">", "GC": "P", "WS+GC": "*"}
 _PANEL = (4.8, 3.6)  # inches
 # Settings of Matplotlib for drawing and for writing. Names are no formulas, and
 # the same rows must give the same bytes, as a file may be committed.
-STYLE = {
-  "text.parse_math": False,
-  "svg.hashsalt": "ws_jax",
-  "pdf.fonttype": 42,  # Letters that another program can edit.
-}
+STYLE = {"text.parse_math": False, "svg.hashsalt": "ws_jax"}
 _LETTER, _LINE = 0.085, 0.19  # inches, of the text of a figure
 
 

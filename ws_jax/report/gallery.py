@@ -27,8 +27,9 @@ _ENOUGH_RATES = 3
 # share one colour, which leaves the contrast for the rest.
 _FAR = 20
 
-# Largest number of settings with a panel of their own in one figure.
-_SETTINGS = 8
+# Largest number of settings with a panel of their own in one figure, and with
+# a panel for each arm.
+_SETTINGS, _SETTINGS_OF_ARMS = 6, 2
 
 _LOST = "Crosses in the grey band: a run diverged there{of}."
 _SHARED = " The panels share one y axis."
@@ -317,8 +318,7 @@ def _around(
   rest = [other for other in results.kept if other != key]
   values = lambda entry: tuple(entry[other] for other in rest)
   every = groups.settings(map(values, entries))
-  # A map has a panel for each arm as well.
-  for setting in _nearest(every, rest, results, _SETTINGS // 4):
+  for setting in _nearest(every, rest, results, _SETTINGS_OF_ARMS):
     here = [e for e in entries if groups.compatible(values(e), setting)]
     if len({entry[key] for entry in here} - {None}) > 1:
       yield tables.setting_of(setting, rest), here

@@ -139,12 +139,12 @@
     });
   };
 
-  // Draws a curve over the others, or none. Changing each of thousands of
-  // curves at every move of the pointer would take longer than a frame.
+  // Draws a curve over the others, or none. Painting thousands of curves anew
+  // at every move of the pointer would take longer than a frame.
   const light = (curve = null) => {
     if (curve === lit) return;
     lit = curve;
-    plot.classList.toggle("faint", Boolean(curve));
+    plot.classList.toggle("faint", Boolean(curve) && drawn.length < 300);
     front.replaceChildren();
     if (!curve) return;
     const copy = curve.line.cloneNode();
