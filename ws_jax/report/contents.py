@@ -295,7 +295,7 @@ def curves(
     histories: Values that each run logged, by the name of the run.
     links: Links to the folders of the runs, by the names of the runs.
   """
-  shown = logged(results.metric)
+  shown, best = logged(results.metric), results.best_runs()
   runs: list[dict[str, Any]] = []
   steps: dict[tuple[int, ...], int] = {}  # Most runs are logged at equal steps.
   share = _ALL_POINTS // max(len(histories), 1)
@@ -314,7 +314,7 @@ def curves(
           "values": _values(results, row),
           "status": row["status"],
           "href": links.get(row["run"]),
-          "best": results.is_best(row),
+          "best": row["key"] in best,
           "series": [
             series(history[name], scale) if name in history else None
             for name, (_, scale) in shown.items()

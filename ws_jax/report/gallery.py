@@ -225,9 +225,10 @@ def _curves(
   They are of all rates if those are few, or else of the best one of each arm.
   """
   result, column = [], results.metric.column
+  best = results.best_runs()
   for row in results.at(results.rows, setting):
     history = histories.get(row["run"], {})
-    if history and (_few(results) or results.is_best(row)):
+    if history and (_few(results) or row["key"] in best):
       steps, values = history.get(column, np.empty((2, 0)))
       end = row["step"] if row["status"] == "diverged" else None
       if len(steps) or end is not None:

@@ -171,7 +171,7 @@ def legible(value: Any) -> Any:
   """
   if isinstance(value, list):
     return [legible(x) for x in value]
-  if not isinstance(value, str):
+  if not isinstance(value, str) or value.isprintable():
     return value
   text = value.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
   return "".join(

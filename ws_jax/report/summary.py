@@ -68,14 +68,24 @@ class Results(NamedTuple):
     """Returns the rows, cells or other entries that belong to a setting."""
     return [e for e in entries if groups.compatible(self.setting(e), setting)]
 
+  def best_runs(self) -> set[str]:
+    """Returns the keys of the runs at the best rate of their arm and setting.
+
+    Each row has its own key.
+    """
+    at = {
+      (entry["arm"], entry["learning_rate"], self._place(entry))
+      for entry in self.best
+    }
+    return {
+      row["key"]
+      for row in self.rows
+      if (arm_of(row), row[self.rate_key], self._place(row)) in at
+    }
+
   def is_best(self, row: Row) -> bool:
     """Returns whether a run has the best rate of its arm in its setting."""
-    return any(
-      entry["learning_rate"] == row[self.rate_key]
-      and entry["arm"] == arm_of(row)
-      and self._place(entry) == self._place(row)
-      for entry in self.best
-    )
+    return row["key"] in self.best_runs()
 
   def at_best(self, entry: Row) -> list[Row]:
     """Returns the finished runs at the rate of an entry of `best`."""

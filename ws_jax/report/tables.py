@@ -107,13 +107,14 @@ def cells(results: Results) -> Lines:
     if end == "diverged" or any(entry[end] for entry in entries)
   ]
   titles = ["arm", *map(name_of, varied), "learning rate"]
-  titles += [column.title for column in measured(results)]
+  columns = measured(results)
+  titles += [column.title for column in columns]
   titles += ["runs", *ends, "seconds"]
   lines: Lines = [tuple(titles)]
   for entry in entries:
     words = [entry["arm"], *_values(entry, varied)]
     words.append(_text(entry["learning_rate"]))
-    words += _means(entry, results)
+    words += _means(entry, columns)
     words.append(str(entry["runs"]))
     for end in ends:
       some = "yes" if entry[end] == entry["runs"] == 1 else str(entry[end])
@@ -126,13 +127,14 @@ def best(results: Results) -> Lines:
   """Returns the table of the best learning rates."""
   varied = results.varied
   titles = ["arm", *map(name_of, varied), "best learning rate"]
-  titles += [column.title for column in measured(results)]
+  columns = measured(results)
+  titles += [column.title for column in columns]
   titles += ["seeds", "place in the grid"]
   lines: Lines = [tuple(titles)]
   for entry in results.best:
     words = [entry["arm"], *_values(entry, varied)]
     words.append(_text(entry["learning_rate"]))
-    words += _means(entry, results)
+    words += _means(entry, columns)
     words.append(str(entry["n"]))
     place = _EDGES.get(entry["edge"], "-")
     if entry["edge"] == "searched":
@@ -264,10 +266,10 @@ def _text(value: Any) -> str:
   return "-" if value is None else text(value)
 
 
-def _means(entry: Entry, results: Results) -> list[str]:
+def _means(entry: Entry, columns: Sequence[Column]) -> list[str]:
   return [
     _with_std(entry, column.name, column.scale, column.digits)
-    for column in measured(results)
+    for column in columns
   ]
 
 
