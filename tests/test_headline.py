@@ -146,7 +146,7 @@ def test_settings_are_averaged_for_each_seed():
   apart = means[1] - means[0]
   assert "in the mean of 2 settings" in got.text
   assert f"{100 * apart.mean():.2f} points above BN" in got.text
-  assert got.text.endswith("It is ahead in 1 of the 2.")
+  assert got.text.endswith(" It is ahead in 1 of the 2.")
 
 
 def test_less_is_better_where_the_metric_says_so():

@@ -166,7 +166,13 @@ def _how_often(
     for here in shared.values()
   ]
   count = sum(mean[first] == max(mean.values()) for mean in means)
-  return f"It is ahead in {count} of the {len(shared)}."
+  if count == len(shared):
+    return f"It is ahead in all {count}."
+  # A mean may come from one setting alone.
+  rare = (
+    "But it is ahead in only" if 2 * count < len(shared) else "It is ahead in"
+  )
+  return f"{rare} {count} of the {len(shared)}."
 
 
 def _method(got: Comparison, arms: int, pairs: int, results: Results) -> str:
