@@ -56,7 +56,7 @@ def test_figures_put_the_sweeps_side_by_side(both):
   first, *_ = gallery.figures_of(results, {})
   titles = [panel.title for panel in first.panels]
   assert titles[1:] == [
-    f"optimizer batch 128, sweep {name}" for name in ("after", "before")
+    f"optimizer batch 128, sweep {name}" for name in ("before", "after")
   ]
   assert len({ax.get_ylim() for ax in first.draw().axes}) == 1
 

@@ -102,10 +102,9 @@ def _about_differences(results: Results) -> list[str]:
     f"{_capital(metric.subject)} of each arm at its own best rate, less that of"
     f" another at its own, paired by seed: the first is better {better} 0."
     " Mean, its standard error, and the 95 % interval of Student's t of this"
-    " comparison alone. p is corrected for the"
-    f" {rows} rows of the table (Holm): a difference is a finding where it is"
-    " below 0.05, and with few seeds it hardly ever is. The choice of the rates"
-    " is not counted."
+    " comparison alone. p is corrected for the number of rows of the table,"
+    f" {rows} (Holm): a difference is a finding where it is below 0.05, and"
+    " with few seeds it hardly ever is. The choice of the rates is not counted."
   ]
 
 
@@ -203,7 +202,8 @@ def sections(
   metric = results.metric
   words = _capital(metric.words)
   first = {
-    "figure": f"{words} against learning rate",
+    "figure": f"{words} against"
+    f" {'what was searched' if results.searched else 'learning rate'}",
     "relative_step": f"{words} against relative step",
   }
   first = {name: title for name, title in first.items() if name in pictures}

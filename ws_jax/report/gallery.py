@@ -44,7 +44,7 @@ _STEPS = (
 )
 _SEARCH = (
   "{Subject} of each point of the search, against each key that was searched:"
-  " mean and standard deviation over seeds{cut}.{lost}"
+  " mean over seeds.{lost}"
 )
 _CURVES = "{Subject} over steps, one line for each run{rates}.{lost}"
 _HEAT = (

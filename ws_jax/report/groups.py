@@ -130,15 +130,22 @@ def is_number(x: Any) -> bool:
 def grids(rows: Sequence[Row], varied: Sequence[str]) -> Grids:
   """Returns the runs of each setting and arm, by learning rate.
 
-  Settings, arms and rates are in the order of a table.
+  Settings, arms and rates are in the order of a table, and two sweeps in that
+  of their rows.
   """
   key = rate_key(rows)
+  sweeps = list(dict.fromkeys(row.get(SWEEP) for row in rows))
+  place = lambda row, key: (
+    (False, False, sweeps.index(row.get(SWEEP)))
+    if key == SWEEP
+    else _sortable(value(row, key))
+  )
   arms = in_order({arm_of(row) for row in rows})
   result: Grids = {}
   for row in sorted(
     rows,
     key=lambda row: (
-      [_sortable(value(row, key)) for key in varied],
+      [place(row, key) for key in varied],
       arms.index(arm_of(row)),
       _sortable(row.get(key)),
     ),

@@ -67,7 +67,8 @@ def against_rate(
     key: Column for the x axis: `learning_rate`, `relative_step`, or a config
       key that was searched.
     name: Name of the column, in words.
-    lines: Whether lines connect the points of an arm, in the order of the axis.
+    lines: Whether lines connect the points of an arm, in the order of the axis,
+      and each has its standard deviation.
   """
   cells = [c for c in cells if c[key] is not None]
   shown = [c for c in cells if c["diverged"] or c[metric.name] is not None]
@@ -86,14 +87,15 @@ def against_rate(
     _frame(ax, metric.label)
     for arm, look in every.items():
       points = [(x, c) for x, c in series[arm] if c[metric.name] is not None]
-      style = look if lines else look | {"linestyle": "none", "markersize": 4}
-      _errorbar(
-        ax,
-        [x for x, _ in points],
-        [cell for _, cell in points],
-        metric,
-        style | {"label": arm},
-      )
+      at, own = [x for x, _ in points], [cell for _, cell in points]
+      if lines:
+        _errorbar(ax, at, own, metric, look | {"label": arm})
+      else:
+        # Bars of hundreds of points would hide them.
+        y = [metric.scale * cell[metric.name] for cell in own]
+        ax.plot(
+          at, y, **look | {"linestyle": "none", "markersize": 4}, label=arm
+        )
     axis.finish(ax, [*every])
 
   crosses = {
@@ -301,9 +303,9 @@ def against(
   }[what]
   # Other numbers than the metric are drawn as they are, and are not negative.
   own_metric = metric if what == "metric" else Metric(column, "max", "")
-  values = {cell[key] for cell in best if cell[key] is not None}
+  values = dict.fromkeys(cell[key] for cell in best if cell[key] is not None)
   numbers = all(groups.is_number(v) and v > 0 for v in values)
-  places = sorted(values) if numbers else sorted(values, key=str)
+  places = sorted(values) if numbers else list(values)
 
   def draw(ax: "Axes") -> None:
     _frame(ax, label)
