@@ -143,7 +143,7 @@ def test_usable_is_within_one_percent_of_the_best_where_there_are_no_points():
 
 def test_report_of_another_metric_does_not_speak_of_accuracy(bits, tmp_path):
   out = tmp_path / "copy"
-  lines = report.write(bits, out, "Bytes")
+  lines = report.write(bits, out, "Bytes", ["svg"])
   assert lines[0][3:5] == ("test bits per byte", "test loss")
   for name in ("best", "summary", "width", "differences"):
     table = (out / f"{name}.md").read_text(encoding="utf-8")

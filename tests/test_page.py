@@ -32,7 +32,7 @@ def folder(tmp_path_factory):
   out = tmp_path_factory.mktemp("a sweep") / "50% & more"
   out.mkdir()
   synthetic.fill(out, ["GN", "GN+WS"], RATES, [128, 512], (0, 1), [3])
-  report.write(out, title=f"Title {synthetic.NASTY}")
+  report.write(out, title=f"Title {synthetic.NASTY}", formats=[])
   return out
 
 
@@ -174,7 +174,7 @@ def test_names_of_a_sweep_are_neither_html_nor_formulas_nor_paths(tmp_path):
     json.dumps({"step": 1, "train/loss": 3.0})
   )
   rows.write(tmp_path / "sweep" / "runs.csv", data)
-  report.write(tmp_path / "sweep", title=nasty)
+  report.write(tmp_path / "sweep", title=nasty, formats=["svg"])
   assert {path.name for path in tmp_path.iterdir()} == {
     "sweep",
     "outside-0True",

@@ -68,7 +68,7 @@ def sweep(tmp_path_factory):
     answers([0] * 10 + [1] * 10, answer, [0] * 10 + [1] * 10).write(
       out / run.name
     )
-  report.write(out)
+  report.write(out, formats=[])
   return out, (out / "report.html").read_text(encoding="utf-8")
 
 
@@ -98,7 +98,7 @@ def test_a_report_has_the_accuracy_of_each_group_for_each_arm(sweep):
 
 def test_runs_without_answers_have_no_sections_of_them(tmp_path):
   synthetic.fill(tmp_path, ["BN"], (0.05, 0.2), [128], (0,))
-  report.write(tmp_path)
+  report.write(tmp_path, formats=[])
   text = (tmp_path / "report.html").read_text(encoding="utf-8")
   assert "onfusion" not in text
   assert not (tmp_path / "groups.md").exists()
