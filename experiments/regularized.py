@@ -12,8 +12,8 @@ Nuisance parameters: the learning rate, on one grid for all arms; arms are
   compared at their own best rates. Seeds: 3.
 Fixed parameters: configs/resnet8_small.py, batch 64, two epochs.
 
-Plan: 360 runs, 18 compiles. About 11 minutes of two cores, by the processor time
-of a pilot of three runs: 3 s a run, 6 s a compile.
+Plan: 360 runs, 18 compiles. About 11 minutes of two cores, by the processor
+time of a pilot of three runs: 3 s a run, 6 s a compile.
 
   python scripts/sweep.py --experiment=experiments/regularized.py --workers=2
 """

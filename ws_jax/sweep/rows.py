@@ -22,6 +22,7 @@ Row = dict[str, Any]
 # Keys of the resolved config that every row states, whether varied or not.
 FACTS = (
   "data.name",
+  "data.eval_split",
   "model.name",
   "model.norm",
   "model.ws",
@@ -42,7 +43,7 @@ _MORE = ("backend", "native", "stack", "mixed")
 # These columns are text, read as it stands: a commit 12e4567 is not a number.
 _TEXT = {
   *("key", "run", "status", "reason", "device", "xla_flags", "commit"),
-  *("metric", "metric_goal", "metric_unit", "backend"),
+  *("metric", "metric_goal", "metric_unit", "data.eval_split", "backend"),
 }
 
 
