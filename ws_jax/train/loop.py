@@ -164,6 +164,9 @@ def _loop(
   with run.clock("train"):
     state, step = checkpoints.newest(setup.state())
   run.start(step)
+  if program.convention is not None and processes.first():
+    line = steps.summary(program, state.params)
+    print(f"standardizing {line}", file=sys.stderr, flush=True)
   block = setup.block
   due = {
     "log": train.log_every_steps,
