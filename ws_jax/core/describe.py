@@ -129,7 +129,8 @@ def describe(
   """
   convention = get_convention(convention)
   rows = []
-  with seeing(params) as leaves:
+  # What is not finite is shown as it is.
+  with seeing(params) as leaves, np.errstate(all="ignore"):
     for path, taken in choose(leaves, where).items():
       leaf, verdict = leaves[path], verdict_on(path, leaves[path])
       reason = verdict.reason
@@ -196,6 +197,8 @@ def _row(
     return Row(path, leaf.shape, False, f"an error: {problem}")
   reduced = tuple(sorted(i % leaf.ndim for i in fan_in_axes))
   fan_in = math.prod(leaf.shape[i] for i in reduced)
+  if not math.prod(leaf.shape):
+    return Row(path, leaf.shape, False, "an error: holds no number")
   kernel = np.asarray(leaf).astype(np.float64)
   mean = kernel.mean(reduced, keepdims=True)
   centred = kernel - mean

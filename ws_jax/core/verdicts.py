@@ -20,7 +20,7 @@ user has said what it is.
 import dataclasses
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -103,7 +103,7 @@ class _Array:
   shape: Shape
   bias: Shape | None = None
   depth: int | None = None
-  siblings: frozenset[str] = frozenset()
+  siblings: Collection[str] = ()
 
   @property
   def owner(self) -> str:
@@ -214,8 +214,8 @@ def _numeric(key: str) -> bool:
 class _Scope:
   """The keys right below a scope, and the scales anywhere below it."""
 
-  keys: frozenset[str] = frozenset()
-  scales: frozenset[Shape] = frozenset()
+  keys: set[str] = dataclasses.field(default_factory=set)
+  scales: set[Shape] = dataclasses.field(default_factory=set)
 
 
 def _scopes(leaves: Mapping[str, Any]) -> dict[str, _Scope]:
@@ -223,15 +223,12 @@ def _scopes(leaves: Mapping[str, Any]) -> dict[str, _Scope]:
   scopes: dict[str, _Scope] = {}
   for path, leaf in leaves.items():
     keys = path.split("/")
-    scales = frozenset()
-    if keys[-1] in _SCALES and hasattr(leaf, "shape"):
-      scales = frozenset([tuple(leaf.shape)])
+    is_scale = keys[-1] in _SCALES and hasattr(leaf, "shape")
     for i, key in enumerate(keys):
       scope = scopes.setdefault("/".join(keys[:i]), _Scope())
-      if key not in scope.keys:
-        scope.keys |= {key}
-      if scales and not scales <= scope.scales:
-        scope.scales |= scales
+      scope.keys.add(key)
+      if is_scale:
+        scope.scales.add(tuple(leaf.shape))
   return scopes
 
 
@@ -262,17 +259,16 @@ def _depth(
   """
   while scope:
     scope = scope.rpartition("/")[0]
-    scales = scopes[scope].scales if scope in scopes else frozenset()
+    scales = scopes[scope].scales if scope in scopes else set()
     if scales:
-      # Haiku's scales of images are [1, 1, 1, C].
-      bare = {
-        s[next((i for i, n in enumerate(s) if n > 1), -1) :]
-        for s in scales
-        if s
-      }
-      depths = {
-        len(s) - 1 if s[:-1] == shape[: len(s) - 1] else None for s in bare
-      }
+      depths = set()
+      for scale in scales:
+        # Haiku's scales of images are [1, 1, 1, C].
+        while len(scale) > 1 and scale[0] == 1:
+          scale = scale[1:]
+        depth = max(len(scale) - 1, 0)
+        if scale[:depth] == shape[:depth]:
+          depths.add(depth)
       return depths.pop() if len(depths) == 1 else None
   return None
 

@@ -166,6 +166,7 @@ def choose(
   named = given.convention or (preset.convention if preset else None)
   convention = None if named is None else conventions.get_convention(named)
   where: kernels.Selector = kernels.conv_kernels
+  rules = kernels.filter_axes(given.filters)
   with kernels.seeing(leaves):
     if preset is not None:
       where = _of(_preset_paths(preset, str(name), leaves, source))
@@ -173,9 +174,8 @@ def choose(
       where = _of(kernels.glob_paths(given.where, leaves))
     if given.exclude:
       where = _without(where, kernels.glob_paths(given.exclude, leaves))
-    for glob in (rule.rpartition("=")[0] for rule in given.filters):
-      kernels.glob_paths(glob, leaves)
-  axes = kernels.axes_by_path(kernels.filter_axes(given.filters))
+    kernels.glob_paths(rules, leaves)  # for its error
+  axes = kernels.axes_by_path(rules)
   if preset is not None and preset.gains and given.gamma is None:
     raise ValueError(
       f"{source}: timm multiplies these gains by a constant of the activation,"
