@@ -367,6 +367,7 @@ def equinox_rows():
       E(part(eqx.nn.Conv2d, 4, 4, 3), 5),
       k((True, (2, 3, 4))),
     ),
+    Row("Conv", E(part(eqx.nn.Conv, 2, 4, 4, 3), 5), k((True, (2, 3, 4)))),
     Row("Linear", E(part(eqx.nn.Linear, 4, 8)), k((False, (1,)))),
     Row("stack of Linear", E(part(eqx.nn.Linear, 4, 4), 5), k((False, (2,)))),
     Row("LayerNorm", E(plain(lambda: eqx.nn.LayerNorm((8, 6, 6)))), k(NO)),

@@ -118,8 +118,7 @@ def judge(
 
   Args:
     leaves: Leaves of the tree by path.
-    layers: Names of the classes of layers by the path of the layer, from
-      `layers_of`.
+    layers: Layers by path, from `layers_of`.
 
   Example:
     >>> zeros = jnp.zeros
@@ -158,13 +157,13 @@ def is_floating(leaf: Any) -> bool:
   return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
-def layers_of(tree: Any) -> dict[tuple[Any, ...], str]:
-  """Returns the classes of the Equinox layers in a tree, by their keys."""
-  found = jax.tree.leaves_with_path(tree, is_leaf=lambda x: bool(_layer(x)))
-  return {keys: name for keys, x in found if (name := _layer(x))}
+def layers_of(tree: Any) -> dict[tuple[Any, ...], Any]:
+  """Returns the Equinox layers that hold a weight in a tree, by their keys."""
+  found = jax.tree.leaves_with_path(tree, is_leaf=lambda x: bool(_class_of(x)))
+  return {keys: layer for keys, layer in found if _class_of(layer)}
 
 
-def _layer(node: Any) -> str:
+def _class_of(node: Any) -> str:
   """Returns the name of the Equinox layer that an object is, or ""."""
   for kind in type(node).__mro__:
     if kind.__module__.startswith("equinox.nn."):
@@ -177,7 +176,7 @@ def _judge(
   leaf: Any,
   leaves: Mapping[str, Any],
   scopes: Mapping[str, Any],
-  layers: Mapping[str, str],
+  layers: Mapping[str, Any],
 ) -> Verdict:
   """Returns what one array is."""
   if not is_floating(leaf):
@@ -188,7 +187,7 @@ def _judge(
   if len(shape) < 2:
     return Verdict(False, None, f"{len(shape)} dimensions")
   scope, _, _ = path.removesuffix("/value").rpartition("/")
-  layer = layers.get(scope, "")
+  layer = layers.get(scope)
   array = _Array(
     name,
     tuple(k for k in reversed(scope.split("/")) if k and not _numeric(k)),
@@ -197,7 +196,7 @@ def _judge(
     _depth(scope, shape, scopes),
     scopes.get(scope.rpartition("/")[0], _Scope()).keys,
   )
-  if layer:
+  if layer is not None:
     verdict = _of_layer(array, layer)
   elif len(shape) == 2:
     return _matrix(array)
@@ -273,17 +272,20 @@ def _depth(
   return None
 
 
-def _of_layer(array: _Array, layer: str) -> Verdict:
+def _of_layer(array: _Array, layer: Any) -> Verdict:
   """Returns the verdict where the layer is in the tree: [out, in, ...]."""
-  reason, ndim = f"equinox {layer}", len(array.shape)
-  if "Conv" not in layer:
-    kind = {"Linear": "dense", "Embedding": "embedding"}.get(layer, "scale")
-    axes = (ndim - 1,) if layer in ("Linear", "Embedding") else None
-    return Verdict(False, axes, f"{reason}, no convolution", kind)
-  sizes = re.search(r"(\d)d$", layer)
-  rank = int(sizes[1]) + 2 if sizes else ndim
-  axes = tuple(range(ndim - rank + 1, ndim))
-  return Verdict(True, axes, reason, _kind(array.shape, axes[1:]))
+  name, shape = _class_of(layer), array.shape
+  ndim = len(shape)
+  if "Conv" not in name:
+    kind = {"Linear": "dense", "Embedding": "embedding"}.get(name, "scale")
+    axes = None if kind == "scale" else (ndim - 1,)
+    return Verdict(False, axes, f"equinox {name}, no convolution", kind)
+  inputs = layer.in_channels // layer.groups
+  own = (layer.out_channels, inputs, *layer.kernel_size)
+  if shape[-len(own) :] != own:
+    return _unknown(shape, f"equinox {name} {list(own)}, stacked along an axis")
+  axes = tuple(range(ndim - len(own) + 1, ndim))
+  return Verdict(True, axes, f"equinox {name}", _kind(shape, axes[1:]))
 
 
 def _matrix(array: _Array) -> Verdict:

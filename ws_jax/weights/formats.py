@@ -140,7 +140,9 @@ def _read_npy(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Any:
     except (SyntaxError, TypeError, tokenize.TokenError) as error:
       raise ValueError(f"{entry.filename}: damaged header: {error}") from None
     if dtype.hasobject or not dtype.itemsize:
-      raise ValueError(f"{entry.filename}: {dtype} would need pickle")
+      raise ValueError(
+        f"{entry.filename}: {dtype} would need pickle, and allow_pickle=False"
+      )
     wanted = math.prod(shape) * dtype.itemsize
     held = entry.file_size - file.tell()
     if min(shape, default=0) < 0 or wanted != held:
