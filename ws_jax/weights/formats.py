@@ -99,6 +99,8 @@ def _read_npz(path: pathlib.Path, only: str | None = None) -> Arrays:
   Not by `np.load`, which allocates what a damaged header asks for.
   """
   try:
+    if not zipfile.is_zipfile(path):
+      raise ValueError("no archive; one array, not an archive of arrays?")
     with zipfile.ZipFile(path) as archive:
       entries: dict[str, zipfile.ZipInfo] = {}
       for entry in archive.infolist():
@@ -141,7 +143,7 @@ def _read_npy(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Any:
       raise ValueError(f"{entry.filename}: damaged header: {error}") from None
     if dtype.hasobject or not dtype.itemsize:
       raise ValueError(
-        f"{entry.filename}: {dtype} would need pickle, and allow_pickle=False"
+        f"{entry.filename}: {dtype} would need pickle: allow_pickle=False"
       )
     wanted = math.prod(shape) * dtype.itemsize
     held = entry.file_size - file.tell()
