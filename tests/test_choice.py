@@ -175,6 +175,7 @@ def test_where_exclude_and_filters_choose(tmp_path, capsys):
     (timm_bit, ["--preset=tim_bit"], "did you mean 'timm_bit'"),
     (timm_bit, ["--preset=bit"], "has no kernels of the preset bit"),
     (timm_nf, ["--preset=timm_nf"], "give --gamma=relu"),
+    (timm_nf, ["--convention=timm_scaled"], "give --gamma=relu"),
     (timm_bit, ["--preset=timm_nf", "--gamma=none"], "has no gain beside"),
     (timm_bit, ["--where=stem"], "no path; the nearest is 'stem/conv/weig"),
     (timm_bit, ["--exclude=haed*"], "'haed*': it matches no path"),

@@ -1,4 +1,4 @@
-"""What the layers of each library leave in a tree, and what is told of it.
+"""Arrays that the layers of each library leave, and what is told of them.
 
 One row a layer: the arrays are those of the real libraries, and of PyTorch by
 their published shapes. A row says what the kernel is and which axes are its

@@ -1,4 +1,4 @@
-"""What each array of a parameter tree is: a kernel, something else, or unknown.
+"""Verdicts on the arrays of a tree: a kernel, something else, or unknown.
 
 `judge` is the one place that decides it; selectors, axis rules and tables ask
 it. Start there. An array of three axes and more may be a convolution, a dense
@@ -64,7 +64,7 @@ _USUAL = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-  """What one array is taken for, and why.
+  """A decision on one array, and the reason for it.
 
   Attributes:
     kernel: True for a kernel of a convolution, which WS is for; False for

@@ -89,15 +89,13 @@ class Choice:
     where: Selector of the kernels.
     axes: Rule for their fan-in axes.
     convention: Convention, or None if nobody has said it.
-    gamma: Factor of all gains.
-    given: Whether the user said which kernels they are.
+    gamma: Factor of all gains, or None if nobody has said it.
   """
 
   where: kernels.Selector
   axes: kernels.Axes
   convention: conventions.Convention | None
-  gamma: float = 1.0
-  given: bool = False
+  gamma: float | None = None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -176,23 +174,16 @@ def choose(
       where = _without(where, kernels.glob_paths(given.exclude, leaves))
     kernels.glob_paths(rules, leaves)  # for its error
   axes = kernels.axes_by_path(rules)
-  if preset is not None and preset.gains and given.gamma is None:
-    raise ValueError(
-      f"{source}: timm multiplies these gains by a constant of the activation,"
-      " which is not in the file: give --gamma=relu (nf_resnet*),"
-      " silu (nfnet_l*, nf_regnet*), gelu (nfnet_f*) or none (dm_nfnet_f*)"
-    )
-  gamma = GAMMAS[given.gamma or "none"]
-  said = preset is not None or bool(given.where)
-  return Choice(where, axes, convention, gamma, said)
+  gamma = None if given.gamma is None else GAMMAS[given.gamma]
+  return Choice(where, axes, convention, gamma)
 
 
 def gains(choice: Choice, leaves: Mapping[str, Any], source: Any) -> Any:
   """Returns the gains of the chosen kernels that a file holds, or None.
 
   Raises:
-    ValueError: There is a gain beside a kernel that is not chosen, or it has
-      another size; one line.
+    ValueError: There is a gain beside a kernel that is not chosen, it has
+      another size, or its factor is not known; one line.
   """
   with kernels.seeing(leaves):
     chosen = kernels.select(leaves, choice.where)
@@ -207,7 +198,14 @@ def gains(choice: Choice, leaves: Mapping[str, Any], source: Any) -> Any:
         " give its kernel with --where, or the --preset of the file"
       )
   found = gains_beside(leaves, where=choice.where, axes=choice.axes)
-  if choice.gamma == 1.0:
+  if choice.gamma is None:
+    of_timm = choice.convention == conventions.TIMM_SCALED
+    if found and of_timm and any(path.endswith("weight") for path in found):
+      raise ValueError(
+        f"{source}: timm multiplies these gains by a constant of the"
+        " activation, which the file lacks: give --gamma=relu (nf_resnet*),"
+        " silu (nfnet_l*, nf_regnet*), gelu (nfnet_f*) or none (dm_nfnet_f*)"
+      )
     return found
   if found is None:
     found = init_gains(leaves, where=choice.where, axes=choice.axes)
