@@ -1,6 +1,6 @@
 """Which learning rates can a language model be trained with, with WS?
 
-Question: over three decades of the learning rate, where does a small decoder
+Question: over three and a half decades of the learning rate, where does a small decoder
 with LN or RMSNorm learn, plain, with WS and with scaled WS? How do z-loss and
 QK-norm compare, which are known to make high rates usable? Does WS make the
 range of usable rates wider? The measure is the learning-rate sensitivity of
@@ -17,9 +17,11 @@ Fixed parameters: configs/austen_small.py: two blocks with four heads, rows of
   the rate, a gradient clipped to norm 1, 20 steps of warm-up and a cosine to 0.
 
   python scripts/sweep.py --experiment=experiments/lm_rates.py --workers=2
+  python scripts/sweep.py --experiment=experiments/lm_rates.py --workers=4 \\
+    --stack=24                                                  (on one GPU)
 
-Plan: 294 runs, 40 minutes on two cores by the processor time of one run each: 8
-seconds at width 32 (11 minutes in all, `--filter=dim=32`), 27 at width 128.
+Plan: 336 runs, 46 minutes on two cores by the processor time of one run each: 8
+seconds at width 32 (13 minutes in all, `--filter=dim=32`), 27 at width 128.
 """
 
 import itertools
@@ -38,7 +40,7 @@ REMEDIES = (
   {"model.norm": "layer", "task.z_loss": 1e-4},
   {"model.norm": "layer", "model.qk_norm": True},
 )
-RATES = log_grid(3e-4, 0.3, 7)
+RATES = log_grid(3e-4, 0.949, 8)
 
 
 def sweep():

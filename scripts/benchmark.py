@@ -7,12 +7,15 @@
   python scripts/benchmark.py cost --to=experiments/cost
   python scripts/benchmark.py step --model=transformer_lm --arms=LN \
     --batch_size=1,16,64 --against=torch,torch_compile --dtype=bfloat16
+  python scripts/benchmark.py step --model=resnet50 --size=224 \
+    --dtype=bfloat16 --against=torch,torch_compile,torch_graphs
 
 Each round times every contender once, so that a drift of the machine meets all
 of them; quote the median of the ratios within rounds. PyTorch, plain Flax code
 and other settings of the environment run in processes of their own, with the
-same number of threads, and take their turn among the others. PyTorch and timm
-come with `pip install -e '.[bench]'`.
+same number of threads, and take their turn among the others. On a GPU all of
+them share it, and float32 has its products in TF32, as is JAX's default.
+PyTorch and timm come with `pip install -e '.[bench]'`.
 """
 
 import importlib
@@ -57,6 +60,9 @@ _ROUNDS = flags.DEFINE_integer(
 _STEPS = flags.DEFINE_integer(
   "steps", _DEFAULT.steps, "Number of steps of a run, where runs are timed."
 )
+_STACK = flags.DEFINE_list(
+  "stack", [], "Numbers of runs of a sweep in one program, on an accelerator."
+)
 _AGAINST = flags.DEFINE_list(
   "against", [], f"Libraries to compare with: {', '.join(LIBRARIES)}."
 )
@@ -71,6 +77,9 @@ _PHOTOGRAPHS = flags.DEFINE_list(
 )
 _DTYPE = flags.DEFINE_enum(
   "dtype", _DEFAULT.dtype, ["float32", "bfloat16"], "Dtype of the activations."
+)
+_SIZE = flags.DEFINE_integer(
+  "size", _DEFAULT.size, "Height and width of the images of a step."
 )
 _SETTING = flags.DEFINE_multi_string(
   "setting",
@@ -112,11 +121,13 @@ def options() -> Options:
     arms=tuple(_ARMS.value),
     rounds=_ROUNDS.value,
     steps=_STEPS.value,
+    stacks=tuple(int(number) for number in _STACK.value),
     source=_SOURCE.value,
     workers=tuple(int(number) for number in _WORKERS.value),
     photographs=tuple(_PHOTOGRAPHS.value),
     against=tuple(_AGAINST.value),
     dtype=_DTYPE.value,
+    size=_SIZE.value,
     settings=dict(setting(text) for text in _SETTING.value),
   )
 
@@ -128,6 +139,16 @@ def setting(text: str) -> tuple[str, dict[str, str]]:
   if not (name and colon) or not all(equals for _, equals, _ in pairs):
     raise ValueError(f"--setting={text}: expected NAME:VARIABLE=VALUE;...")
   return name, {variable: value for variable, _, value in pairs}
+
+
+def share_gpu() -> None:
+  """Leaves memory of a GPU to other processes; hides it from them on a CPU.
+
+  JAX takes three quarters of the memory when it starts, unless told not to.
+  """
+  os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+  if os.environ.get("JAX_PLATFORMS") == "cpu":
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def save(tables: Sequence[Table], text: str, about: dict) -> None:
@@ -158,6 +179,7 @@ def main(argv: list[str]) -> None:
         "--to is for the benchmark cost; else --json, --markdown"
       )
     chosen = options()
+    share_gpu()
     print(backend.configure(), flush=True)
     benchmark = importlib.import_module(f"ws_jax.bench.{argv[1]}")
     tables = benchmark.run(chosen)

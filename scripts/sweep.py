@@ -67,6 +67,14 @@ _WORKERS = flags.DEFINE_integer(
   " or with devices of its own.",
   lower_bound=1,
 )
+_STACK = flags.DEFINE_integer(
+  "stack",
+  1,
+  "Most runs that a worker trains in one program: runs that differ in learning"
+  " rate, weight decay, momentum or seed. For a GPU or TPU that a small network"
+  " leaves idle; a CPU is slower with it.",
+  lower_bound=1,
+)
 _LAUNCHER = flags.DEFINE_enum(
   "launcher",
   "local",
@@ -180,7 +188,8 @@ def worker_command(out: pathlib.Path) -> list[str]:
   """Returns the command that starts a worker of this sweep, from any folder."""
   experiment = pathlib.Path(_EXPERIMENT.value).absolute()
   command = [sys.executable, os.path.abspath(__file__), "--worker"]
-  return [*command, f"--experiment={experiment}", f"--out={out.absolute()}"]
+  command += [f"--experiment={experiment}", f"--out={out.absolute()}"]
+  return [*command, f"--stack={_STACK.value}"]
 
 
 def run_here(todo: list[grid.Run], out: pathlib.Path) -> None:
@@ -227,7 +236,7 @@ def main(argv: list[str]) -> None:
     if _WORKER.value:
       # The parent does not: it would take a device from the workers.
       print(backend.configure(), file=sys.stderr, flush=True)
-      work(base, out)
+      work(base, out, stack=_STACK.value)
       return
     # All of them, whatever the filter: a report says which runs are missing.
     every = plan_of(path, experiment)

@@ -119,6 +119,7 @@ def test_two_processes_stream_what_one_does(tmp_path):
     "data.name": str(tmp_path / "images"),
     "data.image_size": 8,
     "data.eval_resize": 9,
+    "optim.micro_batch_size": 8,
     "task.crop_padding": 0,
     "model.norm": "batch",
   }

@@ -1,6 +1,8 @@
 """Runs on a mesh of devices equal a run on one, however arrays are split."""
 
+import dataclasses
 import functools
+import re
 
 import jax
 import numpy as np
@@ -101,6 +103,24 @@ def test_a_mesh_computes_what_one_device_does(layout, norm, micro_batches):
     *(where(before), where(got), got),
   )
   assert all(jax.tree.leaves(same))
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_micro_batches_of_a_stream_stay_on_their_devices(streamed):
+  """Taken by their indices, all images of the step went to every device."""
+  program = make((4, 1), streamed=streamed)
+  task = dataclasses.replace(program.task, streamed=streamed)
+  program = dataclasses.replace(program, task=task)
+  by_example = sharding.by_example(program.mesh)
+  images = jax.tree.map(lambda x: x[:16], small.images()["train"])
+  arrays = place.put(images, by_example)
+  indices = np.arange(16, dtype=np.int32).reshape(2, 8)
+  state = fresh(program)
+  lowered = step._jitted(step.train_step).lower(program, state, arrays, indices)
+  text = lowered.compile().as_text()
+  moves = "all-gather|all-to-all|collective-permute|all-reduce"
+  moved = re.findall(rf"= u8\[[\d,]+\]\S* (?:{moves})", text)
+  assert bool(moved) != streamed
 
 
 def test_parameters_and_optimizer_state_are_stored_in_parts():

@@ -278,6 +278,26 @@ def test_steps_take_the_examples_that_memory_takes(images):
   np.testing.assert_array_equal(arrays["label"], labels[order].ravel())
 
 
+def test_each_device_holds_a_part_of_every_micro_batch(images):
+  """Otherwise a micro-batch would be sent from device to device."""
+  alone = source(images, seed=7, micro=4)
+  spread = source(images, seed=7, micro=4, devices=2)
+  (one, order), (other, positions) = (x.block(2, 1) for x in (alone, spread))
+  for each in (alone, spread):
+    each.close()
+  held = [
+    set(np.ravel(x.index[0].indices(8)[:1]))
+    for x in other["label"].addressable_shards
+  ]
+  assert held == [{0}, {4}]
+  # The two micro-batches of both devices, of two examples each.
+  assert (positions[0] // 4).tolist() == [[0, 0, 1, 1]] * 2
+  for key in one:
+    np.testing.assert_array_equal(
+      np.asarray(other[key])[positions], np.asarray(one[key])[order]
+    )
+
+
 def test_another_seed_or_epoch_crops_differently(images):
   one, other = steps_of(images, [0]), steps_of(images, [0], seed=1)
   assert one[0]["image"] != other[0]["image"]

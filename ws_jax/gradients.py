@@ -190,7 +190,7 @@ def monitor_effective_learning_rates(
     chosen = select(params, where)
     # Each is an array of its own, because a state may be donated, and a buffer
     # can be donated only once.
-    zeros = lambda: {path: jnp.zeros(()) for path in chosen}
+    zeros = lambda: {path: jnp.zeros((), jnp.float32) for path in chosen}
     rates = {} if learning_rate is None else zeros()
     return EffectiveLearningRates(jnp.zeros((), jnp.int32), zeros(), rates)
 

@@ -37,6 +37,7 @@ LIBRARIES = {
   "torch": "timm's layers in PyTorch, channels last",
   "torch_malloc": "torch, with freed memory kept as ours is",
   "torch_compile": "torch, with forward and loss compiled",
+  "torch_graphs": "torch_compile, replaying CUDA graphs",
 }
 
 DEFAULT_MODEL = "resnet20"
@@ -55,6 +56,7 @@ class Options:
     rounds: Number of times each contender is timed; None for the benchmark's
       own.
     steps: Number of steps of a run, in benchmarks that do whole runs.
+    stacks: Numbers of runs in one program, in `sweep`; () for none together.
     source: Where `input` gets its images: "memory" or "stream".
     workers: Numbers of workers of the loaders of `input`, streamed.
     photographs: Folders with photographs to cut its images from; () for where
@@ -62,6 +64,8 @@ class Options:
     examples: Number of these images.
     against: Names in `LIBRARIES`.
     dtype: Dtype of the activations.
+    size: Height and width of images; beyond those of CIFAR models have the stem
+      that they were published with.
     settings: Environment variables by name. Each name is one more contender:
       our program in a process with these variables.
   """
@@ -71,12 +75,14 @@ class Options:
   arms: tuple[str, ...] = _IMAGES
   rounds: int | None = None
   steps: int = 200
+  stacks: tuple[int, ...] = ()
   source: str = "memory"
   workers: tuple[int, ...] = (1, 2)
   photographs: tuple[str, ...] = ()
   examples: int = 400
   against: tuple[str, ...] = ()
   dtype: str = "float32"
+  size: int = 32
   settings: Mapping[str, Mapping[str, str]] = dataclasses.field(
     default_factory=dict
   )

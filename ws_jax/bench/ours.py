@@ -18,7 +18,8 @@ from ws_jax.train import step as steps
 # So small that the network does not learn the random labels by heart within a
 # benchmark: near a loss of zero gradients are denormal numbers, which are slow.
 LEARNING_RATE = 0.01
-_IMAGES = {"model.stem": "cifar", "task.crop_padding": 0, "task.flip": False}
+_IMAGES = {"task.crop_padding": 0, "task.flip": False}
+_SMALL = 64  # Largest images of which a model has the stem for small ones.
 
 
 def noise(
@@ -41,11 +42,18 @@ def noise(
   )
 
 
+def stem(model: str, size: int) -> str | None:
+  """Returns the stem for images of that size; None where a model has none."""
+  own = models.MODELS.get(model, {}).get("stem")
+  return "cifar" if size <= _SMALL else own
+
+
 def set_up(
   model: str,
   arm: str,
   batch_size: int,
   dataset: Any = None,
+  size: int = 32,
   **overrides: Any,
 ) -> build.Setup:
   """Sets up a run in which nothing is random but the first weights.
@@ -53,20 +61,22 @@ def set_up(
   So every library sees the same inputs, and steps can be compared.
 
   Args:
-    model: Name of a model in `ws_jax.models`; that of a ResNet has the stem for
-      small images.
+    model: Name of a model in `ws_jax.models`.
     arm: Name of an arm in `ARMS`.
     batch_size: Number of examples in a step.
     dataset: Data, as `build.start` takes them; None for one batch of noise.
+    size: Height and width of images of noise; see `stem`.
     **overrides: Other keys, with `__` for the dot: `optim__micro_batch_size=8`.
   """
+  task: Any = None
   if model in text.LENGTHS:
     task, noisy = text.noise(model, batch_size)
     settings = text.settings(model)
-  else:
-    task, noisy, settings = None, noise(batch_size), _IMAGES
-  if model in speech.MODELS:
+  elif model in speech.MODELS:
     noisy, settings = speech.noise(batch_size), speech.settings(model)
+  else:
+    noisy = noise(batch_size, size)
+    settings = _IMAGES | {"model.stem": stem(model, size)}
   settings = {
     "model.name": model,
     "data.batch_size": batch_size,
@@ -151,11 +161,16 @@ class Step:
   def plan(self, donate: bool = True) -> Any:
     """Returns XLA's memory analysis of a step, or of one micro-batch."""
     indices = jnp.asarray(self.indices[0])
-    if len(indices) == 1:
+    if self._block and jax.default_backend() != "cpu" and donate:
+      # The program that has run already: a GPU takes minutes for another.
+      jitted = jit(steps._loop, static_argnums=0, donate_argnums=1)
+      count = len(self.indices)
+      args: tuple[Any, ...] = (self.state, self.arrays, self.indices, count)
+    elif len(indices) == 1:
       jitted = jit(
         steps.train_step, static_argnums=0, donate_argnums=1 if donate else ()
       )
-      args: tuple[Any, ...] = (self.state, self.arrays, indices)
+      args = (self.state, self.arrays, indices)
     else:
       jitted = jit(
         steps.accumulate, static_argnums=0, donate_argnums=3 if donate else ()

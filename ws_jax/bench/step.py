@@ -5,6 +5,8 @@ import pathlib
 import tempfile
 from typing import Any
 
+import jax
+
 from ws_jax.bench import DEFAULT_MODEL, Options, Table, speech, text, timing
 from ws_jax.bench.others import Others
 from ws_jax.bench.ours import Step
@@ -22,6 +24,8 @@ def _table(options: Options, others: Others, batch_size: int) -> Table:
   how: dict[str, Any] = (
     {} if options.dtype == "float32" else {"model__dtype": options.dtype}
   )
+  if options.size != Options().size:
+    how["size"] = options.size
   contenders: dict[str, timing.Contender] = {}
   with tempfile.TemporaryDirectory() as folder:
     for arm in options.arms:
@@ -32,7 +36,10 @@ def _table(options: Options, others: Others, batch_size: int) -> Table:
       if model in speech.MODELS:
         # Whole steps, as a run does them, and what a loop would make of them.
         whole: dict[str, Any] = {"checked_steps": 0, "clips": True, **how}
-        for words, loop in (("", False), (", in a loop", True)):
+        ways = {"": False, ", in a loop": True}
+        if jax.default_backend() != "cpu":
+          ways.pop("")  # elsewhere every run is in a loop
+        for words, loop in ways.items():
           contenders[f"{arm} from clips{words}"] = Step(
             model, arm, batch_size, loop=loop, **whole
           )
@@ -45,9 +52,19 @@ def _table(options: Options, others: Others, batch_size: int) -> Table:
   length = text.LENGTHS.get(model)
   for row in rows if length else ():
     row["tokens/s"] = length * row["examples/s"]
-  inputs = f"{length} tokens" if length else "32x32"
+  inputs = f"{length} tokens" if length else f"{options.size}x{options.size}"
   if model in speech.MODELS:
     inputs = "clips of one second"
   return Table(
-    f"step: {model}, {inputs}, batch {batch_size}, {options.dtype}", rows
+    f"step: {model}, {inputs}, batch {batch_size}, {_arithmetic(options)}", rows
   )
+
+
+def _arithmetic(options: Options) -> str:
+  """Returns the dtype, and the GPU where it is one."""
+  device = jax.devices()[0]
+  if device.platform != "gpu":
+    return options.dtype
+  # The default of JAX, and what `torch_step` asks PyTorch for.
+  low = {"float32": "float32 with products in TF32"}
+  return f"{low.get(options.dtype, options.dtype)}, on {device.device_kind}"

@@ -31,7 +31,9 @@ CONFIG = (
 
 
 def sweep():
-  return product({arms}, **{{"optim.learning_rate": {rates}}})
+  return product(
+    {arms}, **{{"seed": {seeds}, "optim.learning_rate": {rates}}}
+  )
 """
 
 
@@ -49,19 +51,22 @@ def run(options: Options) -> list[Table]:
 
 def _table(options: Options, batch_size: int) -> Table:
   model = options.model or "resnet8"
-  grid = list(itertools.product(options.arms, LEARNING_RATES))
+  seeds = range(-(-max(options.stacks, default=1) // len(LEARNING_RATES)))
+  grid = list(itertools.product(options.arms, seeds, LEARNING_RATES))
   cores = len(os.sched_getaffinity(0))
   with tempfile.TemporaryDirectory() as folder:
     images = str(pathlib.Path(folder, "images.npz"))
     write_images(images)
     common = {"data": images, "steps": options.steps, "batch_size": batch_size}
 
-    def whole_sweep(workers: int) -> timing.Contender:
-      return lambda: _sweep(model, options, batch_size, workers)
+    def whole_sweep(workers: int, stack: int = 1) -> timing.Contender:
+      return lambda: _sweep(
+        model, options, batch_size, workers, list(seeds), stack
+      )
 
     def processes(library: str, at_once: int) -> timing.Contender:
       def one(cell):
-        arm, rate = cell
+        arm, _, rate = cell
         module, env = side(library)
         arguments: dict[str, Any] = common | {"learning_rate": rate}
         if library == "flax":
@@ -81,8 +86,10 @@ def _table(options: Options, batch_size: int) -> Table:
       return contender
 
     contenders: dict[str, timing.Contender] = {"ours": whole_sweep(1)}
-    if cores > 1:
+    if cores > 1 and not options.stacks:
       contenders[f"ours, {cores} workers"] = whole_sweep(cores)
+    for stack in options.stacks:
+      contenders[f"ours, {stack} in a program"] = whole_sweep(1, stack)
     for library in options.against:
       for at_once in dict.fromkeys((1, cores)):
         name = f"{library}, a process a run, {at_once} at once"
@@ -99,7 +106,12 @@ def _table(options: Options, batch_size: int) -> Table:
 
 
 def _sweep(
-  model: str, options: Options, batch_size: int, workers: int
+  model: str,
+  options: Options,
+  batch_size: int,
+  workers: int,
+  seeds: list[int],
+  stack: int,
 ) -> float:
   """Runs a sweep by its command, with an empty cache; returns the seconds."""
   with tempfile.TemporaryDirectory() as folder:
@@ -110,6 +122,7 @@ def _sweep(
       batch_size=batch_size,
       steps=options.steps,
       arms=arms,
+      seeds=seeds,
       rates=list(LEARNING_RATES),
     )
     experiment.write_text(text)
@@ -121,6 +134,7 @@ def _sweep(
         f"--experiment={experiment}",
         f"--out={folder}/out",
         f"--workers={workers}",
+        f"--stack={stack}",
       ],
       env=os.environ | {"JAX_COMPILATION_CACHE_DIR": f"{folder}/cache"},
       capture_output=True,

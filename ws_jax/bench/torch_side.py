@@ -6,8 +6,8 @@ both JAX and PyTorch.
 """
 
 import functools
+import importlib
 import importlib.util
-import os
 import pathlib
 import sys
 import time
@@ -20,7 +20,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+# From this folder, where the worker finds it; as a part of ws_jax it would
+# import JAX.
+torch_step = importlib.import_module("torch_step")
+
+DEVICE = torch_step.DEVICE
 
 
 @functools.cache
@@ -39,8 +43,11 @@ def _timm_layers() -> tuple[Any, Any]:
     package = types.ModuleType(name)
     package.__path__ = [str(path)]
     sys.modules[name] = package
+  from timm.layers.fast_norm import set_fast_norm
   from timm.layers.norm import GroupNorm
   from timm.layers.std_conv import StdConv2d
+
+  set_fast_norm()  # In autocast, the dtype of activations for GroupNorm, too.
 
   return StdConv2d, GroupNorm
 
@@ -73,7 +80,7 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-  """The network of `ws_jax.models.ResNet` with the stem for small images."""
+  """The network of `ws_jax.models.ResNet`, with either of two stems."""
 
   def __init__(self, settings: Mapping[str, Any], inputs: int):
     super().__init__()
@@ -92,7 +99,9 @@ class ResNet(nn.Module):
       return nn.BatchNorm2d(channels)
 
     width = settings["channels"]
-    self.stem = make_conv(inputs, width, 3, 1)
+    self.pools = settings["stem"] == "imagenet"
+    size, stride = (7, 2) if self.pools else (3, 1)
+    self.stem = make_conv(inputs, width, size, stride)
     self.stem_norm = make_norm(width)
     last, blocks = width, []
     for stage, size in enumerate(settings["block_sizes"]):
@@ -112,9 +121,11 @@ class ResNet(nn.Module):
 
   def forward(self, x):
     x = functional.relu(self.stem_norm(self.stem(x)))
+    if self.pools:
+      x = functional.max_pool2d(x, 3, 2, padding=1)
     for block in self.blocks:
       x = block(x)
-    return self.head(x.mean((2, 3)))
+    return self.head(x.float().mean((2, 3)))
 
   def load(self, arrays) -> None:
     """Sets the parameters, from arrays by name.
@@ -133,81 +144,40 @@ class ResNet(nn.Module):
         own[".".join([*owner, names[leaf]])].copy_(value.permute(axes))
 
 
-class Step:
-  """A training step on a batch that is ready: forward, backward, update.
+def make(settings: Mapping[str, Any], arrays) -> nn.Module:
+  """Returns the network with the weights that `ours.Step` wrote.
 
   Args:
-    network: Settings `channels`, `block_sizes`, `bottleneck`, `norm` and `ws`.
-    weights: Path of the file that `ours.Step` wrote.
-    learning_rate: Learning rate of SGD, which has Nesterov momentum 0.9 and
-      weight decay 5e-4 on kernels.
-    micro_batch_size: Number of examples in a micro-batch; None for the whole
-      batch.
-    compiled: Whether `torch.compile` compiles forward pass and loss.
-    checked_steps: Number of steps done when it is made; their losses are kept.
-
-  Attributes:
-    losses: Losses of these first steps.
+    settings: Settings `channels`, `block_sizes`, `bottleneck`, `stem`, `norm`,
+      `ws` and `dtype`.
+    arrays: Arrays of that file.
   """
+  network = ResNet(settings, arrays["inputs"].shape[-1])
+  network.load(arrays)
+  return network
 
-  def __init__(
-    self,
-    network: Mapping[str, Any],
-    weights: str,
-    learning_rate: float,
-    micro_batch_size: int | None = None,
-    compiled: bool = False,
-    checked_steps: int = 3,
-  ):
-    _use_threads()
-    with np.load(weights, allow_pickle=False) as file:
-      arrays = dict(file)
-    self.images = _images(arrays["inputs"])
-    self.labels = torch.from_numpy(arrays["labels"]).long().to(DEVICE)
-    self.micro = micro_batch_size or len(self.labels)
-    self.network = ResNet(network, self.images.shape[1])
-    self.network.load(arrays)
-    self.network.to(DEVICE, memory_format=torch.channels_last)
-    self.optimizer = _optimizer(self.network, learning_rate)
-    self.loss = torch.compile(self._loss) if compiled else self._loss
-    self.losses = [
-      sum(loss.item() for loss in self._step()) for _ in range(checked_steps)
-    ]
 
-  def __call__(self) -> float:
-    """Does a step, waits for it, and returns the seconds."""
-    began = time.perf_counter()
-    self._step()
-    if DEVICE == "cuda":
-      torch.cuda.synchronize()
-    return time.perf_counter() - began
+def batch(settings: Mapping[str, Any], arrays) -> tuple[Any, Any]:
+  """Returns the images, channels last, and their labels."""
+  del settings
+  return _images(arrays["inputs"]), torch.from_numpy(arrays["labels"])
 
-  def _step(self) -> list[torch.Tensor]:
-    self.optimizer.zero_grad(set_to_none=True)
-    losses = []
-    for some, labels in zip(
-      self.images.split(self.micro), self.labels.split(self.micro), strict=True
-    ):
-      loss = self.loss(some, labels) * (len(labels) / len(self.labels))
-      loss.backward()
-      losses.append(loss.detach())
-    self.optimizer.step()
-    return losses
 
-  def _loss(self, images, labels):
-    return functional.cross_entropy(self.network(images), labels)
+def optimizer(network: nn.Module, learning_rate: float) -> Any:
+  """Returns SGD as we have it."""
+  return torch_step.sgd(network, learning_rate)
 
 
 class Run:
   """A run from its start to its test accuracy.
 
   Args:
-    network: Settings of the network; see `Step`.
+    network: Settings of the network; see `make`.
     data: Path of a file with the normalized images and the labels of both
       splits.
     steps: Number of steps.
     batch_size: Number of examples in a step, drawn at random.
-    learning_rate: Peak of the cosine schedule; the optimizer is that of `Step`.
+    learning_rate: Peak of the cosine schedule; the optimizer is `sgd`.
     threads: Number of threads; None for the number of cores of this process.
   """
 
@@ -220,13 +190,13 @@ class Run:
     learning_rate: float,
     threads: int | None = None,
   ):
-    _use_threads(threads)
+    torch_step.set_up(threads)
     with np.load(data, allow_pickle=False) as file:
       self.arrays = dict(file)
     self.steps, self.batch_size = steps, batch_size
     self.network = ResNet(network, self.arrays["train_image"].shape[-1])
     self.network.to(DEVICE, memory_format=torch.channels_last)
-    self.optimizer = _optimizer(self.network, learning_rate)
+    self.optimizer = optimizer(self.network, learning_rate)
 
   def __call__(self) -> float:
     """Trains, and returns the test accuracy."""
@@ -263,7 +233,7 @@ class Standardize:
   """
 
   def __init__(self, shapes: Sequence[Sequence[int]]):
-    _use_threads()
+    torch_step.set_up()
     generator = torch.Generator().manual_seed(0)
     make = lambda h, w, i, o: torch.randn(o, i, h, w, generator=generator)
     kernels = [0.05 * make(*shape).to(DEVICE) for shape in shapes]
@@ -294,7 +264,7 @@ class Norm:
   """
 
   def __init__(self, kind: str, shape: Sequence[int]):
-    _use_threads()
+    torch_step.set_up()
     channels = shape[-1]
     group = kind == "group"
     self.layer = (
@@ -333,7 +303,7 @@ class Conv:
     stride: int,
     which: str,
   ):
-    _use_threads()
+    torch_step.set_up()
     rng = np.random.default_rng(0)
     self.x = _images(rng.normal(size=inputs))
     self.kernel = _images(rng.normal(size=[kernel[i] for i in (3, 0, 1, 2)]))
@@ -368,25 +338,6 @@ class Conv:
     )
 
 
-def _use_threads(threads: int | None = None) -> None:
-  torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
-
-
 def _images(nhwc: np.ndarray) -> torch.Tensor:
   images = torch.from_numpy(nhwc.astype(np.float32)).permute(0, 3, 1, 2)
   return images.to(DEVICE, memory_format=torch.channels_last)
-
-
-def _optimizer(network: nn.Module, learning_rate: float):
-  kernels = [p for p in network.parameters() if p.ndim > 1]
-  others = [p for p in network.parameters() if p.ndim == 1]
-  return torch.optim.SGD(
-    [
-      {"params": kernels, "weight_decay": 5e-4},
-      {"params": others, "weight_decay": 0.0},
-    ],
-    lr=learning_rate,
-    momentum=0.9,
-    nesterov=True,
-    fused=True,
-  )

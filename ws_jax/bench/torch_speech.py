@@ -4,9 +4,8 @@ Modules have the names of ours, so that weights carry over by name. Like
 `torch_side` it runs in a worker and imports nothing of ws_jax.
 """
 
+import importlib
 import math
-import os
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +14,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+# From this folder, where the worker finds it; as a part of ws_jax it would
+# import JAX.
+torch_step = importlib.import_module("torch_step")
+
 # The epsilon of our default convention, for equal losses.
 _EPSILON = 1e-10
 
@@ -203,65 +205,28 @@ def arrange(features: np.ndarray, family: str) -> torch.Tensor:
   return x[:, None].contiguous(memory_format=torch.channels_last)
 
 
-class Step:
-  """A training step on a batch that is ready: forward, backward, update.
+def make(settings: Mapping[str, Any], arrays: Mapping[str, Any]) -> nn.Module:
+  """Returns a network with the weights that `ours.Step` wrote.
 
   Args:
-    network: Settings of the network, as `speech.network` returns them.
-    weights: Path of the file that `ours.Step` wrote.
-    learning_rate: Learning rate of SGD, which has Nesterov momentum 0.9 and
-      weight decay 5e-4 on kernels.
-    micro_batch_size: Must be None or the whole batch.
-    compiled: Whether `torch.compile` compiles forward pass and loss.
-    checked_steps: Number of steps done when it is made; their losses are kept.
-
-  Attributes:
-    losses: Losses of these first steps.
+    settings: Settings of the network, as `speech.network` returns them.
+    arrays: Arrays of that file.
   """
+  family, bands = settings["family"], arrays["inputs"].shape[-1]
+  network = NETWORKS[family](settings, bands)
+  load(network, arrays)
+  return network
 
-  def __init__(
-    self,
-    network: Mapping[str, Any],
-    weights: str,
-    learning_rate: float,
-    micro_batch_size: int | None = None,
-    compiled: bool = False,
-    checked_steps: int = 3,
-  ):
-    del micro_batch_size
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    with np.load(weights, allow_pickle=False) as file:
-      arrays = dict(file)
-    family, features = network["family"], arrays["inputs"]
-    self.features = arrange(features, family).to(DEVICE)
-    self.labels = torch.from_numpy(arrays["labels"]).long().to(DEVICE)
-    self.low = network["dtype"] == "bfloat16"
-    self.network = NETWORKS[family](network, features.shape[-1])
-    load(self.network, arrays)
-    self.network.to(DEVICE, memory_format=torch.channels_last)
-    self.optimizer = _sgd(self.network, learning_rate)
-    self.loss = torch.compile(self._loss) if compiled else self._loss
-    self.losses = [self._step().item() for _ in range(checked_steps)]
 
-  def __call__(self) -> float:
-    """Does a step, waits for it, and returns the seconds."""
-    began = time.perf_counter()
-    self._step()
-    if DEVICE == "cuda":
-      torch.cuda.synchronize()
-    return time.perf_counter() - began
+def batch(settings: Mapping[str, Any], arrays: Mapping[str, Any]) -> Any:
+  """Returns the features as the network takes them, and the labels."""
+  features = arrange(arrays["inputs"], settings["family"])
+  return features, torch.from_numpy(arrays["labels"])
 
-  def _step(self) -> torch.Tensor:
-    self.optimizer.zero_grad(set_to_none=True)
-    loss = self.loss(self.features, self.labels)
-    loss.backward()
-    self.optimizer.step()
-    return loss.detach()
 
-  def _loss(self, features, labels):
-    with torch.autocast(DEVICE, torch.bfloat16, enabled=self.low):
-      logits = self.network(features)
-    return functional.cross_entropy(logits.float(), labels)
+def optimizer(network: nn.Module, learning_rate: float) -> Any:
+  """Returns SGD as we have it."""
+  return torch_step.sgd(network, learning_rate)
 
 
 def load(network: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
@@ -278,18 +243,3 @@ def load(network: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
     paths = [f"{owner}/{one}" for one in leaves[leaf]]
     array = next(arrays[path] for path in paths if path in arrays)
     value.data.copy_(torch.from_numpy(array.transpose(axes[array.ndim]).copy()))
-
-
-def _sgd(network: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
-  kernels = [p for p in network.parameters() if p.ndim > 1]
-  others = [p for p in network.parameters() if p.ndim == 1]
-  return torch.optim.SGD(
-    [
-      {"params": kernels, "weight_decay": 5e-4},
-      {"params": others, "weight_decay": 0.0},
-    ],
-    lr=learning_rate,
-    momentum=0.9,
-    nesterov=True,
-    fused=True,
-  )

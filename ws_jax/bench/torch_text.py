@@ -1,13 +1,13 @@
 """The models of text in PyTorch, and a run of a language model.
 
 `NETWORKS` are the twins of `ws_jax.models.transformer` and `text_cnn`, with
-their arithmetic and without dropout; `Step` times a training step of one. `Run`
-trains a GPT as nanoGPT does, for `experiments/lm_nanogpt.py`. Like `torch_side`
-it runs in a worker and imports nothing of ws_jax.
+their arithmetic and without dropout. `Run` trains a GPT as nanoGPT does, for
+`experiments/lm_nanogpt.py`. Like `torch_side` it runs in a worker and imports
+nothing of ws_jax.
 """
 
+import importlib
 import math
-import os
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +17,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+# From this folder, where the worker finds it; as a part of ws_jax it would
+# import JAX.
+torch_step = importlib.import_module("torch_step")
+
+DEVICE = torch_step.DEVICE
 Settings = Mapping[str, Any]
 
 
@@ -227,66 +231,29 @@ NETWORKS = {
 }
 
 
-class Step:
-  """A training step on a batch that is ready: forward, backward, update.
+def make(settings: Settings, arrays: Mapping[str, np.ndarray]) -> nn.Module:
+  """Returns a network with the weights that `ours.Step` wrote.
 
   Args:
-    network: `model`, a name in `NETWORKS`, and the settings of its class.
-    weights: Path of the file that `ours.Step` wrote.
-    learning_rate: Learning rate of AdamW, with b2 0.999 and weight decay 5e-4
-      on kernels.
-    micro_batch_size: Must be None or the whole batch.
-    compiled: Whether `torch.compile` compiles forward pass and loss.
-    checked_steps: Number of steps done when it is made; their losses are kept.
-
-  Attributes:
-    losses: Losses of these first steps.
+    settings: `model`, a name in `NETWORKS`, and the settings of its class.
+    arrays: Arrays of that file.
   """
+  network = NETWORKS[settings["model"]](settings)
+  network.load(arrays)
+  return network
 
-  def __init__(
-    self,
-    network: Settings,
-    weights: str,
-    learning_rate: float,
-    micro_batch_size: int | None = None,
-    compiled: bool = False,
-    checked_steps: int = 3,
-  ):
-    del micro_batch_size
-    _use_threads()
-    with np.load(weights, allow_pickle=False) as file:
-      arrays = dict(file)
-    label = "labels" if "labels" in arrays else "targets"
-    self.tokens = torch.from_numpy(arrays["inputs"]).long().to(DEVICE)
-    self.labels = torch.from_numpy(arrays[label]).long().to(DEVICE)
-    self.low = network["dtype"] == "bfloat16"
-    self.network = NETWORKS[network["model"]](network)
-    self.network.load(arrays)
-    self.network.to(DEVICE)
-    self.optimizer = _adamw(self.network, learning_rate, 5e-4, (0.9, 0.999))
-    self.loss = torch.compile(self._loss) if compiled else self._loss
-    self.losses = [self._step().item() for _ in range(checked_steps)]
 
-  def __call__(self) -> float:
-    """Does a step, waits for it, and returns the seconds."""
-    began = time.perf_counter()
-    self._step()
-    if DEVICE == "cuda":
-      torch.cuda.synchronize()
-    return time.perf_counter() - began
+def batch(settings: Settings, arrays: Mapping[str, np.ndarray]) -> Any:
+  """Returns the tokens, and the labels or the tokens to predict."""
+  del settings
+  label = "labels" if "labels" in arrays else "targets"
+  tokens, labels = (torch.from_numpy(arrays[x]) for x in ("inputs", label))
+  return tokens.long(), labels
 
-  def _step(self) -> torch.Tensor:
-    self.optimizer.zero_grad(set_to_none=True)
-    loss = self.loss(self.tokens, self.labels)
-    loss.backward()
-    self.optimizer.step()
-    return loss.detach()
 
-  def _loss(self, tokens, labels):
-    with torch.autocast(DEVICE, torch.bfloat16, enabled=self.low):
-      logits = self.network(tokens)
-    logits = logits.float().flatten(0, -2)
-    return functional.cross_entropy(logits, labels.flatten())
+def optimizer(network: nn.Module, learning_rate: float) -> Any:
+  """Returns AdamW with b2 0.999 and weight decay 5e-4 on kernels."""
+  return _adamw(network, learning_rate, 5e-4, (0.9, 0.999))
 
 
 class Run:
@@ -313,7 +280,7 @@ class Run:
   def __init__(
     self, data: str, settings: Settings, learning_rate: float, seed: int = 0
   ):
-    _use_threads()
+    torch_step.set_up()
     torch.manual_seed(seed)
     with np.load(data, allow_pickle=False) as file:
       self.arrays = dict(file)
@@ -383,7 +350,3 @@ def _adamw(network, learning_rate, decay, betas, embedding=False):
     {"params": [p for n, p in named if not decays(n, p)], "weight_decay": 0.0},
   ]
   return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=True)
-
-
-def _use_threads() -> None:
-  torch.set_num_threads(len(os.sched_getaffinity(0)))

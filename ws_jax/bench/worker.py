@@ -163,7 +163,9 @@ def _answers() -> Iterator[dict[str, Any]]:
       elif "call" in request:
         result = made[request["call"]]()
       elif "turn" in request:
-        result = turn(made[request["turn"]])
+        contender = made[request["turn"]]
+        # A call of some does several steps.
+        result = turn(contender) / getattr(contender, "count", 1)
       elif "peak" in request:
         result = _peak(request["peak"])
       else:
@@ -190,13 +192,14 @@ def _load(name: str) -> ModuleType:
   spec = importlib.util.spec_from_file_location(path.stem, path)
   assert spec is not None and spec.loader is not None
   module = importlib.util.module_from_spec(spec)
+  sys.modules[name] = module  # the same one for those that import it
   spec.loader.exec_module(module)
   return module
 
 
 if __name__ == "__main__":
-  # Python puts this folder first; its `profile` would hide the standard one.
-  sys.path.pop(0)
+  # Python puts this folder first, where its `profile` hides the standard one.
+  sys.path.append(sys.path.pop(0))
   for setup in sys.argv[1:]:
     from ws_jax.train import backend
 

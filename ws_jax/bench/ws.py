@@ -84,7 +84,8 @@ def _table(network: str, rounds: int, worker: Worker | None) -> Table:
     contenders[name] = timing.timed(
       lambda compiled=compiled: compiled(params, params)
     )
-  contenders["memcpy"] = timing.timed(_memcpy(params))
+  if jax.default_backend() == "cpu":
+    contenders["memcpy"] = timing.timed(_memcpy(params))
   if worker is not None:
     shapes = [x.shape for x in params.values()]
     number = worker.make("torch_side", "Standardize", shapes=shapes)

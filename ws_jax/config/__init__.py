@@ -27,9 +27,17 @@ from ws_jax.config.overrides import (
   variant,
 )
 from ws_jax.config.resolved import check, resolve
-from ws_jax.config.table import ConfigError, default, flatten, keys, nearest
+from ws_jax.config.table import (
+  TRACED,
+  ConfigError,
+  default,
+  flatten,
+  keys,
+  nearest,
+)
 
 __all__ = [
+  "TRACED",
   "ConfigError",
   "apply",
   "apply_texts",

@@ -16,6 +16,16 @@ from ws_jax.base import keys as key
 
 _LARGEST_SEED = 2**31 - 1
 
+# These are leaves of the train state, not constants of the program. Runs that
+# differ in nothing else share one compile, and can share one program.
+TRACED = (
+  "optim.learning_rate",
+  "optim.base_learning_rate",
+  "optim.weight_decay",
+  "optim.momentum",
+  "seed",
+)
+
 # Sections whose `name` decides which other keys they have, and what tells them.
 OWNERS = {"model": models.keys, "task": tasks.keys}
 

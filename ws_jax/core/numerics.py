@@ -66,8 +66,8 @@ def standardize(
       spread = _spread(std, fan_in, convention)
       # A mean that is too large to be differentiated times slope zero is NaN.
       spread = jnp.where(std > 0, spread, lax.stop_gradient(spread))
-      low, shift = _mean(wide, axes)
-      kept = (low + shift) * _scale(fan_in, convention) / spread
+      pivot, rest = _mean(wide, axes)
+      kept = (pivot + rest) * _scale(fan_in, convention) / spread
       out = out + _over(kept if gain is None else kept * gain, wide, axes)
   else:
     out = _centred(wide, *_mean(wide, axes), axes)
@@ -87,15 +87,16 @@ def scale_and_mean(
   """Returns the gain and the mean, per filter, that undo `standardize`."""
   fan_in = _fan_in(kernel, axes)
   wide = _widen(kernel)
-  low, shift = _mean(wide, axes)
+  pivot, rest = _mean(wide, axes)
   if convention.rescale:
-    std = _std(wide, low, shift, axes, fan_in - convention.ddof)
+    std = _std(wide, pivot, rest, axes, fan_in - convention.ddof)
     scale = _spread(std, fan_in, convention)
     if convention.fan_in_scale:
       scale = scale * fan_in**0.5
   else:
-    scale = jnp.ones_like(low)
-  return scale, low + shift if convention.center else jnp.zeros_like(low)
+    scale = jnp.ones_like(pivot)
+  mean = pivot + rest
+  return scale, mean if convention.center else jnp.zeros_like(mean)
 
 
 # It has a derivative of its own because the one that JAX derives keeps more
@@ -105,12 +106,12 @@ def scale_and_mean(
 def _normalize(wide, gain, axes, convention):
   """Returns (wide - mean) / spread * scale * gain, and the deviation."""
   fan_in = _fan_in(wide, axes)
-  low, shift = _mean(wide, axes)
-  std = _std(wide, low, shift, axes, fan_in - convention.ddof)
+  pivot, rest = _mean(wide, axes)
+  std = _std(wide, pivot, rest, axes, fan_in - convention.ddof)
   factor = _scale(fan_in, convention) / _spread(std, fan_in, convention)
   if gain is not None:
     factor = factor * gain
-  return _centred(wide, low, shift, axes) * _over(factor, wide, axes), std
+  return _centred(wide, pivot, rest, axes) * _over(factor, wide, axes), std
 
 
 @_normalize.defjvp
@@ -156,31 +157,40 @@ def _normalize_jvp(axes, convention, primals, tangents):
 
 
 def _mean(x, axes):
-  """Returns the mean per filter as a sum of two: smallest weight and rest."""
-  # Measured from one of its own weights a filter loses no digits, however far
-  # its mean is from zero, and a constant one becomes exactly zero. The slope of
-  # the result does not depend on where one measures from. (The smallest weight
-  # rather than the first: a sharded axis can be reduced, but not sliced.)
-  low = lax.stop_gradient(jnp.min(x, axes))
-  return low, jnp.sum(x + _over(-low, x, axes), axes) / _fan_in(x, axes)
+  """Returns the mean per filter as a sum of two: a pivot and the rest."""
+  # The mean is measured from the value in the range of the weights that is
+  # nearest to zero. For most filters that is zero, and the rest is small. A
+  # filter whose mean is far from zero loses no digits, and a constant one
+  # becomes exactly zero. The slope of the result does not depend on the pivot.
+  # (A weight such as the first would do, but a sharded axis cannot be sliced.)
+  low, high = _range(x, axes)
+  pivot = jnp.clip(0.0, low, high)
+  return pivot, jnp.sum(x - _over(pivot, x, axes), axes) / _fan_in(x, axes)
 
 
-def _std(x, low, shift, axes, count):
-  """Returns sqrt(sum((x - low - shift)**2) / count), per filter."""
-  # In units of the shift no square is larger than fan_in**2, and that of the
-  # smallest weight is 1: nothing overflows or is lost, whatever the size.
-  size = jnp.maximum(shift, jnp.finfo(x.dtype).tiny)
+def _std(x, pivot, rest, axes, count):
+  """Returns sqrt(sum((x - pivot - rest)**2) / count), per filter."""
+  # In units of the largest weight no square is above 4, and those that matter
+  # are not lost, whatever the size: nothing overflows or underflows.
+  low, high = _range(x, axes)
+  size = jnp.maximum(jnp.maximum(-low, high), jnp.finfo(x.dtype).tiny)
   # Rounding of the mean is harmless here: its error enters squared.
-  centred = (x - _over(low + shift, x, axes)) * _over(1.0 / size, x, axes)
+  centred = (x - _over(pivot + rest, x, axes)) * _over(1.0 / size, x, axes)
   return size * jnp.sqrt(jnp.sum(centred * centred, axes) / count)
+
+
+def _range(x, axes):
+  """Returns the smallest and the largest weight of each filter."""
+  x = lax.stop_gradient(x)
+  return jnp.min(x, axes), jnp.max(x, axes)
 
 
 # The mean is subtracted in three ways: in `_mean`, in `_std` and here. Shared,
 # XLA's CPU backend would store the centred kernel and read it three times;
 # written out, each sum recomputes it.
-def _centred(x, low, shift, axes):
+def _centred(x, pivot, rest, axes):
   """Returns the kernel less the mean of each filter."""
-  return (x - _over(low, x, axes)) - _over(shift, x, axes)
+  return (x - _over(pivot, x, axes)) - _over(rest, x, axes)
 
 
 def _over(value, like, axes):

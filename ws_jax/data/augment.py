@@ -92,7 +92,7 @@ def random_window(key: jax.Array, images: jax.Array, size: int) -> jax.Array:
 def _cut(key: jax.Array, images: jax.Array, excess: int) -> jax.Array:
   """Cuts a window out of each image that is `excess` pixels smaller."""
   batch, height, width, channels = images.shape
-  offsets = jax.random.randint(key, (batch, 2), 0, excess + 1)
+  offsets = jax.random.randint(key, (batch, 2), 0, excess + 1, jnp.int32)
   offsets = _shard_like(offsets, images)
 
   def crop(image, offset):
@@ -122,7 +122,7 @@ def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
     dtype('uint8')
   """
   _check_rank(images)
-  flip = jax.random.bernoulli(key, 0.5, (images.shape[0], 1, 1, 1))
+  flip = jax.random.bernoulli(key, jnp.float32(0.5), (images.shape[0], 1, 1, 1))
   flip = _shard_like(flip, images)
   return jnp.where(flip, images[:, :, ::-1], images)
 
@@ -154,14 +154,14 @@ def mix(
   _check_rank(images)
   which, share_key, place_key = jax.random.split(key, 3)
   others = images[::-1]
-  weight = jnp.ones(images.shape[1:3])
+  weight = jnp.ones(images.shape[1:3], jnp.float32)
   if mixup:
-    share = jax.random.beta(share_key, mixup, mixup)
-    weight = jnp.full(images.shape[1:3], share)
+    share = jax.random.beta(share_key, mixup, mixup, dtype=jnp.float32)
+    weight = jnp.full(images.shape[1:3], share, jnp.float32)
   if cutmix:
-    share = jax.random.beta(share_key, cutmix, cutmix)
+    share = jax.random.beta(share_key, cutmix, cutmix, dtype=jnp.float32)
     outside = _outside(place_key, share, images.shape[1:3])
-    either = jax.random.bernoulli(which) if mixup else False
+    either = jax.random.bernoulli(which, jnp.float32(0.5)) if mixup else False
     weight = jnp.where(either, weight, outside)
   own = weight[None, :, :, None]
   mixed = own * images + (1 - own) * others
@@ -178,8 +178,8 @@ def _outside(
   inside = []
   for one, size in zip(jax.random.split(key), shape, strict=True):
     length = size * jnp.sqrt(1 - share)
-    centre = jax.random.uniform(one, maxval=float(size))
-    pixels = jnp.arange(size) + 0.5
+    centre = jax.random.uniform(one, dtype=jnp.float32, maxval=size)
+    pixels = jnp.arange(size, dtype=jnp.float32) + 0.5
     inside.append(jnp.abs(pixels - centre) < length / 2)
   return 1.0 - (inside[0][:, None] & inside[1][None, :]).astype(jnp.float32)
 

@@ -44,7 +44,7 @@ def shift_time(
   """
   if most == 0:
     return audio
-  shift = jax.random.randint(key, length.shape, -most, most + 1)
+  shift = jax.random.randint(key, length.shape, -most, most + 1, jnp.int32)
   padded = jnp.pad(audio, ((0, 0), (most, most)))
 
   def cut(clip, start):
@@ -70,7 +70,7 @@ def change_gain(key: jax.Array, audio: jax.Array, most_db: float) -> jax.Array:
   """
   if most_db == 0:
     return audio
-  gain = jax.random.uniform(key, (audio.shape[0], 1), minval=-1.0)
+  gain = jax.random.uniform(key, (audio.shape[0], 1), jnp.float32, minval=-1.0)
   return audio * 10 ** (gain * most_db / 20)
 
 
@@ -102,14 +102,14 @@ def make_noise(
   lookup(NOISES, kind, "noise")
   key, cut_key = jax.random.split(key)
   if kind == "clips":
-    chosen = jax.random.randint(key, (num_clips,), 0, clips.shape[0])
+    chosen = jax.random.randint(key, (num_clips,), 0, clips.shape[0], jnp.int32)
     return jnp.take(clips, chosen, axis=0).astype(jnp.float32)
   samples = clips.shape[1]
   size = 2 ** (_STREAM * samples - 1).bit_length()
-  stream = jax.random.normal(key, (size,))
+  stream = jax.random.normal(key, (size,), jnp.float32)
   if kind == "pink":
     spectrum = jnp.fft.rfft(stream)
-    frequency = jnp.maximum(jnp.arange(spectrum.shape[0]), 1)
+    frequency = jnp.maximum(jnp.arange(spectrum.shape[0], dtype=jnp.float32), 1)
     stream = jnp.fft.irfft(spectrum / jnp.sqrt(frequency), n=size)
   return cut_noise(cut_key, stream, num_clips, samples)
 
@@ -136,7 +136,7 @@ def cut_noise(
   times = -(-samples // stream.shape[0])
   stream = jnp.tile(stream, times) if times > 1 else stream
   places = max(stream.shape[0] - samples, 1)
-  starts = jax.random.randint(key, (num_clips,), 0, places)
+  starts = jax.random.randint(key, (num_clips,), 0, places, jnp.int32)
   cut = lambda start: jax.lax.dynamic_slice(stream, (start,), (samples,))
   return jax.vmap(cut)(starts).astype(jnp.float32)
 
@@ -177,10 +177,12 @@ def add_noise(
   energy = lambda x: jnp.square(x).sum(1, keepdims=True)
   shape = (audio.shape[0], 1)
   low, high = snr_db
-  decibels = jax.random.uniform(ratio_key, shape, minval=low, maxval=high)
+  decibels = jax.random.uniform(
+    ratio_key, shape, jnp.float32, minval=low, maxval=high
+  )
   ratio = energy(audio) / jnp.maximum(energy(noise), 1e-20)
   factor = jnp.sqrt(ratio * 10 ** (-decibels / 10))
-  chosen = jax.random.bernoulli(choice_key, probability, shape)
+  chosen = jax.random.bernoulli(choice_key, jnp.float32(probability), shape)
   return audio + jnp.where(chosen, factor, 0.0) * noise
 
 
@@ -240,7 +242,7 @@ def _stretches(
   Lengths are uniform in [0, most], and so are places where a stretch fits.
   """
   shape = (len(valid), number)
-  draws = jax.random.uniform(key, (2, *shape))
+  draws = jax.random.uniform(key, (2, *shape), jnp.float32)
   length = jnp.floor(draws[0] * (most.reshape(-1, 1) + 1))
   start = jnp.floor(draws[1] * (valid.reshape(-1, 1) - length + 1))
   position = jnp.arange(size).reshape(1, 1, -1)

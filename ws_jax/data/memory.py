@@ -78,12 +78,16 @@ class MemorySource:
       The arrays, on the devices, and positions in them: int32
       [steps, micro-batches, examples of each].
     """
+    return self.arrays, self.indices(step, num_steps)
+
+  def indices(self, step: int, num_steps: int) -> np.ndarray:
+    """Returns which examples `num_steps` steps take, as `block` does."""
     drawn = batch_indices(
       self._seed, step, num_steps, self._batch_size, self.train_size
     )
     size = self._micro_batch_size
     micro_batches = self._batch_size // size
-    return self.arrays, drawn.reshape(num_steps, micro_batches, size)
+    return drawn.reshape(num_steps, micro_batches, size)
 
   def batches(self, size: int) -> Iterator[tuple[Arrays, Any, Any]]:
     """Yields the evaluation set, every example exactly once.

@@ -49,7 +49,7 @@ def losses(program: steps.Program):
       train=True,
       key=jax.random.key(0),  # of dropout, the same at each point
     )
-    mask = jnp.ones(len(logits))
+    mask = jnp.ones(len(logits), jnp.float32)
     sums = program.task.sums(logits, batch, mask, training=True)
     return sums["loss"] / sums["count"]
 

@@ -141,7 +141,7 @@ def frame_mask(
     >>> frame_mask(jnp.asarray([3, 8]), 8, settings).tolist()
     [[1.0, 1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0, 1.0]]
   """
-  number = jnp.arange(settings.num_frames(num_samples))
+  number = jnp.arange(settings.num_frames(num_samples), dtype=jnp.int32)
   valid = number.reshape(1, -1) * settings.hop <= length.reshape(-1, 1)
   return valid.astype(jnp.float32)
 

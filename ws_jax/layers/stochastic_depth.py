@@ -46,7 +46,7 @@ class StochasticDepth(nn.Module):
       return x
     shape = (x.shape[0],) + (1,) * (x.ndim - 1)
     key = self.make_rng("dropout")
-    kept = jax.random.bernoulli(key, 1 - self.rate, shape)
+    kept = jax.random.bernoulli(key, jnp.float32(1 - self.rate), shape)
     if self.rescale:
       x = x / (1 - self.rate)
     return jnp.where(kept, x, jnp.zeros((), x.dtype))

@@ -193,7 +193,7 @@ class TransformerLM(nn.Module):
       name="embed",
     )
     start = 0 if cache is None else cache.length
-    places = start + jnp.arange(tokens.shape[1])
+    places = start + jnp.arange(tokens.shape[1], dtype=jnp.int32)
     seen = places if cache is None else jnp.arange(cache.keys.shape[2])
     mask = attention.causal(places, seen)
     parts = 1
@@ -228,8 +228,9 @@ class TransformerLM(nn.Module):
       size: Largest number of tokens of each.
     """
     s = self.shape
-    zeros = jnp.zeros((s.layers, batch, size, s.heads, s.dim // s.heads))
-    zeros = zeros.astype(s.dtype)
+    zeros = jnp.zeros(
+      (s.layers, batch, size, s.heads, s.dim // s.heads), s.dtype
+    )
     return Cache(zeros, zeros, jnp.zeros((), jnp.int32))
 
 
@@ -251,7 +252,7 @@ class TransformerClassifier(nn.Module):
     """Returns logits, float32 [B, num_classes], for tokens [B, T]."""
     shape = self.shape
     real = tokens != self.vocabulary - 1
-    places = jnp.arange(tokens.shape[1])
+    places = jnp.arange(tokens.shape[1], dtype=jnp.int32)
     x = nn.Embed(
       *(self.vocabulary, shape.dim, shape.dtype),
       embedding_init=_small,

@@ -9,17 +9,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-Overrides = Mapping[str, Any]
+from ws_jax import config
 
-# These are leaves of the train state, not constants of the program. Runs that
-# differ in nothing else share one compile, so they are run one after the other.
-TRACED = (
-  "optim.learning_rate",
-  "optim.base_learning_rate",
-  "optim.weight_decay",
-  "optim.momentum",
-  "seed",
-)
+Overrides = Mapping[str, Any]
 
 
 def product(
@@ -142,7 +134,7 @@ def plan(overrides: Iterable[Overrides], only: str = "") -> list[Run]:
   groups: dict[str, dict[str, Run]] = {}
   by_name: dict[str, Run] = {}
   for flat in points(overrides):
-    fixed = {k: v for k, v in flat.items() if k not in TRACED}
+    fixed = {k: v for k, v in flat.items() if k not in config.TRACED}
     run = Run(flat, _canonical(flat), name_of(flat), _canonical(fixed))
     other = by_name.setdefault(run.name, run)
     if other.key != run.key:

@@ -18,6 +18,7 @@ from collections.abc import (
   Callable,
   Generator,
   Iterable,
+  Iterator,
   Mapping,
   Sequence,
 )
@@ -31,7 +32,7 @@ from ws_jax.base import disk, signals
 from ws_jax.sweep import grid
 from ws_jax.sweep import rows as rows_lib
 from ws_jax.sweep.grid import Overrides, Run, plan
-from ws_jax.train import build, loop, record
+from ws_jax.train import build, checkpoint, loop, record
 
 Row = rows_lib.Row
 Train = Callable[[ml_collections.ConfigDict, str], Mapping[str, Any]]
@@ -61,6 +62,7 @@ def run_sweep(
   retry_failed: bool = False,
   train_fn: Train = loop.train_and_evaluate,
   notify: Notify = print_line,
+  stack: int = 1,
 ) -> list[Row]:
   """Trains every run that has no finished row yet; see the top of this file.
 
@@ -78,6 +80,7 @@ def run_sweep(
       returns the final metrics.
     notify: Function that is called with each run and None when it begins, and
       with the run and its row when it has ended.
+    stack: Most runs to train in one program, by `loop.train_stack`.
 
   Returns:
     The rows that these runs have now, in the order of the plan.
@@ -91,12 +94,14 @@ def run_sweep(
   out, runs = pathlib.Path(out), plan(overrides, only)
   todo = choose(config, runs, out, limit=limit, retry_failed=retry_failed)
   # The generator holds locks: close it even if somebody keeps the exception.
-  with signals.interrupt(), contextlib.closing(_take(todo, out)) as mine:
-    for run in mine:
-      notify(run, None)
-      row, stop = _run_one(config, run, out, train_fn)
-      rows_lib.append(out / "runs.csv", row)
-      notify(run, row)
+  with signals.interrupt(), contextlib.closing(_take(todo, out, stack)) as mine:
+    for together in mine:
+      for run in together:
+        notify(run, None)
+      rows, stop = _train(config, together, out, train_fn)
+      for run, row in zip(together, rows, strict=True):
+        rows_lib.append(out / "runs.csv", row)
+        notify(run, row)
       if stop is not None:
         raise stop
   rows = {row["key"]: row for row in rows_lib.read(out / "runs.csv")}
@@ -186,12 +191,15 @@ def unfinished(runs: Sequence[Run], out: pathlib.Path) -> list[Run]:
   return [run for run in runs if run.key not in ended]
 
 
-def _take(runs: Sequence[Run], out: pathlib.Path) -> Generator[Run, None, None]:
-  """Yields each run that is free, locked until the next one is asked for.
+def _take(
+  runs: Sequence[Run], out: pathlib.Path, stack: int
+) -> Generator[list[Run], None, None]:
+  """Yields runs that are free, locked until the next ones are asked for.
 
-  A process compiles least if it has all runs of one program to itself. So this
-  first takes groups of runs that no other process works on, and then helps
-  with the rest.
+  They are trained together, so at most `stack` and of one program. A process
+  compiles least if it has all runs of one program to itself. So this first
+  takes groups of runs that no other process works on, and then helps with the
+  rest.
   """
   while left := unfinished(runs, out):
     idle = True
@@ -199,51 +207,107 @@ def _take(runs: Sequence[Run], out: pathlib.Path) -> Generator[Run, None, None]:
       for structure, members in grid.by_structure(left).items():
         digest = hashlib.sha256(structure.encode()).hexdigest()[:16]
         with disk.locked(_lock_of(out, digest), wait=False) as mine:
-          for run in members if mine or not alone else ():
-            with disk.locked(_lock_of(out, run.name), wait=False) as free:
-              # Look again: it may have been finished before it became free.
-              if free and unfinished([run], out):
+          for together in (
+            _stacks(members, out, stack) if mine or not alone else ()
+          ):
+            with contextlib.ExitStack() as locks:
+              free = [run for run in together if _lock(run, out, locks)]
+              if free:
                 idle = False
-                yield run
+                yield free
     if idle:
       time.sleep(_POLL_SECONDS)
+
+
+def _lock(run: Run, out: pathlib.Path, locks: contextlib.ExitStack) -> bool:
+  """Locks a run until `locks` ends; returns whether it is ours to train."""
+  lock = disk.locked(_lock_of(out, run.name), wait=False)
+  # Look again: it may have been finished before it became free.
+  return locks.enter_context(lock) and bool(unfinished([run], out))
+
+
+def _stacks(
+  runs: Sequence[Run], out: pathlib.Path, size: int
+) -> Iterator[Sequence[Run]]:
+  """Yields the runs to train together: at most `size`, at the same step."""
+  groups: dict[int, list[Run]] = {}
+  for run in runs:
+    step = checkpoint.newest_step(out / run.name) if size > 1 else 0
+    groups.setdefault(step, []).append(run)
+  for members in groups.values():
+    for start in range(0, len(members), size):
+      yield members[start : start + size]
 
 
 def _lock_of(out: pathlib.Path, name: str) -> pathlib.Path:
   return out / ".locks" / name
 
 
-def _run_one(
+def _train(
   config: ml_collections.ConfigDict,
-  run: Run,
+  runs: Sequence[Run],
   out: pathlib.Path,
   train_fn: Train,
-) -> tuple[Row, BaseException | None]:
-  """Trains a run; returns its row, and an exception that ends the sweep."""
-  workdir = out / run.name
-  outcome: dict[str, Any] = {}
+) -> tuple[list[Row], BaseException | None]:
+  """Trains runs together; returns their rows, and what ends the sweep."""
+  outcomes: dict[str, dict[str, Any]] = {run.name: {} for run in runs}
   stop: BaseException | None = None
   # A finished run has no row if the sweep was killed in between.
-  if rows_lib.status_of(workdir).get("status") not in ("done", "diverged"):
-    workdir.mkdir(parents=True, exist_ok=True)
+  ended = ("done", "diverged")
+  todo = [
+    run
+    for run in runs
+    if rows_lib.status_of(out / run.name).get("status") not in ended
+  ]
+  for run in todo:
+    (out / run.name).mkdir(parents=True, exist_ok=True)
+  try:
+    results = _results(config, todo, out, train_fn)
+    outcomes |= {
+      run.name: _outcome(result)
+      for run, result in zip(todo, results, strict=True)
+    }
+  except loop.Interrupted as error:
+    stop, outcome = error, {"status": "interrupted"}
+    outcome |= {"step": error.step, "reason": error.reason}
+    outcomes |= {run.name: outcome for run in todo}
+  except KeyboardInterrupt as error:
+    stop, outcome = error, {"status": "interrupted", "reason": str(error)}
+    outcomes |= {run.name: outcome for run in todo}
+  except Exception as error:  # One broken run must not end the others.
+    reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    for run in todo:
+      disk.write_text(out / run.name / "error.txt", traceback.format_exc())
+      outcomes[run.name] = {"status": "failed", "reason": reason}
+  return [_row(run, out, outcomes[run.name]) for run in runs], stop
+
+
+def _results(
+  config: ml_collections.ConfigDict,
+  runs: Sequence[Run],
+  out: pathlib.Path,
+  train_fn: Train,
+) -> list[Mapping[str, Any] | loop.Diverged]:
+  """Trains runs; returns the metrics of each, or how it diverged."""
+  configs = [config_of(config, run) for run in runs]
+  workdirs = [str(out / run.name) for run in runs]
+  if len(runs) > 1:
+    return list(loop.train_stack(configs, workdirs))
+  results: list[Mapping[str, Any] | loop.Diverged] = []
+  for one, workdir in zip(configs, workdirs, strict=True):
     try:
-      metrics = train_fn(config_of(config, run), str(workdir))
-      outcome = {"status": "done", "reason": None, "metrics": dict(metrics)}
+      results.append(train_fn(one, workdir))
     except loop.Diverged as error:
-      outcome = {"status": "diverged"}
-      outcome |= {"step": error.step, "reason": error.reason}
-    except loop.Interrupted as error:
-      stop = error
-      outcome = {"status": "interrupted"}
-      outcome |= {"step": error.step, "reason": error.reason}
-    except KeyboardInterrupt as error:
-      stop = error
-      outcome = {"status": "interrupted", "reason": str(error)}
-    except Exception as error:  # One broken run must not end the others.
-      disk.write_text(workdir / "error.txt", traceback.format_exc())
-      reason = f"{type(error).__name__}: {error}".splitlines()[0]
-      outcome = {"status": "failed", "reason": reason}
-  return _row(run, out, outcome), stop
+      results.append(error)
+  return results
+
+
+def _outcome(result: Mapping[str, Any] | loop.Diverged) -> dict[str, Any]:
+  """Returns what a row says of a run that has ended by itself."""
+  if isinstance(result, loop.Diverged):
+    ended = {"step": result.step, "reason": result.reason}
+    return {"status": "diverged", **ended}
+  return {"status": "done", "reason": None, "metrics": dict(result)}
 
 
 def _row(run: Run, out: pathlib.Path, outcome: dict[str, Any]) -> Row:

@@ -37,7 +37,8 @@ class View:
   ):
     self._runs, self._out, self._workers = runs, out, workers
     self._began = time.monotonic()
-    self._current: dict[int, tuple[grid.Run, float]] = {}
+    self._current = collections.defaultdict(list)  # Worker -> its runs.
+    self._since: dict[int, float] = {}  # When it began, or last ended one.
     self._ended: dict[str, str] = {}  # Name of a run -> its status.
     self._seconds = collections.defaultdict(list)  # Structure -> of its runs.
     self._lock = threading.Lock()
@@ -63,12 +64,18 @@ class View:
   ) -> None:
     """Shows that worker `number` begins a run (no row yet) or has ended it."""
     with self._lock:
+      runs, now = self._current[number], time.monotonic()
       if row is None:
-        self._current[number] = run, time.monotonic()
+        self._since.setdefault(number, now)
+        runs.append(run)
       else:
-        _, began = self._current.pop(number, (run, self._began))
+        # Of runs of one stack the first has all its seconds, the others none.
+        began = self._since.pop(number, self._began)
+        self._current[number] = [one for one in runs if one.name != run.name]
+        if self._current[number]:
+          self._since[number] = now
         self._ended[run.name] = row["status"]
-        self._seconds[run.structure].append(time.monotonic() - began)
+        self._seconds[run.structure].append(now - began)
     if self._live and row is None:
       return
     head = f"[{len(self._ended)}/{len(self._runs)}]"
@@ -91,7 +98,11 @@ class View:
     if not every:
       return None
     left = 0.0
-    running = {run.name: began for run, began in self._current.values()}
+    running = {
+      run.name: self._since[number]
+      for number, runs in self._current.items()
+      for run in runs
+    }
     for run in self._runs:
       if run.name not in self._ended:
         known = self._seconds.get(run.structure) or every
@@ -110,7 +121,7 @@ class View:
   def _programs(self) -> Any:
     from rich import box, table
 
-    current = (run.structure for run, _ in self._current.values())
+    current = (run.structure for runs in self._current.values() for run in runs)
     running = collections.Counter(current)
     view = table.Table(box=box.SIMPLE_HEAD)
     view.add_column("program", overflow="fold")
@@ -125,8 +136,9 @@ class View:
 
   def _lines(self) -> str:
     lines = [
-      f"worker {number}: {progress(self._out, number, run)}\n"
-      for number, (run, _) in sorted(self._current.items())
+      f"worker {number}: {progress(self._out, number, runs[0])}\n"
+      for number, runs in sorted(self._current.items())
+      if runs
     ]
     ended = f"{len(self._ended)} of {len(self._runs)} runs ended"
     gone, left = time.monotonic() - self._began, self.seconds_left()

@@ -17,6 +17,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import ml_collections
 
@@ -62,10 +63,10 @@ class Fleet:
     self._stopping = False
     self._processes: dict[int, subprocess.Popen[str]] = {}
     self._messages: queue.Queue[tuple[int, dict | int]] = queue.Queue()
-    # Name of the run of each worker, and how often a worker died in a run when
-    # that had come so far.
-    self._current: dict[int, str] = {}
-    self._deaths: collections.Counter[tuple[str, int]] = collections.Counter()
+    # Names of the runs of each worker, and how often a worker died in them when
+    # the first had come so far.
+    self._current: dict[int, list[str]] = collections.defaultdict(list)
+    self._deaths: collections.Counter[Any] = collections.Counter()
 
   def run(self) -> None:
     """Starts the workers and returns when all runs are done.
@@ -115,7 +116,10 @@ class Fleet:
           self._replace(number, message)
       else:
         name, row = message["run"], message["row"]
-        self._current[number] = "" if row else name
+        if row:
+          self._current[number].remove(name)
+        else:
+          self._current[number].append(name)
         self._notify(number, self._runs[name], row)
 
   def _replace(self, number: int, code: int) -> None:
@@ -123,15 +127,16 @@ class Fleet:
     cause = f"exit code {code}"
     if code < 0:
       cause = f"signal {-code} ({signal.strsignal(-code)})"
-    name, log = self._current.pop(number, ""), log_of(self._out, number)
+    names, log = self._current.pop(number, []), log_of(self._out, number)
     # A run that came further than the last time is not what kills its process.
-    at = (name, len(record.read_metrics(self._out / name)))
+    at = (*names, *(len(record.read_metrics(self._out / x)) for x in names[:1]))
     self._deaths[at] += 1
-    if name and self._deaths[at] >= _DEATHS:
+    if names and self._deaths[at] >= _DEATHS:
       reason = f"its process died {_DEATHS} times, {cause}: {log.name}"
-      row = runner.give_up(self._runs[name], self._out, reason)
-      if row:
-        self._notify(number, self._runs[name], row)
+      for name in names:
+        row = runner.give_up(self._runs[name], self._out, reason)
+        if row:
+          self._notify(number, self._runs[name], row)
     elif self._deaths[at] > 2 * self._workers:
       raise ChildProcessError(f"workers die at once ({cause}): see {log}")
     self._start(number)
@@ -179,6 +184,7 @@ def work(
   out: pathlib.Path,
   *,
   train_fn: runner.Train = loop.train_and_evaluate,
+  stack: int = 1,
 ) -> None:
   """Trains runs as a worker; see the top of this file.
 
@@ -186,6 +192,7 @@ def work(
     config: Base config of the sweep.
     out: Folder of the sweep.
     train_fn: Function to train with, as in `runner.run_sweep`.
+    stack: Most runs to train in one program.
 
   Raises:
     KeyboardInterrupt, Interrupted: The worker was asked to stop, and has saved.
@@ -216,7 +223,12 @@ def work(
   with signals.interrupt():
     threading.Thread(target=stop_at_end_of_input, daemon=True).start()
     runner.run_sweep(
-      config, json.loads(line), out, train_fn=train_fn, notify=notify
+      config,
+      json.loads(line),
+      out,
+      train_fn=train_fn,
+      notify=notify,
+      stack=stack,
     )
 
 

@@ -33,10 +33,12 @@ def sums(
     (1.0, 2.0)
   """
   logits = logits.astype(jnp.float32)
-  targets = jax.nn.one_hot(labels, logits.shape[-1])
+  targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=jnp.float32)
   if other is not None:
     labels_of_others, share = other[0], other[1][:, None]
-    others = jax.nn.one_hot(labels_of_others, logits.shape[-1])
+    others = jax.nn.one_hot(
+      labels_of_others, logits.shape[-1], dtype=jnp.float32
+    )
     targets = share * targets + (1 - share) * others
   if smoothing:
     targets = optax.smooth_labels(targets, smoothing)

@@ -128,7 +128,7 @@ class ImageClassification:
       mix_key, inputs, self.mixup, self.cutmix
     )
     batch["other_labels"] = labels[::-1]
-    batch["share"] = jnp.full(labels.shape, share)
+    batch["share"] = jnp.full(labels.shape, share, jnp.float32)
     return batch
 
   def _resized(self, images: jax.Array, key: jax.Array | None) -> jax.Array:

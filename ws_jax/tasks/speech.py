@@ -251,7 +251,7 @@ def measure(audio: jax.Array) -> jax.Array:
     >>> measure(jnp.asarray([[0.0, 0.1, 0.0], [0.0, 0.0, 0.0]])).tolist()
     [2, 0]
   """
-  number = jnp.arange(1, audio.shape[1] + 1).reshape(1, -1)
+  number = jnp.arange(1, audio.shape[1] + 1, dtype=jnp.int32).reshape(1, -1)
   return jnp.max(jnp.where(audio != 0, number, 0), axis=1)
 
 

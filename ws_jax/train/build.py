@@ -89,6 +89,7 @@ def start(
   dataset: Any = None,
   optimizer: Any = None,
   trains: bool = True,
+  loaded: data.Dataset | None = None,
 ) -> Setup:
   """Sets a run up.
 
@@ -103,6 +104,7 @@ def start(
       optax transformation, as `optax.lion`.
     trains: Whether the run is trained: then it may not see what it is
       evaluated on.
+    loaded: Data of this configuration that another run has loaded.
 
   Raises:
     ConfigError: the configuration cannot be run; one line.
@@ -115,7 +117,7 @@ def start(
     wanted = request(config, dataset, trains)
     mesh = sharding.make_mesh(config.mesh.model)
     # A stream is open as soon as its names are listed.
-    opened = data.load(wanted) if wanted.stream else None
+    opened = data.load(wanted) if wanted.stream else loaded
     info = opened.info if opened else data.read_info(wanted)
     resolved = config_lib.resolve(
       config,
@@ -307,6 +309,7 @@ def build_program(
     optimizer=optimizer or build_optimizer(config),
     mesh=sharding.make_mesh(config.mesh.model),
     sharded=config.mesh.params == "sharded",
+    streamed=dataset.stream is not None,
     convention=convention if config.model.ws else None,
     ws_where=_ws_where(config.model, model),
     ws_axes=config.model.ws_axes,
@@ -362,7 +365,7 @@ def check_program(
       train=True,
       key=jax.random.key(1),
     )
-    mask = jnp.ones(indices.shape)
+    mask = jnp.ones(indices.shape, jnp.float32)
     sums = program.task.sums(outputs, batch, mask, True)
     return state, new, sums
 

@@ -9,6 +9,9 @@ import jax.numpy as jnp
 
 PyTree = Any
 
+# Name of the folder of the checkpoints in that of a run.
+FOLDER = "checkpoints"
+
 _copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
 
 
@@ -16,6 +19,12 @@ def _abstract(tree: PyTree) -> PyTree:
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree
   )
+
+
+def newest_step(workdir: pathlib.Path) -> int:
+  """Returns the step that a run would go on from; 0 without a checkpoint."""
+  folders = (workdir / FOLDER).glob("[0-9]*")
+  return max((int(x.name) for x in folders if x.name.isdecimal()), default=0)
 
 
 class Checkpoints:

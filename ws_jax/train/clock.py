@@ -19,6 +19,9 @@ _COMPILE_EVENTS = (
 class Clock:
   """Seconds by what they went into, with compiling kept apart.
 
+  Args:
+    runs: Number of runs of one program that share the seconds.
+
   Example:
     >>> clock = Clock()
     >>> with clock("train"):
@@ -27,7 +30,8 @@ class Clock:
     ['compile', 'eval', 'train']
   """
 
-  def __init__(self):
+  def __init__(self, runs: int = 1):
+    self._runs = runs
     self.seconds = {"compile": 0.0, "train": 0.0, "eval": 0.0}
 
   @contextlib.contextmanager
@@ -39,8 +43,9 @@ class Clock:
       yield
     finally:
       compiling = _compiled.seconds - compiled
-      self.seconds["compile"] += compiling
-      self.seconds[name] += time.monotonic() - began - compiling
+      spent = time.monotonic() - began - compiling
+      self.seconds["compile"] += compiling / self._runs
+      self.seconds[name] += spent / self._runs
 
 
 # JAX tells of each compilation, and has no way to stop listening.

@@ -1,11 +1,15 @@
-"""`train_and_evaluate`: the whole story of a run, from config to metrics."""
+"""`train_and_evaluate`: the whole story of a run, from config to metrics.
+
+`train_stack` is the same story of several runs in one program.
+"""
 
 import contextlib
+import dataclasses
 import pathlib
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -23,6 +27,7 @@ from ws_jax.train import (
   predictions,
   processes,
   record,
+  stack,
 )
 from ws_jax.train import step as steps
 from ws_jax.train.clock import Clock
@@ -115,14 +120,110 @@ def train_and_evaluate(
   setup = build.start(
     config, model=model, task=task, dataset=data, optimizer=optimizer
   )
-  workdir = pathlib.Path(workdir)
+  (outcome,) = _train([setup], [workdir])
+  if isinstance(outcome, Diverged):
+    raise outcome
+  return outcome
+
+
+def train_stack(
+  configs: Sequence[ml_collections.ConfigDict],
+  workdirs: Sequence[str | pathlib.Path],
+) -> list[dict[str, float] | Diverged]:
+  """Trains several runs in one program; see `stack`.
+
+  Each leaves in its workdir what `train_and_evaluate` would, with the same
+  numbers up to round-off, and its seconds are its share of the stack's. One
+  that diverges ends, and the others go on. Started again they go on from their
+  checkpoints, which must be of one step.
+
+  Args:
+    configs: Configuration of each run; they differ in `config.TRACED` alone.
+    workdirs: Folder of each run.
+
+  Returns:
+    The last `train/...` and `eval/...` metrics of each run, or how it diverged.
+
+  Raises:
+    ConfigError: the configurations cannot be run, or not together.
+    Interrupted: SIGTERM or SIGINT came; the states have been saved.
+
+  Example:
+    >>> from ws_jax import config
+    >>> c = config.apply(config.default(), {"train.epochs": 0.1})
+    >>> two = [config.apply(c, {"optim.learning_rate": x}) for x in (0.1, 0.4)]
+    >>> train_stack(two, ["/tmp/a", "/tmp/b"])  # doctest: +SKIP
+    [{'train/loss': 0.81, ...}, {'train/loss': 0.66, ...}]
+  """
+  setups: list[build.Setup] = []
+  for one in configs:
+    loaded = setups[0].dataset if setups else None
+    setups.append(build.start(one, loaded=loaded))
+  try:
+    stack.check([setup.config for setup in setups])
+  except ValueError as error:
+    raise config_lib.ConfigError(str(error)) from error
+  return _train(setups, workdirs)
+
+
+@dataclasses.dataclass
+class _Member:
+  """One of the runs that are trained together, mostly the only one."""
+
+  setup: build.Setup
+  run: record.Run
+  checkpoints: checkpoint.Checkpoints
+  outcome: dict[str, float] | Diverged | None = None
+
+  def diverge(self, error: Diverged) -> None:
+    self.outcome = error
+    self.run.status("diverged", error.step, error.reason)
+
+
+def _train(
+  setups: Sequence[build.Setup], workdirs: Sequence[str | pathlib.Path]
+) -> list[Any]:
+  """Trains runs of one program; returns the outcome of each."""
+  members: list[_Member] = []
+  try:
+    for setup, workdir in zip(setups, workdirs, strict=True):
+      members.append(_member(setup, pathlib.Path(workdir), len(setups)))
+    with signals.stop_on_first() as stop:
+      _loop(members, stop)
+    for member in _live(members):
+      member.run.status("done")
+      member.outcome = member.run.metrics
+    return [member.outcome for member in members]
+  except Diverged as error:
+    for member in _live(members):
+      member.diverge(error)
+    raise
+  except Interrupted as error:
+    for member in _live(members):
+      member.run.status("interrupted", error.step, error.reason)
+    raise
+  except BaseException as error:
+    for member in _live(members):
+      member.run.status("failed", reason=f"{type(error).__name__}: {error}")
+      if processes.several():
+        member.checkpoints.abandon()  # to close would be to wait for the others
+    raise
+  finally:
+    for member in members:
+      member.setup.source.close()
+      member.checkpoints.close()
+      member.run.close()
+
+
+def _member(setup: build.Setup, workdir: pathlib.Path, runs: int) -> _Member:
+  """Opens the folder of a run, one of `runs` in this program."""
   try:
     run = record.Run(
       workdir,
       setup.config,
       may_change=_MAY_CHANGE,
-      about=backend.describe() | record.about(setup),
-      clock=Clock(),
+      about=backend.describe() | record.about(setup) | {"stack": runs},
+      clock=Clock(runs),
       metric=setup.program.task.METRIC.name,
       writes=processes.first(),
     )
@@ -130,81 +231,156 @@ def train_and_evaluate(
     raise config_lib.ConfigError(str(error)) from error
   for note in setup.notes if processes.first() else ():
     print(note, file=sys.stderr, flush=True)
-  checkpoints = checkpoint.Checkpoints(
-    workdir / "checkpoints", keep=setup.config.train.keep_checkpoints
+  keep = setup.config.train.keep_checkpoints
+  return _Member(
+    setup, run, checkpoint.Checkpoints(workdir / checkpoint.FOLDER, keep=keep)
   )
-  try:
-    with signals.stop_on_first() as stop:
-      metrics = _loop(setup, run, checkpoints, stop)
-    run.status("done")
-    return metrics
-  except (Diverged, Interrupted) as error:
-    kind = "diverged" if isinstance(error, Diverged) else "interrupted"
-    run.status(kind, error.step, error.reason)
-    raise
-  except BaseException as error:
-    run.status("failed", reason=f"{type(error).__name__}: {error}")
-    if processes.several():
-      checkpoints.abandon()  # to close would be to wait for the others
-    raise
-  finally:
-    setup.source.close()
-    checkpoints.close()
-    run.close()
 
 
-def _loop(
-  setup: build.Setup,
-  run: record.Run,
-  checkpoints: checkpoint.Checkpoints,
-  stop: signals.Stop,
-) -> dict[str, float]:
+def _live(members: Sequence[_Member]) -> list[_Member]:
+  """Returns the runs that have not ended."""
+  return [member for member in members if member.outcome is None]
+
+
+@contextlib.contextmanager
+def _timed(members: Sequence[_Member], name: str) -> Iterator[None]:
+  """Counts a `with` block as `name` in the clock of each run."""
+  with contextlib.ExitStack() as clocks:
+    for member in members:
+      clocks.enter_context(member.run.clock(name))
+    yield
+
+
+def _loop(members: Sequence[_Member], stop: signals.Stop) -> None:
   """Trains, logs, evaluates, saves: in that order at each step that is due."""
+  setup, runs = members[0].setup, len(members)
   program, source, train = setup.program, setup.source, setup.config.train
-  with run.clock("train"):
-    state, step = checkpoints.newest(setup.state())
-  run.start(step)
-  if program.convention is not None and processes.first():
-    line = steps.summary(program, state.params)
-    print(f"standardizing {line}", file=sys.stderr, flush=True)
-  block = setup.block
+  block, config = setup.block, setup.config
+  if runs > 1:
+    source = stack.Sources([member.setup.source for member in members])
+    block = block or 1
+  with _timed(members, "train"):
+    state, step = _begin(members)
+  for member in members:
+    member.run.start(step)
   due = {
     "log": train.log_every_steps,
     "evaluate": train.eval_every_steps,
     "save": train.checkpoint_every_steps,
     "end": train.steps,
   }
-  while step < train.steps:
+  while step < train.steps and _live(members):
     left = min(every - step % every for every in due.values())
     num_steps = min(left, block or 1)
     arrays, indices = source.block(step, num_steps)
-    with run.clock("train"), _debugged(step):
+    with _timed(members, "train"), _debugged(step):
       state = steps.train_block(program, state, arrays, indices, block=block)
     step += num_steps
-    run.advance(step)
+    for member in _live(members):
+      member.run.advance(step)
     now = {what for what, every in due.items() if step % every == 0}
     signum = processes.agree(stop.signum)
     if now & {"log", "end"}:
-      with run.clock("train"):
-        _write(run, program, state, step)
-        _check(program, state)
+      with _timed(members, "train"):
+        _write(members, program, state, step)
         state = _reset(state)
-    if now & {"evaluate", "end"}:
-      with run.clock("eval"):
-        batches = source.batches(setup.config.data.eval_batch_size)
+    if now & {"evaluate", "end"} and _live(members):
+      with _timed(members, "eval"):
+        batches = source.batches(config.data.eval_batch_size)
         answers = [] if "end" in now else None
         metrics = steps.evaluate(program, state, batches, answers)
-      run.write({f"eval/{name}": x for name, x in metrics.items()})
-      if not np.isfinite(metrics["loss"]):
-        raise Diverged(step, f"evaluation loss is {metrics['loss']}")
-      if answers:
-        run.keep(predictions.gather(answers, setup.dataset.info))
+      _keep(members, metrics, answers, step)
     if now & {"save", "end"} or signum:
-      checkpoints.save(step, state)
+      _save(members, state, step)
     if signum:
-      checkpoints.close()
+      for member in members:
+        member.checkpoints.close()
       raise Interrupted(step, signum)
-  return run.metrics
+
+
+def _begin(members: Sequence[_Member]) -> tuple[steps.TrainState, int]:
+  """Returns the state that the runs go on from, and its step."""
+  begun = [
+    member.checkpoints.newest(member.setup.state()) for member in members
+  ]
+  states, at = zip(*begun, strict=True)
+  if len(set(at)) > 1:
+    raise config_lib.ConfigError(
+      f"runs of a stack go on together, and these are at steps {at}"
+    )
+  program = members[0].setup.program
+  if program.convention is not None and processes.first():
+    line = steps.summary(program, states[0].params)
+    print(f"standardizing {line}", file=sys.stderr, flush=True)
+  return stack.join(states, program.mesh), at[0]
+
+
+def _write(
+  members: Sequence[_Member],
+  program: steps.Program,
+  state: steps.TrainState,
+  step: int,
+) -> None:
+  """Writes a row of each run, and ends those that have diverged.
+
+  A row has the means since the last one, and the learning rate.
+  """
+  last = steps.number(program, step - 1)
+  rate = _learning_rate(program.optimizer, state.opt_state, last)
+  few = state.replace(
+    params=None, model_state=None, opt_state=None, ema_params=None
+  )
+  seen = stack.parts(jax.device_get((few, rate)), len(members))
+  for member, (state, rate) in zip(members, seen, strict=True):
+    if member.outcome is not None:
+      continue
+    metrics = steps.means(state.sums) | steps.means(state.motion)
+    metrics["learning_rate"] = float(rate)
+    metrics["first_loss"] = float(state.first_loss)
+    member.run.write({f"train/{name}": x for name, x in metrics.items()})
+    if int(state.diverged_at) >= 0:
+      member.diverge(_divergence(program, state))
+
+
+def _divergence(program: steps.Program, state: steps.TrainState) -> Diverged:
+  """Returns what was out of bounds since the last row."""
+  loss, first = float(state.diverged_loss), float(state.first_loss)
+  reason = f"training loss is {loss:.4g}"
+  if np.isfinite(loss):
+    reason += (
+      f", over {program.divergence_factor:g} times the first, {first:.3g}"
+    )
+  return Diverged(int(state.diverged_at), reason)
+
+
+def _keep(
+  members: Sequence[_Member],
+  metrics: dict[str, Any],
+  answers: list[jax.Array] | None,
+  step: int,
+) -> None:
+  """Writes what an evaluation found of each run, and its last answers."""
+  found = stack.parts((metrics, answers), len(members))
+  for member, (metrics, answers) in zip(members, found, strict=True):
+    if member.outcome is not None:
+      continue
+    member.run.write({f"eval/{name}": float(x) for name, x in metrics.items()})
+    if not np.isfinite(metrics["loss"]):
+      loss = float(metrics["loss"])
+      member.diverge(Diverged(step, f"evaluation loss is {loss}"))
+    elif answers:
+      info = member.setup.dataset.info
+      member.run.keep(predictions.gather(answers, info))
+
+
+def _save(
+  members: Sequence[_Member], state: steps.TrainState, step: int
+) -> None:
+  """Starts to write the state of each run that has not ended."""
+  states = stack.parts(state, len(members))
+  for member, one in zip(members, states, strict=True):
+    if member.outcome is None:
+      member.checkpoints.save(step, one)
 
 
 @contextlib.contextmanager
@@ -218,30 +394,6 @@ def _debugged(step: int) -> Iterator[None]:
     what = str(error).splitlines()[0]
     at = f"{ours[-1].filename}, line {ours[-1].lineno}: {ours[-1].line}"
     raise Diverged(step, f"{what} ({at})") from error
-
-
-def _write(
-  run: record.Run, program: steps.Program, state: steps.TrainState, step: int
-) -> None:
-  """Writes the means since the last row, and the learning rate."""
-  metrics = steps.means(state.sums) | steps.means(state.motion)
-  rate = _learning_rate(program.optimizer, state.opt_state, step - 1)
-  metrics["learning_rate"] = float(rate)
-  metrics["first_loss"] = float(state.first_loss)
-  run.write({f"train/{name}": value for name, value in metrics.items()})
-
-
-def _check(program: steps.Program, state: steps.TrainState) -> None:
-  """Raises `Diverged` if a loss since the last check was out of bounds."""
-  if (step := int(state.diverged_at)) < 0:
-    return
-  loss, first = float(state.diverged_loss), float(state.first_loss)
-  reason = f"training loss is {loss:.4g}"
-  if np.isfinite(loss):
-    reason += (
-      f", over {program.divergence_factor:g} times the first, {first:.3g}"
-    )
-  raise Diverged(step, reason)
 
 
 def _reset(state: steps.TrainState) -> steps.TrainState:

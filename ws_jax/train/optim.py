@@ -85,7 +85,7 @@ class Schedule:
     if self.kind == "constant":
       return warmup
     if self.kind == "step":
-      edges = jnp.asarray(self.boundaries) * self.total_steps
+      edges = jnp.asarray(self.boundaries, jnp.float32) * self.total_steps
       return warmup * self.factor ** jnp.sum(step >= edges)
     length = max(1, self.total_steps - self.warmup_steps)
     return warmup * _cosine((step - self.warmup_steps) / length)
@@ -202,12 +202,12 @@ class Optimizer:
 
     def mean(values):
       moved = [value for path, value in values.items() if not stays(path, None)]
-      return sum(moved, jnp.zeros(())) / max(1, len(moved))
+      return sum(moved, jnp.zeros((), jnp.float32)) / max(1, len(moved))
 
     return {
       "relative_step": mean(seen.relative_step),
       "effective_learning_rate": mean(seen.effective_learning_rate),
-      "count": jnp.ones(()),
+      "count": jnp.ones((), jnp.float32),
     }
 
   def update(

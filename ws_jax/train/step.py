@@ -3,6 +3,7 @@
 Read `train_step` first: `begin`, `accumulate` for each micro-batch and `finish`
 are one step. `run_steps` dispatches steps one by one, `run_loop` compiles
 several into one program; `train_block` chooses. `evaluate` goes over a set.
+Several runs can be one state, with a leading axis in every array: see `stack`.
 
 Weight Standardization is a function that stands in front of the model, for
 training and evaluation alike (`effective_params`). It runs once per optimizer
@@ -27,7 +28,7 @@ from jax.sharding import Mesh
 import ws_jax
 from ws_jax import tasks
 from ws_jax.data import place
-from ws_jax.train import backend, calling, optim, sharding
+from ws_jax.train import backend, calling, optim, sharding, stack
 
 PyTree = Any
 Sums = dict[str, jax.Array]
@@ -104,6 +105,8 @@ class Program:
     ema_decay: Decay of `ema_params`, or None.
     divergence_factor: A loss above this many times the first is divergence.
     sharded: Whether parameters and optimizer state are split over `data`, too.
+    streamed: Whether the arrays of a step hold its own examples and no others,
+      as `ws_jax.data.stream.source` lays them.
   """
 
   task: Any
@@ -119,6 +122,7 @@ class Program:
   ema_decay: float | None = None
   divergence_factor: float = 20.0
   sharded: bool = False
+  streamed: bool = False
 
 
 def effective_params(program: Program, params: PyTree) -> PyTree:
@@ -181,7 +185,9 @@ def init_state(
     hyperparams: `learning_rate`, `weight_decay` and `momentum`.
   """
   init = _jitted(_init_state, options=backend.options_to_compile_quickly)
-  return init(program, arrays, seed, hyperparams)
+  numbers = jax.tree.map(np.asarray, (seed, hyperparams))
+  whole = sharding.whole(program.mesh)
+  return init(program, arrays, *place.put(numbers, whole))
 
 
 @functools.cache
@@ -251,6 +257,8 @@ def accumulate(
   """Adds micro-batch `number` (from 0): the examples at `indices` [B]."""
   key = jax.random.fold_in(jax.random.key(state.seed), state.step)
   batch_key, model_key = jax.random.split(jax.random.fold_in(key, number))
+  if program.streamed:
+    arrays = _part_of_each_device(program, arrays, len(indices), number)
   batch = _split(program, program.task.batch(arrays, indices, batch_key))
 
   def loss_fn(effective):
@@ -263,7 +271,7 @@ def accumulate(
       key=model_key,
       frozen=program.frozen_norms,
     )
-    mask = jnp.ones(indices.shape)
+    mask = jnp.ones(indices.shape, jnp.float32)
     sums = program.task.sums(outputs, batch, mask, training=True)
     return sums["loss"], (model_state, sums)
 
@@ -334,7 +342,9 @@ def train_step(
   if indices.shape[0] == 1:
     partial, _ = add(partial, (0, indices[0]))
   else:
-    partial, _ = jax.lax.scan(add, partial, (jnp.arange(len(indices)), indices))
+    partial, _ = jax.lax.scan(
+      add, partial, (jnp.arange(len(indices), dtype=jnp.int32), indices)
+    )
   return finish(program, state, partial)
 
 
@@ -352,7 +362,8 @@ def train_block(
     program: The program that is trained.
     state: State before the first step.
     arrays: Arrays of the training set, on the devices.
-    indices: Positions in them, int32 [steps, micro-batches, examples of each].
+    indices: Positions in them, int32 [steps, micro-batches, examples of each];
+      of a stack [steps, runs, micro-batches, examples of each].
     block: Most steps that one compiled loop runs; None: Python dispatches each
       step, and each micro-batch.
 
@@ -370,14 +381,16 @@ def run_loop(program, state, arrays, indices, block):
   `indices` is padded to `block` steps, so that any shorter block uses the same
   program; the padding is not run.
   """
-  padding = ((0, block - len(indices)), (0, 0), (0, 0))
+  padding = [(0, block - len(indices))] + [(0, 0)] * (indices.ndim - 1)
   padded = _put(program, np.pad(indices, padding))
   loop = _jitted(_loop, donate=1)
-  return loop(program, state, arrays, padded, len(indices))
+  return loop(program, state, arrays, padded, number(program, len(indices)))
 
 
 def _loop(program, state, arrays, indices, num_steps):
-  body = lambda i, state: train_step(program, state, arrays, indices[i])
+  one = functools.partial(train_step, program)
+  each = stack.over(one, state.step, (0, None, 0))
+  body = lambda i, state: each(state, arrays, indices[i])
   return jax.lax.fori_loop(0, num_steps, body, state)
 
 
@@ -391,21 +404,32 @@ def run_steps(program, state, arrays, indices):
     effective, partial = _jitted(begin)(program, state)
     # `partial` has taken these buffers over, and donates them.
     state = state.replace(model_state=None)
-    for number, micro in enumerate(chosen):
+    for i, micro in enumerate(chosen):
       micro = _put(program, micro)
+      at = number(program, i)
       partial = _jitted(accumulate, donate=3)(
-        program, state, effective, partial, arrays, micro, number
+        program, state, effective, partial, arrays, micro, at
       )
     state = _jitted(finish, donate=1)(program, state, partial)
   return state
 
 
-def _put(program: Program, indices: np.ndarray) -> jax.Array | np.ndarray:
+def _put(program: Program, indices: np.ndarray) -> jax.Array:
   """Splits the examples of each micro-batch over the devices."""
-  if program.mesh.size == 1:  # then the call does so, and sooner
-    return indices
   last = indices.ndim - 1
   return place.put(indices, sharding.by_example(program.mesh, axis=last))
+
+
+def number(program: Program, value: int) -> jax.Array:
+  """Puts a number on the devices, as JAX's transfer guard wants it said."""
+  return place.put(np.int32(value), sharding.whole(program.mesh))
+
+
+def _eval_block(program, sums, effective, model_state, arrays, indices, mask):
+  one = functools.partial(_eval_step, program)
+  axes = (0, 0, 0, None, None, None)
+  each = stack.over(one, sums["count"], axes)
+  return each(sums, effective, model_state, arrays, indices, mask)
 
 
 def _eval_step(program, sums, effective, model_state, arrays, indices, mask):
@@ -444,9 +468,14 @@ def evaluate(
     batches: Arrays, positions in them and mask, as a source's `batches`.
     answers: List to which what the task answered is added, int32 [3, B] for
       each batch; None to keep nothing.
+
+  Returns:
+    Means by name; of a stack float64 arrays [runs], and answers [runs, 3, B].
   """
   params = state.params if state.ema_params is None else state.ema_params
-  return evaluate_params(program, params, state.model_state, batches, answers)
+  return evaluate_params(
+    program, params, state.model_state, batches, answers, state.step.shape
+  )
 
 
 def evaluate_params(
@@ -455,12 +484,17 @@ def evaluate_params(
   model_state: PyTree,
   batches: Iterable[tuple[PyTree, jax.Array, jax.Array]],
   answers: list[jax.Array] | None = None,
+  runs: tuple[int, ...] = (),
 ) -> dict[str, float]:
-  """Returns what `evaluate` does, of raw parameters and other collections."""
-  effective = _jitted(effective_params)(program, params)
-  sums = place.put(_no_sums(program), sharding.whole(program.mesh))
+  """Returns what `evaluate` does, of raw parameters and other collections.
+
+  `runs` is the leading shape of every array: `(K,)` for a stack of K runs.
+  """
+  sums = _no_sums(program, runs)
+  effective = _jitted(_effective_params)(program, params, sums)
+  sums = place.put(sums, sharding.whole(program.mesh))
   for arrays, indices, mask in batches:
-    sums, found = _jitted(_eval_step, donate=1)(
+    sums, found = _jitted(_eval_block, donate=1)(
       program, sums, effective, model_state, arrays, indices, mask
     )
     if answers is not None and found is not None:
@@ -468,32 +502,42 @@ def evaluate_params(
   return means(sums)
 
 
-def _no_sums(program: Program) -> Sums:
+def _effective_params(program, params, sums):
+  one = functools.partial(effective_params, program)
+  return stack.over(one, sums["count"], (0,))(params)
+
+
+def _no_sums(program: Program, runs: tuple[int, ...] = ()) -> Sums:
   """Returns the sums of a task at zero."""
   names = ("loss", *tasks.metric_names(program.task), "count")
-  return {name: jnp.zeros((), jnp.float32) for name in names}
+  return {name: jnp.zeros(runs, jnp.float32) for name in names}
 
 
-def means(sums: Sums) -> dict[str, float]:
-  """Returns sums over their counts, as Python floats; waits for the device.
+def means(sums: Sums) -> dict[str, Any]:
+  """Returns sums over their counts; waits for the device.
 
   The count of a sum is `NAME_count`, and `count` where there is none.
+
+  Returns:
+    Python floats by name; of a stack float64 arrays [runs].
 
   Example:
     >>> means({"loss": 6.0, "wer": 2.0, "wer_count": 8.0, "count": 3.0})
     {'loss': 2.0, 'wer': 0.25}
   """
-  values = {name: float(x) for name, x in jax.device_get(sums).items()}
+  read = jax.device_get(sums)
+  values = {name: np.asarray(x, np.float64) for name, x in read.items()}
   count = values.pop("count")
   own = {
     name: values.pop(f"{name}_count")
     for name in tuple(values)
     if f"{name}_count" in values
   }
-  return {
-    name: value / max(own.get(name, count), 1.0)
+  ratios = {
+    name: value / np.maximum(own.get(name, count), 1.0)
     for name, value in values.items()
   }
+  return {name: x if x.ndim else float(x) for name, x in ratios.items()}
 
 
 def _add(a: PyTree, b: PyTree) -> PyTree:
@@ -504,6 +548,21 @@ def _split(program: Program, batch: PyTree) -> PyTree:
   """Returns the batch with a part on each device."""
   by_example = sharding.by_example(program.mesh)
   return jax.lax.with_sharding_constraint(batch, by_example)
+
+
+def _part_of_each_device(program, arrays, size, number):
+  """Returns the examples of a micro-batch, which are there in order.
+
+  To take them by their indices would send them from device to device.
+  """
+  devices = program.mesh.shape["data"]
+
+  def part(x):
+    rest = x.shape[1:]
+    by_device = x.reshape(devices, -1, size // devices, *rest)
+    return by_device[:, number].reshape(size, *rest)
+
+  return _split(program, jax.tree.map(part, arrays))
 
 
 def _in_parts(program: Program, tree: PyTree) -> PyTree:

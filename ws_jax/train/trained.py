@@ -217,7 +217,7 @@ def described(saved: Mapping[str, Any]) -> data_lib.Dataset:
 @functools.partial(jax.jit, static_argnums=0)
 def _outputs(program, params, model_state, arrays):
   size = len(jax.tree.leaves(arrays)[0])
-  batch = program.task.batch(arrays, jnp.arange(size), None)
+  batch = program.task.batch(arrays, jnp.arange(size, dtype=jnp.int32), None)
   outputs, _ = calling.apply(
     program.model, params, model_state, batch["inputs"], train=False
   )

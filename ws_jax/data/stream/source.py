@@ -65,15 +65,17 @@ class StreamSource:
 
     Returns:
       The arrays, on the devices, and positions in them: int32
-      [steps, micro-batches, examples of each]. Without steps the arrays hold
-      one black image, for their shapes.
+      [steps, micro-batches, examples of each]. Each device holds its own part
+      of every micro-batch, so that a step moves no image. Without steps the
+      arrays hold one black image, for their shapes.
 
     Raises:
       DataError: an image cannot be read; the message names its file.
     """
     size, micro = self._batch_size, self._micro_batch_size
-    indices = np.arange(num_steps * size, dtype=np.int32)
-    indices = indices.reshape(num_steps, size // micro, micro)
+    positions = np.argsort(self._order()).astype(np.int32)
+    starts = size * np.arange(num_steps, dtype=np.int32)
+    indices = (starts[:, None] + positions).reshape(-1, size // micro, micro)
     if not num_steps:
       everywhere = NamedSharding(self._mesh, PartitionSpec())
       return place.put(self._dataset.train, everywhere), indices
@@ -127,7 +129,7 @@ class StreamSource:
         self._stream.options,
         self._seed,
         size,
-        rows,
+        self._order()[rows],
         step,
       )
       self._ahead = loader.batches(examples, len(rows), self._stream.options)
@@ -135,6 +137,13 @@ class StreamSource:
     self._next = step + 1
     self._count(batch, split, part)
     return self._arrays(batch, rows, size)
+
+  def _order(self) -> np.ndarray:
+    """Returns which example of a batch each row holds: by device first."""
+    micro, devices = self._micro_batch_size, self._mesh.shape["data"]
+    examples = np.arange(self._batch_size)
+    parts = examples.reshape(-1, devices, micro // devices)
+    return parts.swapaxes(0, 1).ravel()
 
   def _rows(self, size: int) -> np.ndarray:
     """Returns the rows of a batch that the devices of this process hold."""

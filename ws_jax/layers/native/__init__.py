@@ -82,7 +82,9 @@ def enabled(name: str, dtype: DTypeLike) -> bool:
     name: Name of the computation, `convolution` or `normalization`.
     dtype: Dtype of its arguments.
   """
-  return name in _enabled and jnp.dtype(dtype) == jnp.float32 and not _portable
+  if _portable or jax.config.jax_disable_jit:  # which knows no foreign code
+    return False
+  return name in _enabled and jnp.dtype(dtype) == jnp.float32
 
 
 @contextlib.contextmanager
