@@ -194,7 +194,7 @@ def test_where_exclude_and_filters_choose(tmp_path, capsys):
     (
       lambda: {"m.weight": array(8, 6, 6), "conv.weight": array(8, 6, 3, 3)},
       ["--convention=bit"],
-      "cannot know whether to standardize m/weight [8, 6, 6]",
+      "cannot know whether m/weight [8, 6, 6] is the kernel",
     ),
   ],
 )

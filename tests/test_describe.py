@@ -69,9 +69,11 @@ def test_a_summary_counts_what_is_taken_and_what_is_left_out():
     "m": zeros(5, 5, 3, 8),
     "head": zeros(1, 1, 8, 2),
     "attention": {"query": zeros(8, 2, 4), "key": zeros(8, 2, 4)},
+    "filters": zeros(3, 3, 8, 8)["kernel"],
   }
   assert ws_jax.core.describe.summarize(tree) == (
-    "4 kernels (2 3x3, 1 1x1, 1 5x5), left out: 2 attention, 1 dense, 1 head"
+    "4 kernels (2 3x3, 1 1x1, 1 5x5), left out: 2 attention, 1 dense, 1 of"
+    " another name, 1 head"
     "; by their shape alone: m/kernel"
   )
   # What the user has said is no guess.

@@ -551,8 +551,10 @@ def _question(leaves: Mapping[str, Any], reasons: Mapping[str, str]) -> str:
   ]
   more = f" and {len(reasons) - 4} more" if len(reasons) > 4 else ""
   first = next(iter(reasons.values())).removeprefix("cannot be known: ")
+  one = len(reasons) == 1
+  are = f"{'is the kernel' if one else 'are kernels'} of a convolution"
   return (
-    f"cannot know whether to standardize {', '.join(listed)}{more} ({first})."
+    f"cannot know whether {', '.join(listed)}{more} {are} ({first})."
     " Say it with where=, a glob or a list of globs of the kernels or a"
     " function of your own (model.ws_where of a run, --where or --exclude of a"
     f" command); {_SAY_AXES}"

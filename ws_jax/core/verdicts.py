@@ -183,7 +183,11 @@ def _judge(
     return Verdict(False, None, "not a floating-point array")
   name, shape = kernel_name(path), tuple(leaf.shape)
   if not name:
-    return Verdict(False, None, "not named as a kernel")
+    # What may be a kernel of a layer of the user's own is counted.
+    other = path.rpartition("/")[2] not in (*_SCALES, "bias", "b")
+    large = other and sum(n > 1 for n in shape) > 2
+    kind = "of another name" if large else ""
+    return Verdict(False, None, "not named as a kernel", kind)
   if len(shape) < 2:
     return Verdict(False, None, f"{len(shape)} dimensions")
   scope, _, _ = path.removesuffix("/value").rpartition("/")
