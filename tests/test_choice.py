@@ -227,3 +227,11 @@ def test_describe_shows_what_fold_would_take_and_how_it_is_known(
   rc, said, _ = run(capsys, "describe", tmp_path / "odd.npz")
   assert rc == 0
   assert "cannot be known: 3 axes" in said
+
+
+def test_the_constants_of_timm_are_those_of_our_models():
+  """The commands on files import no model."""
+  from ws_jax.models.normfree import ACTIVATIONS
+
+  for name, (_, gamma) in ACTIVATIONS.items():
+    assert choice.GAMMAS[name] == gamma
