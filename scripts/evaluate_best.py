@@ -68,15 +68,15 @@ def main(argv: list[str]) -> None:
   backend.configure()
   out, split = pathlib.Path(argv[1]), _SPLIT.value
   target = pathlib.Path(_TO.value) if _TO.value else out
+  name = "".join(x if x.isalnum() else "_" for x in split).strip("_")
   try:
     results = evaluate(out, split)
+    lines = tables.best(results)
+    target.mkdir(parents=True, exist_ok=True)
+    rows.write(target / f"best_{name}.csv", results.best)
+    disk.write_text(target / f"best_{name}.md", tables.markdown(lines))
   except (ValueError, OSError) as error:
     sys.exit(f"error: {error}")
-  lines = tables.best(results)
-  target.mkdir(parents=True, exist_ok=True)
-  name = "".join(x if x.isalnum() else "_" for x in split).strip("_")
-  rows.write(target / f"best_{name}.csv", results.best)
-  disk.write_text(target / f"best_{name}.md", tables.markdown(lines))
   tables.show(lines)
 
 

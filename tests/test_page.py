@@ -225,6 +225,11 @@ def test_partial_sweep_says_what_is_missing(folder):
   assert any("not finished" in text for text in texts)
   results = summary.analyze(report.read(folder)[0])
   assert "no plan.json" in contents.warnings(results, planned=False)[-1]
+  rows = [{**row, "cpu_count": i % 2 + 1} for i, row in enumerate(results.rows)]
+  rows[0]["mixed"] = ["CPU cores 2, now 1 (from step 5)"]
+  lines = contents.warnings(results._replace(rows=rows), planned=True)
+  assert "differ in CPU cores: 1 (" in lines[-3]
+  assert rows[0]["run"] in lines[-2]
   (_, *_, said) = contents.warnings(results, True, ["seed=1"])
   assert said.startswith("Incomplete in runs.csv, and left out: seed=1.")
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ws_jax.base import numerics
 from ws_jax.report import figures, gallery, groups, mistakes, page, tables
 from ws_jax.report.metric import Metric
 from ws_jax.report.mistakes import Mistakes
@@ -180,6 +181,19 @@ def warnings(
     )
   if not planned:
     lines.append("There is no plan.json: runs that are missing are not known.")
+  return lines + _machines(results.rows)
+
+
+def _machines(rows: Sequence[Row]) -> list[str]:
+  """Returns warnings about runs whose last bits others would not get."""
+  lines = numerics.mixed(rows)
+  names = [row["run"] for row in rows if row.get("mixed")]
+  if names:
+    lines.append(
+      f"Stopped in one place and continued in another: {', '.join(names)}."
+    )
+  if lines:
+    lines.append("The same config and seed give other bits there.")
   return lines
 
 

@@ -14,6 +14,7 @@ from ws_jax.base import disk
 from ws_jax.report import contents, gallery, groups
 from ws_jax.report import metric as metrics
 from ws_jax.sweep import rows as rows_lib
+from ws_jax.sweep import runner
 from ws_jax.train import record
 
 _RELATIVE_STEP = "train/relative_step"
@@ -70,7 +71,7 @@ def read(out: pathlib.Path) -> Sweep:
     steps = histories.get(row["run"], {}).get(_RELATIVE_STEP)
     if steps is not None:
       row["relative_step"] = float(steps[1].mean())
-  base = disk.read_json(out / "base_config.json") or {}
+  base = runner.base_config(out)
   plan = disk.read_json(out / "plan.json")
   ended = {row["key"] for row in rows}
   for key in plan or ():
@@ -95,10 +96,7 @@ def read_two(outs: Sequence[pathlib.Path]) -> Sweep:
     ValueError: Both are one folder, one has no rows, or the metrics differ.
   """
   names = _names(outs)
-  bases = {
-    name: disk.read_json(out / "base_config.json") or {}
-    for name, out in names.items()
-  }
+  bases = {name: runner.base_config(out) for name, out in names.items()}
   rows, histories, folders = [], {}, {}
   sweeps = {name: read(out) for name, out in names.items()}
   for name, sweep in sweeps.items():
@@ -133,11 +131,19 @@ def _names(outs: Sequence[pathlib.Path]) -> dict[str, pathlib.Path]:
 
 
 def _fill(rows: Sequence[rows_lib.Row], base_of: Any) -> None:
-  """Gives every row a value for each key that any row overrides."""
+  """Gives every row a value for each key that any row overrides.
+
+  Of a key that another model has and its own has not there is none: a net
+  without norms is no net with the norm of the others.
+  """
   for key in ("data.eval_split", *groups.overridden(rows)):
+    section = key.partition(".")[0]
+    owner = f"{section}.name" if section in ("model", "task") else ""
     for row in rows:
-      if row.get(key) is None:
-        row[key] = base_of(row).get(key)
+      base = base_of(row)
+      own = row.get(owner) in (None, base.get(owner))
+      if row.get(key) is None and own:
+        row[key] = base.get(key)
 
 
 def _has_folder(row: Mapping[str, Any], out: pathlib.Path) -> bool:
