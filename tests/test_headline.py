@@ -149,6 +149,25 @@ def test_settings_are_averaged_for_each_seed():
   assert got.text.endswith(" It is ahead in 1 of the 2.")
 
 
+def test_best_result_is_not_left_out_of_the_headline():
+  """Regression: an arm that was not in all settings could not win."""
+  rows = []
+  for batch, own in (
+    (32, {"BN": [0.8, 0.81], "GN": [0.7, 0.72], "LN": [0.9, 0.92]}),
+    (256, {"BN": [0.7, 0.71], "GN": [0.6, 0.62]}),
+  ):
+    more = {"data.batch_size": batch}
+    rows += [r | {"optimizer_batch": batch} for r in sweep(own, **more)]
+  assert "LN" in said(rows).text.split(",")[0]
+  assert "optimizer batch 32" in said(rows).text
+  for row in rows:
+    if row["model.norm"] == "layer":
+      row["eval/accuracy"] -= 0.5
+  got = said(rows)
+  assert "in the mean of 2 settings" in got.text
+  assert got.method.endswith("without a result in every setting: LN.")
+
+
 def test_less_is_better_where_the_metric_says_so():
   rows = sweep({"BN": [0.8, 0.81], "GN": [0.7, 0.72]})
   for row in rows:
