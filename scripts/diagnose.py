@@ -13,7 +13,7 @@ import pathlib
 import sys
 from collections.abc import Collection, Sequence
 
-from ws_jax.base import extras
+from ws_jax.base import disk, extras
 
 with extras.program("train", "report", by="scripts/diagnose.py"):
   from absl import app, flags, logging
@@ -78,7 +78,8 @@ def diagnose(
     name = runs[0]["run"]
     kept = ", ".join(map(str, checkpoints.kept_steps(folder / name)))
     raise ValueError(f"no run kept a step of --steps; {name} kept {kept}")
-  checkpoints.draw(table).savefig(target / "diagnostics.png", dpi=80)
+  with disk.whole(target / "diagnostics.png") as file:
+    checkpoints.draw(table).savefig(file, format="png", dpi=80)
 
 
 def parse_steps(texts: Sequence[str] | None) -> set[int] | None:
@@ -108,7 +109,7 @@ def main(argv: list[str]) -> None:
   target = pathlib.Path(_TO.value or folder)
   try:
     diagnose(folder, target, parse_steps(_STEPS.value), _PROBE.value)
-  except ValueError as error:
+  except (ValueError, OSError) as error:
     sys.exit(f"error: {error}")
   print(f"table:  {target / 'diagnostics.csv'}")
   print(f"figure: {target / 'diagnostics.png'}")

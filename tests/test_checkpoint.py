@@ -1,7 +1,13 @@
+import resource
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from ws_jax import weights
+from ws_jax.base import disk
 from ws_jax.train import checkpoint
 
 
@@ -57,3 +63,142 @@ def test_none_are_kept_if_none_are_wanted(tmp_path):
   assert checkpoints.latest() is None
   checkpoints.close()
   assert not (tmp_path / "here").exists()
+
+
+def written(workdir, *steps, value=None, **config):
+  """A workdir with checkpoints of a state that has `params`."""
+  disk_config = {"seed": 0, "train": {"steps": 9}} | config
+  workdir.mkdir(exist_ok=True)
+  disk.write_json(workdir / "config.json", disk_config)
+  checkpoints = checkpoint.Checkpoints(
+    workdir / "checkpoints",
+    keep=3,
+    config=disk_config,
+    may_change=("train.steps",),
+  )
+  for step in steps:
+    tree = {"params": state(step if value is None else value)}
+    checkpoints.save(step, tree)
+  checkpoints.close()
+  return workdir
+
+
+def newest(workdir):
+  fresh = {"params": state(0)}
+  checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", keep=3)
+  return checkpoints.newest(fresh)
+
+
+def damages(content):
+  """Ways in which a file is found after a disk, or somebody, broke it."""
+  middle = len(content) // 2
+  flipped = bytearray(content)
+  if flipped:
+    flipped[middle] ^= 1
+  return {"deleted": None, "cut": content[:middle], "flipped": bytes(flipped)}
+
+
+def test_a_broken_checkpoint_is_named_and_the_older_one_read(tmp_path, capsys):
+  """A flipped byte went unnoticed, and a missing file was a traceback."""
+  whole = written(tmp_path / "whole", 1, 2)
+  newer = whole / "checkpoints" / "2"
+  files = [p.relative_to(newer) for p in newer.rglob("*") if p.is_file()]
+  assert len(files) > 6
+  tried = tmp_path / "tried"
+  for name in files:
+    for kind, content in damages((newer / name).read_bytes()).items():
+      if content == (newer / name).read_bytes():
+        continue  # an empty file
+      shutil.rmtree(tried, ignore_errors=True)
+      shutil.copytree(whole, tried)
+      path = tried / "checkpoints" / "2" / name
+      path.unlink() if content is None else path.write_bytes(content)
+      params = weights.read_params(tried)
+      assert params["step"] == 1, (name, kind)
+      (line,) = capsys.readouterr().err.splitlines()
+      assert line.startswith("warning: ") and str(path) in line
+      assert line.endswith("checkpoints/1 takes its place")
+      with pytest.raises(ValueError, match=name.name):
+        weights.read_params(tried / "checkpoints" / "2")
+
+
+def test_a_run_goes_on_from_the_older_and_writes_the_newer_anew(
+  tmp_path, capsys
+):
+  workdir = written(tmp_path, 1, 2)
+  manifest = workdir / "checkpoints" / "2" / "state" / "manifest.ocdbt"
+  manifest.write_bytes(manifest.read_bytes()[:-1])
+  assert checkpoint.newest_step(workdir) == 1
+  loaded, step = newest(workdir)
+  assert step == 1 == loaded["params"]["step"]
+  assert str(manifest) in capsys.readouterr().err
+  assert (workdir / "checkpoints" / "2.damaged").is_dir()
+  written(workdir, 2)
+  assert newest(workdir)[1] == 2
+
+
+def test_no_whole_checkpoint_is_one_line_with_the_remedy(tmp_path):
+  workdir = written(tmp_path, 1, 2)
+  for step in ("1", "2"):
+    (workdir / "checkpoints" / step / "state" / "_METADATA").write_text("{")
+  with pytest.raises(ValueError, match="no checkpoint in .*_METADATA.*elete"):
+    newest(workdir)
+  assert (workdir / "checkpoints" / "2").is_dir()  # as it was found
+  assert checkpoint.newest_step(workdir) == -1
+  with pytest.raises(ValueError, match="2/state/_METADATA.*1/state/_METADATA"):
+    weights.read_params(workdir)
+
+
+def test_a_checkpoint_of_another_run_or_step_is_refused(tmp_path):
+  ours = written(tmp_path / "ours", 1)
+  theirs = written(tmp_path / "theirs", 1, seed=1)
+  longer = written(tmp_path / "longer", 1, train={"steps": 20})
+  shutil.rmtree(ours / "checkpoints")
+  shutil.copytree(theirs / "checkpoints", ours / "checkpoints")
+  with pytest.raises(ValueError, match="another run: seed is 1 there, and 0 h"):
+    weights.read_params(ours)
+  shutil.rmtree(ours / "checkpoints")
+  shutil.copytree(longer / "checkpoints", ours / "checkpoints")
+  assert newest(ours)[1] == 1
+  (ours / "checkpoints" / "1").rename(ours / "checkpoints" / "7")
+  with pytest.raises(ValueError, match="run.json: is of step 1"):
+    weights.read_params(ours)
+
+
+def test_a_checkpoint_of_an_older_version_is_read_with_a_word(tmp_path, capsys):
+  workdir = written(tmp_path, 1)
+  for name in ("checksums.json", "run.json"):
+    (workdir / "checkpoints" / "1" / name).unlink()
+  assert newest(workdir)[1] == 1
+  assert "1: is of an older version" in capsys.readouterr().err
+
+
+def test_a_workdir_that_is_gone_is_not_made_anew(tmp_path):
+  """A run ended as `done` in a folder without its config and its rows."""
+  workdir = tmp_path / "run"
+  workdir.mkdir()
+  checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", keep=1)
+  checkpoints.save(1, state(1))
+  checkpoints.close()
+  shutil.rmtree(workdir)
+  with pytest.raises(OSError, match="No such file.*checkpoints/2'"):
+    checkpoints.save(2, state(2))
+  assert not workdir.exists()
+
+
+def test_a_full_disk_keeps_the_older_checkpoint(tmp_path):
+  """It was an error of orbax in 260 lines, after the run was `done`."""
+  checkpoints = checkpoint.Checkpoints(tmp_path, keep=1)
+  noise = jax.random.normal(jax.random.key(0), (300, 300))
+  checkpoints.save(1, {"w": noise[:9]})
+  checkpoints.save(2, {"w": noise[:9]})  # waits for the first
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+  try:
+    checkpoints.save(3, {"w": noise})
+    with pytest.raises(OSError, match="checkpoint not written.*/3'") as caught:
+      checkpoints.close()
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+  assert "\n" not in str(caught.value)
+  assert checkpoints.latest() == 2

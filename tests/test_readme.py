@@ -33,6 +33,8 @@ ELSEWHERE = {
   "pip install 'ws_jax[train,report] @": "test_install.py",
   "pip install -e '.[tf]'": "by hand: 600 MB, and only to prepare data",
   "pip install -e '.[onnx]'": "by hand: a converter and its runtime",
+  "pip install -e '.[ray]'": "by hand: Ray, only for clusters",
+  "ray start": "test_sweep_ray.py, in the slow tier",
   "python -m ws_jax.weights export": "test_export.py",
   "pip install -e '.[bench]'": "by hand: PyTorch, only for comparisons",
   "python -m ws_jax.main --coordinator": "test_processes.py",
@@ -46,6 +48,7 @@ ELSEWHERE = {
   "python scripts/benchmark.py": "test_bench.py",
   "python scripts/prepare_data.py": "test_prepare_data.py",
   "python scripts/report.py": "test_report.py",
+  "python scripts/torture.py": "test_torture.py",
   "srun": "by hand: it needs Slurm",
 }
 # Files that the README shows whole, by the name in their first line.

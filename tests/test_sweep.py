@@ -1,5 +1,6 @@
 """Checks the sweep with a trainer that does only what the test says."""
 
+import errno
 import json
 import math
 import os
@@ -265,6 +266,46 @@ def test_folder_of_another_base_config_is_refused(tmp_path):
     )
 
 
+def test_a_full_disk_ends_the_sweep_and_fails_no_run(tmp_path):
+  def train(config, workdir):
+    raise OSError(errno.ENOSPC, "No space left on device", workdir)
+
+  with pytest.raises(OSError, match="No space left"):
+    runner.run_sweep(
+      config.default(), seeds(0, 1), tmp_path, train_fn=train, notify=quiet
+    )
+  (row,) = rows.read(tmp_path / "runs.csv")
+  assert (row["run"], row["status"]) == ("seed=0", "interrupted")
+  assert len(run(tmp_path, seeds(0, 1), Trainer())) == 2
+
+
+def test_a_key_that_is_newer_than_the_folder_is_no_other_config(tmp_path):
+  """Each upgrade that added a key ended the sweeps that were under way."""
+  run(tmp_path, seeds(0), Trainer())
+  path = tmp_path / "base_config.json"
+  saved = json.loads(path.read_text())
+  saved["data.flip"] = saved.pop("task.flip")  # its old name
+  del saved["optim.b2"], saved["data.crop_area"]
+  path.write_text(json.dumps(saved))
+  trainer = Trainer()
+  run(tmp_path, seeds(0, 1), trainer)
+  assert len(trainer.seen) == 1
+  assert runner.base_config(tmp_path)["optim.b2"] == 0.999
+  other = config.apply(config.default(), {"optim.b2": 0.9})
+  with pytest.raises(ValueError, match=r"optim\.b2: 0\.999 -> 0\.9\b"):
+    runner.run_sweep(
+      other, seeds(0), tmp_path, train_fn=Trainer(), notify=quiet
+    )
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"seed": "x"}'])
+def test_a_damaged_base_config_is_named_with_the_remedy(tmp_path, text):
+  run(tmp_path, seeds(0), Trainer())
+  (tmp_path / "base_config.json").write_text(text)
+  with pytest.raises(ValueError, match=r"base_config\.json.*delete"):
+    run(tmp_path, seeds(0), Trainer())
+
+
 def test_a_row_may_bring_new_columns(tmp_path):
   path = tmp_path / "runs.csv"
   rows.append(path, {"key": "a", "x": 1.5, "reason": 'a "b", c\nd'})
@@ -275,6 +316,46 @@ def test_a_row_may_bring_new_columns(tmp_path):
   ]
   left = {p.name for p in tmp_path.iterdir()}
   assert left <= {"runs.csv", ".runs.csv.lock"}
+
+
+def test_a_row_costs_the_same_however_many_there_are(tmp_path, monkeypatch):
+  """Regression: each run parsed all rows of the sweep four times."""
+  parse, parsed = rows._parse, []
+  monkeypatch.setattr(
+    rows, "_parse", lambda *cell: parsed.append(cell) or parse(*cell)
+  )
+  got = run(tmp_path, seeds(*range(24)), Trainer())
+  # Twice to see that no run is left, and once to return the rows.
+  assert len(parsed) == 3 * 24 * len(got[0])
+  path = tmp_path / "runs.csv"
+  added = path.read_bytes()
+  rows.write(path, rows.read(path))
+  assert path.read_bytes() == added
+
+
+@pytest.mark.slow
+def test_two_thousand_runs_need_no_more_than_two_hundred(tmp_path):
+  seen = []
+
+  def notify(_, row):
+    if row and row["seed"] in (200, 1999):
+      pages = pathlib.Path("/proc/self/statm").read_text().split()[1]
+      files = len(os.listdir("/proc/self/fd"))
+      seen.append((int(pages) * os.sysconf("SC_PAGE_SIZE"), files))
+
+  trainer = Trainer()
+  runner.run_sweep(
+    config.default(),
+    seeds(*range(2000)),
+    tmp_path,
+    train_fn=trainer,
+    notify=notify,
+  )
+  assert len(rows.read(tmp_path / "runs.csv")) == len(trainer.seen) == 2000
+  (memory, files), (later, files_later) = seen
+  assert files_later == files
+  # The file of rows has 1 MB, and is in memory twice while it is written.
+  assert later - memory < 2**24
 
 
 @pytest.mark.parametrize(

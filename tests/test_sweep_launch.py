@@ -155,6 +155,17 @@ def test_workers_that_cannot_begin_end_the_sweep(tmp_path):
   assert "no such module" in workers.log_of(tmp_path, 0).read_text()
 
 
+def test_a_worker_that_finds_the_disk_full_ends_the_sweep(tmp_path):
+  """Each run that was left would have failed, and stayed so."""
+  full = "import sys; print('error: the disk is full', file=sys.stderr)"
+  runs = runner.choose(config.default(), grid.plan([{"seed": 1}]), tmp_path)
+  command = [sys.executable, "-c", f"{full}; sys.exit(2)"]
+  fleet = workers.Fleet(runs, tmp_path, command, workers=1, notify=print)
+  with pytest.raises(ChildProcessError, match=r"^error: the disk is full$"):
+    fleet.run()
+  assert not rows.read(tmp_path / "runs.csv")
+
+
 def test_stopped_sweep_hands_its_run_to_another(folder):
   """Checks two sweeps on one folder: one is asked to stop, one is killed."""
   (folder / "stays-0").touch()

@@ -1,9 +1,11 @@
+import errno
 import json
 import math
 import os
 import pty
 import subprocess
 import sys
+import threading
 
 import pytest
 from tensorboard.backend.event_processing import event_accumulator
@@ -193,3 +195,98 @@ def test_json_is_strict_and_keeps_numbers_that_are_not_finite(tmp_path):
   writer.close()
   json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=refuse)
   assert math.isnan(record.read_metrics(tmp_path)[0]["train/loss"])
+
+
+def test_a_second_process_says_who_holds_the_run(tmp_path):
+  """Two on one workdir ended in a traceback of orbax, or mixed their rows."""
+  code = (
+    "import pathlib, sys, time\n"
+    "from ws_jax.base import disk\n"
+    "with disk.locked(pathlib.Path(sys.argv[1])):\n"
+    "  print('locked', flush=True); time.sleep(60)"
+  )
+  lock = tmp_path / ".lock"
+  other = subprocess.Popen(
+    [sys.executable, "-c", code, str(lock)], stdout=subprocess.PIPE
+  )
+  with other:
+    assert other.stdout and other.stdout.readline()
+    with pytest.raises(ValueError, match=f"in use: process {other.pid} on "):
+      make_run(tmp_path)
+    assert not (tmp_path / "config.json").exists()
+    other.kill()
+  assert lock.exists()  # it is left, and holds nobody off
+  make_run(tmp_path).close()
+  assert not lock.exists()
+
+
+def test_a_lock_that_is_let_go_of_is_free_to_all_who_wait(tmp_path):
+  """Its file is deleted: one who waits for the old file must see the new."""
+  lock, inside, most = tmp_path / "lock", [], []
+
+  def work():
+    for _ in range(20):
+      with disk.locked(lock):
+        inside.append(1)
+        most.append(len(inside))
+        inside.pop()
+
+  threads = [threading.Thread(target=work) for _ in range(4)]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join()
+  assert most == [1] * 80
+
+
+def test_a_failure_is_recorded_on_a_full_disk(tmp_path, monkeypatch):
+  run = make_run(tmp_path)
+  run.start(0)
+
+  def full(path, content):
+    raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+  monkeypatch.setattr(record, "write_json", full)
+  run.status("failed", 3, "a full disk")
+  run.close()
+  status = disk.read_json(tmp_path / "status.json")
+  assert (status["status"], status["reason"]) == ("failed", "a full disk")
+
+
+def test_a_run_says_that_it_goes_on_where_other_bits_come_out(tmp_path, capsys):
+  """The number of cores decides the order of sums: it was mixed in silence."""
+
+  def begin(step, cores):
+    run = make_run(tmp_path)
+    run._about = {"cpu_count": cores, "versions": {"jax": "1"}}
+    run.start(step)
+    run.status("running")
+    run.close()
+    return disk.read_json(tmp_path / "status.json")
+
+  begin(0, 2)
+  assert "mixed" not in begin(0, 1)  # nothing was kept of the first
+  assert "mixed" not in begin(1, 1)
+  capsys.readouterr()
+  mixed = ["CPU cores 1, now 2 (from step 2)"]
+  assert begin(2, 2)["mixed"] == mixed
+  assert f": {mixed[0]}: the bits are not" in capsys.readouterr().err
+  assert begin(3, 2)["mixed"] == mixed
+  ended = begin(4, 7)  # of 4: nothing is computed
+  assert (ended["mixed"], ended["cpu_count"]) == (mixed, 2)
+
+
+def test_one_damaged_row_takes_no_other_with_it(tmp_path):
+  lines = [b'{"step": 1}', b'{"step": \xff}', b"[2]", b'{"step": 3}', b'{"ste']
+  (tmp_path / "metrics.jsonl").write_bytes(b"\n".join(lines))
+  assert record.read_metrics(tmp_path) == [{"step": 1}, {"step": 3}]
+
+
+def test_rows_are_in_tensorboard_s_file_at_once(tmp_path):
+  """Its own writer keeps rows for two minutes, which a kill would lose."""
+  writer = record.MetricWriter(tmp_path, 0)
+  writer.write(1, {"train/loss": 0.5})
+  events = event_accumulator.EventAccumulator(str(tmp_path))
+  events.Reload()
+  assert [e.step for e in events.Scalars("train/loss")] == [1]
+  writer.close()

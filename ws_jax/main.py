@@ -18,7 +18,7 @@ with extras.program("train", by="ws_jax.main"):
   from absl import app, flags, logging
 
 from ws_jax import config
-from ws_jax.base import keys
+from ws_jax.base import disk, keys
 
 _CONFIG = flags.DEFINE_string(
   "config",
@@ -91,6 +91,12 @@ def main(argv: list[str]) -> None:
   except data.DataError as error:  # One before the first step is the former.
     _stop(f"error: {error}; data.on_error=skip would count and skip it", 1)
   except Exception as error:
+    workdir = str(_WORKDIR.value)
+    if isinstance(error, OSError) and disk.is_of_disk(error, workdir):
+      what = f"{error.filename or workdir}: {error.strerror or error}"
+      _stop(
+        f"error: {what}; the same command goes on from the newest checkpoint", 1
+      )
     if not processes.several():
       raise
     if not isinstance(error, jax.errors.JaxRuntimeError):

@@ -1,6 +1,8 @@
 """Files written whole or not at all, and locks between processes."""
 
 import contextlib
+import datetime
+import errno
 import fcntl
 import functools
 import hashlib
@@ -8,9 +10,17 @@ import json
 import math
 import os
 import pathlib
+import re
+import socket
 import uuid
 from collections.abc import Callable, Iterator
 from typing import IO, Any
+
+# Errors of a disk, whatever was written.
+_OF_DISKS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE}
+
+# Errors of a file system that has no locks, as some of clusters.
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 _NOT_FINITE = {
   "NaN": math.nan,
@@ -79,6 +89,17 @@ def make_file(path: pathlib.Path, content: bytes, *, check: bool) -> str:
   if not path.exists() or path.read_bytes() != content:
     raise ValueError(f"{path} is not what its source gives: sha256 {digest}")
   return f"{path} is what its source gives: sha256 {digest}"
+
+
+def clean(folder: pathlib.Path) -> None:
+  """Deletes drafts of `whole` that killed processes have left in a folder.
+
+  Args:
+    folder: Folder in which no other process writes.
+  """
+  for path in folder.glob(".*"):
+    if re.fullmatch(r"\..+\.\d+\.[0-9a-f]{8}", path.name):
+      path.unlink(missing_ok=True)
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
@@ -154,24 +175,107 @@ def _in_each(function: Callable[[Any], Any], value: Any) -> Any:
   return value
 
 
+def is_of_disk(error: OSError, folder: str | os.PathLike[str]) -> bool:
+  """Returns whether an error says that a folder cannot be written.
+
+  Its disk is full, broken or read-only; or the folder, or a file in it, is gone
+  or forbidden.
+
+  Args:
+    error: Error that was raised.
+    folder: Folder that was being written.
+
+  Example:
+    >>> is_of_disk(OSError(errno.ENOSPC, "No space left on device"), "runs")
+    True
+    >>> is_of_disk(FileNotFoundError(errno.ENOENT, "no", "my.npz"), "runs")
+    False
+  """
+  inside = os.path.join(os.path.abspath(folder), "")
+  path = os.path.abspath(error.filename) if _is_path(error.filename) else ""
+  return error.errno in _OF_DISKS or f"{path}/".startswith(inside)
+
+
+def _is_path(name: Any) -> bool:
+  return isinstance(name, (str, os.PathLike))
+
+
+def overwrite_json(path: pathlib.Path, value: Any) -> None:
+  """Writes JSON over a file that is there; for a disk that is full.
+
+  The place of the old content is taken, where `write_json` needs a new one. A
+  crash meanwhile leaves a damaged file. Nothing is raised if this fails, too.
+  """
+  content = (to_json(value, indent=2) + "\n").encode()
+  with contextlib.suppress(OSError), path.open("r+b") as file:
+    file.write(content)
+    file.truncate()
+
+
 @contextlib.contextmanager
 def locked(path: pathlib.Path, *, wait: bool = True) -> Iterator[bool]:
   """Holds the lock of a file, between processes and, by flock, between hosts.
 
-  The kernel lets go of the lock when its process ends, however it ends.
+  The kernel lets go of the lock when its process ends, however it ends. The
+  file is gone when the lock is let go of in order, and tells `holder` who has
+  it until then.
 
   Args:
-    path: the lock file, which is made and left there.
+    path: the lock file, which is made.
     wait: whether to wait until the lock is free.
 
   Yields:
     Whether the lock is held: False if another process holds it and `wait` is
     not set.
   """
-  with path.open("w") as file:
+  file = _lock(path, wait)
+  if file is None:
+    yield False
+    return
+  with file:
+    now = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
+    who = {"pid": os.getpid(), "host": socket.gethostname(), "since": now}
+    with contextlib.suppress(OSError):  # on a full disk it is locked as well
+      file.truncate(0)
+      file.write(json.dumps(who).encode())
+      file.flush()
+    try:
+      yield True
+    finally:
+      with contextlib.suppress(OSError):
+        path.unlink()
+
+
+def _lock(path: pathlib.Path, wait: bool) -> IO[bytes] | None:
+  """Returns the lock file, open and locked; None if another process has it."""
+  while True:
+    file = path.open("ab")
     try:
       fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+      # Who had it before may have deleted it just now: then another process
+      # can lock the next file of this name.
+      if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+        return file
+    except FileNotFoundError:
+      pass
     except BlockingIOError:
-      yield False
-    else:
-      yield True
+      file.close()
+      return None
+    except OSError:
+      file.close()
+      raise
+    file.close()
+
+
+def holder(path: pathlib.Path) -> str:
+  """Returns who holds the lock of a file, in words.
+
+  Example:
+    >>> holder(pathlib.Path("/no/lock/here"))
+    'another process'
+  """
+  try:
+    who = read_json(path)
+    return f"process {who['pid']} on {who['host']} since {who['since']}"
+  except (OSError, ValueError, TypeError, KeyError):
+    return "another process"

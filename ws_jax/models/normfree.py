@@ -204,7 +204,7 @@ class NFBlock(nn.Module):
       y = SqueezeExcite(hidden, gain=2.0, name="squeeze_excite")(y)
     y = StochasticDepth(self.stochastic_depth, rescale=False)(y, train=train)
     if self.skip_init:
-      gain = self.param("skip_gain", nn.initializers.zeros, ())
+      gain = self.param("skip_gain", nn.initializers.zeros, (), jnp.float32)
       y = y * gain.astype(y.dtype)
     return x + self.alpha * y
 

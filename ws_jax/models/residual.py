@@ -215,7 +215,8 @@ class Block(nn.Module):
         x = self._projection(y)
       y = self._conv(i, *settings)(self._dropout(y, i, train))
     if self.zero_init_last:
-      y = y * self.param("gain", nn.initializers.zeros, ()).astype(y.dtype)
+      gain = self.param("gain", nn.initializers.zeros, (), jnp.float32)
+      y = y * gain.astype(y.dtype)
     return x + self._depth(y, train)
 
 

@@ -347,7 +347,7 @@ def _with_positions(module, x, places):
   # fewer, as those of generation are.
   if module.is_initializing():
     size = (x.shape[1], shape.dim)
-    table = module.param("positions", _small, size)
+    table = module.param("positions", _small, size, jnp.float32)
   else:
     table = module.get_variable("params", "positions")
   return x + jnp.take(table, places, axis=0).astype(x.dtype)[None]

@@ -104,7 +104,8 @@ def run_sweep(
         notify(run, row)
       if stop is not None:
         raise stop
-  rows = {row["key"]: row for row in rows_lib.read(out / "runs.csv")}
+  keys = {run.key for run in runs}
+  rows = {row["key"]: row for row in rows_lib.read(out / "runs.csv", keys)}
   return [rows[run.key] for run in runs if run.key in rows]
 
 
@@ -186,7 +187,7 @@ def give_up(run: Run, out: pathlib.Path, reason: str) -> Row | None:
 
 def unfinished(runs: Sequence[Run], out: pathlib.Path) -> list[Run]:
   """Returns the runs whose row in `runs.csv` is missing or not final."""
-  rows = rows_lib.read(out / "runs.csv")
+  rows = rows_lib.read(out / "runs.csv", {run.key for run in runs})
   ended = {row["key"] for row in rows if row["status"] in _FINAL}
   return [run for run in runs if run.key not in ended]
 
@@ -204,6 +205,7 @@ def _take(
   while left := unfinished(runs, out):
     idle = True
     for alone in (True, False):
+      left = unfinished(left, out)  # The first pass leaves few to the second.
       for structure, members in grid.by_structure(left).items():
         digest = hashlib.sha256(structure.encode()).hexdigest()[:16]
         with disk.locked(_lock_of(out, digest), wait=False) as mine:
@@ -276,9 +278,11 @@ def _train(
     outcomes |= {run.name: outcome for run in todo}
   except Exception as error:  # One broken run must not end the others.
     reason = f"{type(error).__name__}: {error}".splitlines()[0]
-    for run in todo:
+    full = isinstance(error, OSError) and disk.is_of_disk(error, out)
+    stop, status = (error, "interrupted") if full else (None, "failed")
+    outcomes |= {run.name: {"status": status, "reason": reason} for run in todo}
+    for run in () if full else todo:
       disk.write_text(out / run.name / "error.txt", traceback.format_exc())
-      outcomes[run.name] = {"status": "failed", "reason": reason}
   return [_row(run, out, outcomes[run.name]) for run in runs], stop
 
 
@@ -314,7 +318,7 @@ def _row(run: Run, out: pathlib.Path, outcome: dict[str, Any]) -> Row:
   """Returns the row of a run, from its folder and from how it ended."""
   workdir = out / run.name
   resolved = disk.read_json(workdir / "config.json")
-  base = disk.read_json(out / _BASE)
+  base = base_config(out)
   return rows_lib.make(
     run.key,
     run.name,
@@ -336,11 +340,11 @@ def config_of(
 def _claim(out: pathlib.Path, config: ml_collections.ConfigDict) -> None:
   """Keeps a folder to one base config: the key of a row has overrides only."""
   mine = json.loads(json.dumps(config_lib.flatten(config.to_dict())))
-  path = out / _BASE
-  theirs = disk.read_json(path)
-  if theirs is None:
-    disk.write_json(path, mine)
-  elif theirs != mine:
+  theirs, mine = base_config(out), _completed(mine)
+  if not theirs:
+    disk.write_json(out / _BASE, mine)
+    return
+  if theirs != mine:
     changes = "; ".join(
       f"{key}: {theirs.get(key)} -> {mine.get(key)}"
       for key in sorted(mine.keys() | theirs.keys())
@@ -350,3 +354,32 @@ def _claim(out: pathlib.Path, config: ml_collections.ConfigDict) -> None:
       f"{out} holds runs of another config ({changes}); give another folder,"
       " or delete this one"
     )
+
+
+def base_config(out: pathlib.Path) -> dict[str, Any]:
+  """Returns the config that the runs of a sweep change, by dotted key.
+
+  A key that is newer than the folder has its default: the runs had no other.
+
+  Args:
+    out: Folder of the sweep.
+
+  Returns:
+    The config; empty where the folder does not tell.
+
+  Raises:
+    ValueError: The file is damaged, or has a key that is none any more.
+  """
+  path = out / _BASE
+  try:
+    saved = disk.read_json(path)
+    return {} if saved is None else _completed(saved)
+  except (AttributeError, TypeError, ValueError) as error:
+    raise ValueError(
+      f"{path} cannot be read: {error}. Give another folder, or delete {out}"
+    ) from error
+
+
+def _completed(saved: Mapping[str, Any]) -> dict[str, Any]:
+  flat = config_lib.flatten(config_lib.from_saved(saved))
+  return json.loads(json.dumps(flat))

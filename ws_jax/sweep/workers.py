@@ -29,6 +29,8 @@ from ws_jax.train import loop, record
 
 # Exit code of a worker that was asked to stop, and did.
 STOPPED = 130
+# Exit code of a worker that says why no other could go on either.
+UNUSABLE = 2
 # A run is given up when its process has died this often at one point of it.
 _DEATHS = 2
 
@@ -112,6 +114,10 @@ class Fleet:
       number, message = self._messages.get()
       if isinstance(message, int):
         del self._processes[number]
+        if message == UNUSABLE and not self._stopping:
+          log = log_of(self._out, number)
+          said = log.read_text("utf-8", "replace").strip().splitlines()
+          raise ChildProcessError(said[-1] if said else f"see {log}")
         if message not in (0, STOPPED) and not self._stopping:
           self._replace(number, message)
       else:

@@ -1,16 +1,25 @@
 """TensorBoard's event files, without TensorFlow."""
 
 import importlib
+import itertools
+import os
 import pathlib
+import socket
 import sys
 import time
 import types
 from collections.abc import Mapping
 from typing import Any
 
+# Files that one process begins within a second need names of their own.
+_numbers = itertools.count()
+
 
 class Events:
   """Writes scalars for TensorBoard.
+
+  An event is in the file when `write` returns: TensorBoard's own writer keeps
+  some for two minutes, and those would be lost if the process were killed.
 
   Args:
     workdir: Folder of the run.
@@ -27,10 +36,14 @@ class Events:
     folder = "tensorboard.compat.proto"
     protos: Any = importlib.import_module(f"{folder}.event_pb2")
     summaries: Any = importlib.import_module(f"{folder}.summary_pb2")
-    from tensorboard.summary.writer.event_file_writer import EventFileWriter
+    from tensorboard.summary.writer.record_writer import RecordWriter
 
     self._event, self._summary = protos.Event, summaries.Summary
-    self._file = EventFileWriter(str(workdir))
+    now, host, pid = time.time(), socket.gethostname(), os.getpid()
+    name = f"events.out.tfevents.{int(now):010}.{host}.{pid}.{next(_numbers)}"
+    self._file = (workdir / name).open("xb")
+    self._records = RecordWriter(self._file)
+    self._add(0, file_version="brain.Event:2")
     begins = protos.SessionLog(status=protos.SessionLog.START)
     self._add(step + 1, session_log=begins)
 
@@ -44,10 +57,10 @@ class Events:
     self._add(step, summary=self._summary(value=values))
 
   def close(self) -> None:
-    """Writes what is left, and closes the file."""
+    """Closes the file."""
     self._file.close()
 
   def _add(self, step: int, **content) -> None:
-    self._file.add_event(
-      self._event(step=step, wall_time=time.time(), **content)
-    )
+    event = self._event(step=step, wall_time=time.time(), **content)
+    self._records.write(event.SerializeToString())
+    self._file.flush()

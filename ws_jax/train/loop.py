@@ -106,8 +106,10 @@ def train_and_evaluate(
     The last `train/...` and `eval/...` metrics.
 
   Raises:
-    ConfigError: the configuration cannot be run, or not in this workdir.
-      Raised before anything is compiled or written.
+    ConfigError: the configuration cannot be run, or not in this workdir, which
+      another process may hold. Raised before anything is compiled or written;
+      or no checkpoint there is whole.
+    OSError: the disk is full, broken or read-only, or the workdir is gone.
     Diverged: the loss left its bounds; recorded in `status.json`.
     Interrupted: SIGTERM or SIGINT came; the state has been saved.
 
@@ -191,6 +193,7 @@ def _train(
     with signals.stop_on_first() as stop:
       _loop(members, stop)
     for member in _live(members):
+      member.checkpoints.close()  # what is not on disk is not done
       member.run.status("done")
       member.outcome = member.run.metrics
     return [member.outcome for member in members]
@@ -209,10 +212,11 @@ def _train(
         member.checkpoints.abandon()  # to close would be to wait for the others
     raise
   finally:
-    for member in members:
-      member.setup.source.close()
-      member.checkpoints.close()
-      member.run.close()
+    with contextlib.ExitStack() as ends:  # all of them, whatever one raises
+      for member in members:
+        ends.callback(member.run.close)
+        ends.callback(member.checkpoints.close)
+        ends.callback(member.setup.source.close)
 
 
 def _member(setup: build.Setup, workdir: pathlib.Path, runs: int) -> _Member:
@@ -231,10 +235,13 @@ def _member(setup: build.Setup, workdir: pathlib.Path, runs: int) -> _Member:
     raise config_lib.ConfigError(str(error)) from error
   for note in setup.notes if processes.first() else ():
     print(note, file=sys.stderr, flush=True)
-  keep = setup.config.train.keep_checkpoints
-  return _Member(
-    setup, run, checkpoint.Checkpoints(workdir / checkpoint.FOLDER, keep=keep)
+  checkpoints = checkpoint.Checkpoints(
+    workdir / "checkpoints",
+    keep=setup.config.train.keep_checkpoints,
+    config=setup.config.to_dict(),
+    may_change=(*_MAY_CHANGE, "train.steps", "train.epochs"),
   )
+  return _Member(setup, run, checkpoints)
 
 
 def _live(members: Sequence[_Member]) -> list[_Member]:
@@ -300,9 +307,12 @@ def _loop(members: Sequence[_Member], stop: signals.Stop) -> None:
 
 def _begin(members: Sequence[_Member]) -> tuple[steps.TrainState, int]:
   """Returns the state that the runs go on from, and its step."""
-  begun = [
-    member.checkpoints.newest(member.setup.state()) for member in members
-  ]
+  try:
+    begun = [
+      member.checkpoints.newest(member.setup.state()) for member in members
+    ]
+  except ValueError as error:  # none is whole
+    raise config_lib.ConfigError(str(error)) from error
   states, at = zip(*begun, strict=True)
   if len(set(at)) > 1:
     raise config_lib.ConfigError(

@@ -5,15 +5,23 @@ TensorBoard events, `checkpoints/` and `status.json`, and of a task that
 classifies `predictions.npz`. JSON files are written whole or not at all.
 """
 
+import contextlib
 import dataclasses
 import json
 import pathlib
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 from ws_jax import config as config_lib
+from ws_jax.base import numerics
 from ws_jax.base.disk import (
+  NO_LOCKS,
+  clean,
   from_json,
+  holder,
+  locked,
+  overwrite_json,
   read_json,
   to_json,
   write_json,
@@ -38,7 +46,7 @@ class Run:
 
   Raises:
     ValueError: the folder holds a run of another configuration, or files that
-      cannot be read.
+      cannot be read; or another process trains in it.
   """
 
   def __init__(
@@ -63,18 +71,48 @@ class Run:
     }
     self._writer: MetricWriter | None = None
     self._progress: Progress | None = None
-    before = _status(self.workdir / "status.json")
-    _same_run(self.workdir, config, may_change, before.get("status") == "done")
+    self._held = contextlib.ExitStack()
     if writes:
       self.workdir.mkdir(parents=True, exist_ok=True)
-      write_json(self.workdir / "config.json", config.to_dict())
+      self._lock()
+    try:
+      before = self._begin(config, may_change)
+    except BaseException:
+      self._held.close()
+      raise
     for name, seconds in before.get("seconds", {}).items():
       self.clock.seconds[name] += seconds
     self._name, self._step = self.workdir.name, 0
 
+  def _lock(self) -> None:
+    """Keeps other processes from the folder until this run is closed."""
+    path = self.workdir / ".lock"
+    try:
+      held = self._held.enter_context(locked(path, wait=False))
+    except OSError as error:
+      if error.errno not in NO_LOCKS:
+        raise
+      held = True  # as before there were locks: nobody can tell
+    if not held:
+      raise ValueError(
+        f"{self.workdir} is in use: {holder(path)} trains in it. Wait for it,"
+        " stop it, or choose another --workdir"
+      )
+
+  def _begin(self, config, may_change) -> dict[str, Any]:
+    """Writes the config; returns the status that an earlier attempt left."""
+    before = _status(self.workdir / "status.json")
+    _same_run(self.workdir, config, may_change, before.get("status") == "done")
+    if self._writes:
+      clean(self.workdir)
+      write_json(self.workdir / "config.json", config.to_dict())
+    self._before = before
+    return before
+
   def start(self, step: int) -> None:
     """Opens the writers; the run goes on from `step`."""
     self._step = step
+    self._compare_machines(step)
     if self._writes:
       self._writer = MetricWriter(self.workdir, step)
       self._progress = Progress(self._steps, step, self._name)
@@ -82,6 +120,23 @@ class Run:
       self.metrics.update(row)
     self.metrics.pop("step", None)
     self.status("running")
+
+  def _compare_machines(self, step: int) -> None:
+    """Records, and says, that a run goes on where other bits come out."""
+    before = self._before
+    if step >= self._steps:  # nothing is computed any more
+      keys = {key.partition(".")[0] for key in (*numerics.FACTS, "mixed")}
+      self._about |= {key: before[key] for key in keys if key in before}
+    elif step:
+      mixed = list(before.get("mixed", ()))
+      now = numerics.of(self._about)
+      if new := numerics.changes(numerics.of(before), now):
+        line = f"{', '.join(new)} (from step {step})"
+        mixed.append(line)
+        if self._writes:
+          note = "the bits are not those of a run in one piece"
+          print(f"{self._name}: {line}: {note}", file=sys.stderr, flush=True)
+      self._about |= {"mixed": mixed} if mixed else {}
 
   def advance(self, step: int) -> None:
     """Shows that `step` steps are done."""
@@ -114,14 +169,21 @@ class Run:
       "metrics": self.metrics,
       **self._about,
     }
-    write_json(self.workdir / "status.json", content)
+    path = self.workdir / "status.json"
+    try:
+      write_json(path, content)
+    except OSError:
+      if status != "failed":  # of which the reason is more than this one
+        raise
+      overwrite_json(path, content)
 
   def close(self) -> None:
-    """Closes the writers."""
-    if self._writer:
-      self._writer.close()
-    if self._progress:
-      self._progress.close()
+    """Closes the writers, and lets other processes into the folder."""
+    with self._held:
+      if self._writer:
+        self._writer.close()
+      if self._progress:
+        self._progress.close()
 
 
 def about(setup: Any) -> dict[str, Any]:
@@ -213,13 +275,15 @@ class MetricWriter:
 
 
 def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
-  """Returns the rows of `metrics.jsonl`, but for a last one that was cut."""
+  """Returns the rows of `metrics.jsonl`, but for any that is cut or damaged."""
   path = workdir / "metrics.jsonl"
   rows = []
-  text = path.read_text(encoding="utf-8") if path.exists() else ""
+  text = path.read_text("utf-8", "replace") if path.exists() else ""
   for line in text.splitlines():
     try:
-      rows.append(from_json(line))
+      row = from_json(line)
     except ValueError:
-      break
+      continue
+    if isinstance(row, dict) and isinstance(row.get("step"), int):
+      rows.append(row)
   return rows

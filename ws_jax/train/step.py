@@ -507,10 +507,10 @@ def _effective_params(program, params, sums):
   return stack.over(one, sums["count"], (0,))(params)
 
 
-def _no_sums(program: Program, runs: tuple[int, ...] = ()) -> Sums:
+def _no_sums(program: Program, runs: tuple[int, ...] = ()) -> dict[str, Any]:
   """Returns the sums of a task at zero."""
   names = ("loss", *tasks.metric_names(program.task), "count")
-  return {name: jnp.zeros(runs, jnp.float32) for name in names}
+  return {name: np.zeros(runs, np.float32) for name in names}
 
 
 def means(sums: Sums) -> dict[str, Any]:

@@ -139,8 +139,8 @@ def load_run(path: str | pathlib.Path) -> Trained:
   """Reads a run for use in Python; its data are not needed.
 
   Args:
-    path: Workdir of the run, of which the newest step is read, or the folder
-      of one step in its `checkpoints`.
+    path: Workdir of the run, of which the newest step that is whole is read, or
+      the folder of one step in its `checkpoints`.
 
   Returns:
     The run; `params` for its parameters, `predict` for its outputs.
@@ -164,11 +164,10 @@ def load_run(path: str | pathlib.Path) -> Trained:
       f"{workdir}/status.json does not describe the data: start the run again"
       " (it goes on from its checkpoint), or train it with this version"
     )
-  step = weights.newest_step(folder)
-  if step is None:
+  if weights.newest_step(folder) is None:
     raise ValueError(f"{workdir} holds no checkpoint")
-  variables = weights.read_raw_variables(folder)
-  return restore(saved, status["data"], variables, step)
+  variables, read = weights.read_checkpoint(folder)
+  return restore(saved, status["data"], variables, int(read.name))
 
 
 def restore(

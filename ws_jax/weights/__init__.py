@@ -3,8 +3,10 @@
 from ws_jax.weights.params import (
   Info,
   newest_step,
+  read_checkpoint,
   read_info,
   read_params,
+  read_params_of,
   read_raw_params,
   read_raw_variables,
   write_params,
@@ -13,8 +15,10 @@ from ws_jax.weights.params import (
 __all__ = [
   "Info",
   "newest_step",
+  "read_checkpoint",
   "read_info",
   "read_params",
+  "read_params_of",
   "read_raw_params",
   "read_raw_variables",
   "write_params",

@@ -12,7 +12,7 @@ from ws_jax.base import disk, names
 from ws_jax.core import conventions, describe, fold
 from ws_jax.core.kernels import by_path
 from ws_jax.train import calling
-from ws_jax.weights import choice, convert, generate, predict
+from ws_jax.weights import choice, convert, generate, predict, steps
 from ws_jax.weights.export import verb as export
 
 _SOURCE = "a run's workdir, an orbax folder, a .npz or a .safetensors file"
@@ -23,7 +23,7 @@ def _describe(given: argparse.Namespace) -> None:
   """Prints the table of `ws_jax.describe`."""
   source = pathlib.Path(given.source)
   model = _model_of(source)
-  params = weights.read_params(source)
+  params, read = weights.read_params_of(source)
   chosen = choice.choose(given, by_path(params), source)
   where, axes, convention = chosen.where, chosen.axes, chosen.convention
   if model.get("ws") and not choice.is_given(given):
@@ -35,6 +35,8 @@ def _describe(given: argparse.Namespace) -> None:
     params, where=where, axes=axes, convention=convention or conventions.BIT
   )
   print(table, flush=True)
+  if words := steps.told(read):
+    print(f"This is {words}.")
   info = weights.read_info(source)
   if info.folded:
     print(f"This file is {info}. Do not fold it again, or train on from it.")
@@ -43,7 +45,7 @@ def _describe(given: argparse.Namespace) -> None:
 def _fold(given: argparse.Namespace) -> None:
   """Writes plain weights, with which the plain model computes the same."""
   source = pathlib.Path(given.source)
-  raw = weights.read_raw_variables(source)
+  raw, read = weights.read_checkpoint(source)
   model = _model_of(source)
   if not model:
     folded, convention, line = _fold_file(given, raw, source)
@@ -66,7 +68,8 @@ def _fold(given: argparse.Namespace) -> None:
   weights.write_params(given.out, folded, folded=convention)
   if line:
     print(f"standardized {line}")
-  print(f"{given.out}: {weights.read_info(given.out)}")
+  words = [steps.told(read), str(weights.read_info(given.out))]
+  print(f"{given.out}: {', '.join(filter(None, words))}")
 
 
 def _fold_file(

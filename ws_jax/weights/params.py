@@ -17,7 +17,7 @@ import numpy as np
 from ws_jax.base import extras
 from ws_jax.core.conventions import CONVENTIONS, Convention, get_convention
 from ws_jax.core.kernels import path_string
-from ws_jax.weights import formats
+from ws_jax.weights import formats, steps
 
 PyTree = Any
 
@@ -36,7 +36,8 @@ def read_params(path: str | os.PathLike[str]) -> PyTree:
 
   Raises:
     ValueError: It is no such file, it is damaged, or it holds an array that
-      would need pickle; the message names the path.
+      would need pickle; the message names the path. Of a workdir the newest
+      step that is whole is read, and a line on stderr names those that are not.
     FileNotFoundError: There is nothing at `path`.
 
   Example:
@@ -48,9 +49,28 @@ def read_params(path: str | os.PathLike[str]) -> PyTree:
     (8, 4)
     >>> folder.cleanup()
   """
+  return read_params_of(path)[0]
+
+
+def read_params_of(
+  path: str | os.PathLike[str],
+) -> tuple[PyTree, pathlib.Path]:
+  """Reads parameters as `read_params`, and tells what they are of.
+
+  Args:
+    path: Path as in `read_params`.
+
+  Returns:
+    The parameters, and the file or folder that was read: of a workdir that of
+    the newest step that is whole.
+
+  Raises:
+    ValueError: As `read_params`.
+    FileNotFoundError: There is nothing at `path`.
+  """
   path = _existing(path)
   if path.is_dir():
-    return _read_orbax(path)
+    return _read_newest(path)
   if path.suffix not in formats.SUFFIXES:
     raise ValueError(
       f"{path}: must be an orbax folder, a .npz or a .safetensors file"
@@ -60,7 +80,7 @@ def read_params(path: str | os.PathLike[str]) -> PyTree:
     if _as_path(name) in arrays:
       raise ValueError(f"{path}: two arrays of the path {_as_path(name)!r}")
     arrays[_as_path(name)] = array
-  return arrays
+  return arrays, path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,15 +189,34 @@ def read_raw_variables(path: str | os.PathLike[str]) -> PyTree:
     ValueError: As `read_raw_params`.
     FileNotFoundError: There is nothing at `path`.
   """
+  return read_checkpoint(path)[0]
+
+
+def read_checkpoint(
+  path: str | os.PathLike[str],
+) -> tuple[PyTree, pathlib.Path]:
+  """Reads variables as `read_raw_variables`, and tells what they are of.
+
+  Args:
+    path: Path as in `read_params`.
+
+  Returns:
+    The variables, and the file or folder that was read: of a workdir that of
+    the newest step that is whole.
+
+  Raises:
+    ValueError: As `read_raw_params`.
+    FileNotFoundError: There is nothing at `path`.
+  """
   path = _existing(path)
   if not path.is_dir():
-    return read_raw_params(path)
+    return read_raw_params(path), path
   parts = ("params", "ema_params", "model_state")
-  state = _read_orbax(path, parts)
+  state, folder = _read_newest(path, parts)
   if not isinstance(state, dict) or not state.keys() >= {"params"}:
-    return state
+    return state, folder
   params = state.get("ema_params") or state["params"]
-  return {"params": params, **(state.get("model_state") or {})}
+  return {"params": params, **(state.get("model_state") or {})}, folder
 
 
 def write_params(
@@ -237,14 +276,20 @@ def _as_path(name: str) -> str:
   return name if "/" in name else name.replace(".", "/")
 
 
-def _read_orbax(
+def _read_newest(
   path: pathlib.Path, keys: tuple[str, ...] = ("params",)
-) -> PyTree:
-  """Reads some parts of a training state, or the whole of any other tree."""
+) -> tuple[PyTree, pathlib.Path]:
+  """Reads a folder, or the newest step in it; returns which that was."""
   extras.need("train", by=f"the orbax folder {path}")
+  read = lambda folder: _read_orbax(folder, keys)
+  state, folder, _ = steps.read_newest(path.absolute(), read)
+  return state, folder
+
+
+def _read_orbax(folder: pathlib.Path, keys: tuple[str, ...]) -> PyTree:
+  """Reads some parts of a training state, or the whole of any other tree."""
   from orbax.checkpoint import v1 as ocp
 
-  folder = _newest_step(path.absolute())
   try:
     load: Any = ocp.load  # its annotations allow no tree
     metadata: Any = ocp.metadata(str(folder)).metadata
@@ -272,13 +317,5 @@ def _read_orbax(
 
 def newest_step(folder: pathlib.Path) -> int | None:
   """Returns the newest step in a workdir or of one checkpoint, or None."""
-  name = _newest_step(folder.absolute()).name
-  return int(name) if name.isdecimal() else None
-
-
-def _newest_step(folder: pathlib.Path) -> pathlib.Path:
-  """Returns the folder of the newest step in a workdir, or `folder` itself."""
-  inner = folder / "checkpoints"
-  inside = inner if inner.is_dir() else folder
-  steps = [p for p in inside.iterdir() if p.name.isdecimal() and p.is_dir()]
-  return max(steps, key=lambda p: int(p.name), default=inside)
+  found = steps.steps(folder.absolute()) or [folder.absolute()]
+  return steps.step_of(found[0])
