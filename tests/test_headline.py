@@ -101,7 +101,8 @@ def test_winner_is_named_with_an_interval_for_all_pairs():
   half = quantile(1 - 0.025 / 3) * apart.std(ddof=1) / math.sqrt(3)
   low, high = 100 * (apart.mean() - half), 100 * (apart.mean() + half)
   assert got.text == (
-    "GN+WS wins with 85.07 % test accuracy, 5.07 points above BN, the next"
+    "GN+WS wins: it has the highest test accuracy, 85.07 %, 5.07 points above"
+    " BN, the next"
     f" (95 % interval {low:.2f} to {high:.2f})."
   )
   assert "2 degrees of freedom" in got.method
@@ -121,7 +122,8 @@ def test_no_difference_is_said_plainly():
   got = said(sweep({"BN": [0.8, 0.7], "GN": [0.7, 0.6]}))
   assert "all seeds have the same difference" in got.text
   assert (
-    said(sweep({"BN": [0.8, 0.7]})).text == "BN reaches 75.00 % test accuracy."
+    said(sweep({"BN": [0.8, 0.7]})).text
+    == "BN has the highest test accuracy, 75.00 %."
   )
   assert said(sweep({"BN": [None]})).text == "No run has a result yet."
 
@@ -174,7 +176,7 @@ def test_less_is_better_where_the_metric_says_so():
     row |= {"metric": "loss", "metric_goal": "min", "metric_unit": "nats"}
     row["eval/loss"] = row.pop("eval/accuracy")
   got = said(rows)
-  assert "GN wins with 0.7100 nats test loss, 0.0950 nats below BN" in got.text
+  assert "the lowest test loss, 0.7100 nats, 0.0950 nats below BN" in got.text
 
 
 def test_unfinished_sweep_says_so_far():

@@ -53,7 +53,8 @@ def of(results: Results) -> Headline:
   top = words.value(float(np.mean([*by_arm[first].values()])))
   where = _where(shared, results)
   if not others:
-    return Headline(f"{first} reaches {top} {metric.subject}{where}.")
+    has = f"{first} has the {metric.extreme} {metric.subject}"
+    return Headline(f"{has}, {top}{where}.")
   second, pairs = others[0], len(by_arm) * (len(by_arm) - 1) // 2
   got = _difference(by_arm[first], by_arm[second], metric, pairs)
   text = _sentence(first, second, top, got, words, where)
@@ -138,8 +139,8 @@ def _sentence(
   interval = f"{words.number(got.low)} to {words.number(got.high)}"
   if got.told:
     return (
-      f"{first} wins with {top} {metric.subject}{where},"
-      f" {by} (95 % interval {interval})."
+      f"{first} wins: it has the {metric.extreme} {metric.subject},"
+      f" {top}{where}, {by} (95 % interval {interval})."
     )
   seeds = "1 seed" if got.n == 1 else f"{got.n} seeds"
   reason = (
