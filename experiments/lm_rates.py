@@ -1,11 +1,11 @@
 """Which learning rates can a language model be trained with, with WS?
 
-Question: over three and a half decades of the learning rate, where does a small decoder
-with LN or RMSNorm learn, plain, with WS and with scaled WS? How do z-loss and
-QK-norm compare, which are known to make high rates usable? Does WS make the
-range of usable rates wider? The measure is the learning-rate sensitivity of
-Wortsman et al. (2023, 2309.14322): the mean over the rates of the loss, at most
-that at initialization, less the best loss.
+Question: over three and a half decades of the learning rate, where does a small
+decoder with LN or RMSNorm learn, plain, with WS and with scaled WS? How do
+z-loss and QK-norm compare, which are known to make high rates usable? Does WS
+make the range of usable rates wider? The measure is the learning-rate
+sensitivity of Wortsman et al. (2023, 2309.14322): the mean over the rates of
+the loss, at most that at initialization, less the best loss.
 
 Scientific parameters: the norm; no WS, WS (`bit`), or scaled WS (`timm_scaled`,
   with gains that are learned); the learning rate; the width. At width 32 also
@@ -17,8 +17,9 @@ Fixed parameters: configs/austen_small.py: two blocks with four heads, rows of
   the rate, a gradient clipped to norm 1, 20 steps of warm-up and a cosine to 0.
 
   python scripts/sweep.py --experiment=experiments/lm_rates.py --workers=2
-  python scripts/sweep.py --experiment=experiments/lm_rates.py --workers=4 \\
-    --stack=24                                                  (on one GPU)
+  python scripts/sweep.py --experiment=experiments/lm_rates.py --stack=24
+
+The second is for a GPU, where a program trains all runs of an arm.
 
 Plan: 336 runs, 46 minutes on two cores by the processor time of one run each: 8
 seconds at width 32 (13 minutes in all, `--filter=dim=32`), 27 at width 128.

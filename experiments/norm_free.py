@@ -14,7 +14,7 @@ Nuisance parameters: the learning rate, on one grid for all arms; arms are
 Fixed parameters: configs/resnet8_small.py, SGD with Nesterov momentum 0.9,
   weight decay 5e-4, cosine; three epochs at every batch size.
 
-Plan: 288 runs, 16 compiles. About 10 minutes of two cores, by the processor
+Plan: 291 runs, 16 compiles. About 10 minutes of two cores, by the processor
 time of a pilot of three runs: 3 s a run, 8 s a compile.
 
   python scripts/sweep.py --experiment=experiments/norm_free.py --workers=2
@@ -43,9 +43,15 @@ SEEDS = {"seed": range(3)}
 
 
 def sweep():
-  """Yields five arms at three batches, then WS without the scale at one."""
+  """Yields five arms at three batches, and two more cases at one of them."""
   batches = {"data.batch_size": [32, 256, 1024]}
   return itertools.chain(
     product(ARMS, **batches, **RATES, **SEEDS),
     product([UNSCALED], **{"data.batch_size": [256]}, **RATES, **SEEDS),
+    # Its best rate was the highest one.
+    product(
+      [SCALED | {"optim.adaptive_clip": 0.02}],
+      **{"data.batch_size": [256], "optim.learning_rate": [15.1]},
+      **SEEDS,
+    ),
   )

@@ -71,6 +71,7 @@ def evaluate(
     answers.write(folder)
   # What was best on the split of the sweep says nothing of this one.
   kept = {name: x for name, x in row.items() if not name.startswith("best")}
+  kept["data.eval_split"] = split
   return kept | {f"eval/{name}": value for name, value in metrics.items()}
 
 

@@ -47,9 +47,8 @@ def evaluate(out: pathlib.Path, split: str) -> summary.Results:
   results = summary.analyze(report.read(out)[0])
   columns = groups.measured(results.metric)
   entries = []
-  for grid, entry in zip(results.grids.values(), results.best, strict=True):
-    members = grid.get(entry["learning_rate"], [])
-    done = [row for row in members if row["status"] == "done"]
+  for entry in results.best:
+    done = results.at_best(entry)
     runs = [trained.load_run(out / row["run"]) for row in done]
     found = [run.evaluate([("data.eval_split", split)]) for run in runs]
     values = {}
@@ -57,7 +56,8 @@ def evaluate(out: pathlib.Path, split: str) -> summary.Results:
       values |= groups.spread(name, [metrics[name] for metrics in found])
     print(f"{entry['arm']}: {len(found)} runs", flush=True)
     entries.append(entry | values | {"n": len(found)})
-  return results._replace(best=entries)
+  metric = results.metric._replace(split=split)
+  return results._replace(best=entries, metric=metric)
 
 
 def main(argv: list[str]) -> None:

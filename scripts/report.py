@@ -2,11 +2,14 @@
 
   python scripts/report.py workdirs/quickstart
   python scripts/report.py workdirs/quickstart --to=experiments/quickstart
+  python scripts/report.py workdirs/before workdirs/after
 
 Writes one page, report.html, that needs no network, and its parts as files:
-tables (CSV and Markdown) and figures (PNG and SVG). They go beside the runs or,
-with a copy of runs.csv, to another folder. The report of a sweep that is not
-finished shows what there is, and says what is missing.
+tables (CSV and Markdown) and figures (PNG, SVG and PDF). They go beside the
+runs or, with a copy of runs.csv, to another folder. The report of a sweep that
+is not finished shows what there is, and says what is missing. Two sweeps stand
+side by side, by the names of their folders, on a page in a folder beside the
+first (before_vs_after), with a table of what has changed for each arm.
 """
 
 import pathlib
@@ -21,24 +24,32 @@ from ws_jax import report
 from ws_jax.report import tables
 
 _TO = flags.DEFINE_string(
-  "to", None, "Folder to write the report to. Default: DIR."
+  "to", None, "Folder to write the report to. Default: DIR, or DIR_vs_OTHER."
+)
+_FIGURES = flags.DEFINE_list(
+  "figures", [*report.FORMATS], "Formats of the files of the figures."
 )
 _TITLE = flags.DEFINE_string("title", "", "Title of the page and the figures.")
 
 
 def main(argv: list[str]) -> None:
-  """Writes the report of the sweep in the folder DIR."""
-  if len(argv) != 2:
-    raise app.UsageError("give one folder: python scripts/report.py DIR")
+  """Writes the report of the sweep in the folder DIR, or of two of them."""
+  if len(argv) not in (2, 3):
+    raise app.UsageError(
+      "give one folder, or two: python scripts/report.py DIR [OTHER]"
+    )
   logging.set_verbosity(logging.WARNING)
-  out = pathlib.Path(argv[1])
-  target = pathlib.Path(_TO.value) if _TO.value else out
+  outs = [pathlib.Path(argument) for argument in argv[1:]]
+  target = pathlib.Path(_TO.value) if _TO.value else report.default_target(outs)
   try:
-    lines = report.write(out, target, _TITLE.value)
+    lines = report.write(outs, target, _TITLE.value, _FIGURES.value)
   except (ValueError, OSError) as error:
     sys.exit(f"error: {error}")
   tables.show(lines)
-  print(f"page:   {target / 'report.html'}\nfigure: {target / 'figure.png'}")
+  print((target / "headline.md").read_text(encoding="utf-8"))
+  print(f"page:   {target / 'report.html'}")
+  for name in _FIGURES.value[:1]:
+    print(f"figure: {target / f'figure.{name}'}")
 
 
 if __name__ == "__main__":

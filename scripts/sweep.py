@@ -13,6 +13,7 @@ Exits with 2 if it cannot run, 4 if some runs failed, 130 if it was stopped.
 
 import functools
 import importlib.util
+import itertools
 import os
 import pathlib
 import signal
@@ -30,6 +31,7 @@ from ws_jax.base import disk, names, signals
 from ws_jax.sweep import (
   estimate,
   grid,
+  ray_tasks,
   rows,
   runner,
   shares,
@@ -78,9 +80,9 @@ _STACK = flags.DEFINE_integer(
 _LAUNCHER = flags.DEFINE_enum(
   "launcher",
   "local",
-  ["local", "slurm"],
-  "Place to train: this machine, or a Slurm job array that has one task for"
-  " each compile.",
+  ["local", "slurm", "ray"],
+  "Place to train: this machine, a Slurm job array that has one task for each"
+  " compile, or a cluster of Ray with one task for each run.",
 )
 _PARTITION = flags.DEFINE_string(
   "slurm_partition", None, "Partition of the cluster. Default: its own."
@@ -91,10 +93,28 @@ _MINUTES = flags.DEFINE_integer(
   "Time limit of a task. A task that needs more time saves and queues again.",
   lower_bound=1,
 )
-_GPUS = flags.DEFINE_integer("slurm_gpus", None, "Number of GPUs of a task.")
-_CPUS = flags.DEFINE_integer(
-  "slurm_cpus", None, "Number of CPU cores of a task."
+_ADDRESS = flags.DEFINE_string(
+  "address",
+  None,
+  "Address of the cluster of Ray. Default: $RAY_ADDRESS, or else the one that"
+  " `ray start` started on this machine.",
 )
+_CPUS = flags.DEFINE_integer(
+  "cpus",
+  None,
+  "Number of CPU cores of a task of Slurm or a run of Ray. Default: the"
+  " cluster's for Slurm, 1 for Ray.",
+  lower_bound=1,
+)
+_GPUS = flags.DEFINE_float(
+  "gpus",
+  None,
+  "Number of GPUs of a task of Slurm or a run of Ray. Default: the cluster's"
+  " for Slurm, none for Ray. Runs of Ray that ask for 0.5 share one.",
+  lower_bound=0.0,
+)
+flags.DEFINE_alias("slurm_cpus", "cpus")
+flags.DEFINE_alias("slurm_gpus", "gpus")
 _WORKER = flags.DEFINE_bool(
   "worker", False, "Internal: run as a worker process."
 )
@@ -192,18 +212,65 @@ def worker_command(out: pathlib.Path) -> list[str]:
   return [*command, f"--stack={_STACK.value}"]
 
 
+def stop_in_time() -> None:
+  """Sends this process a SIGTERM when the hours of --max_hours are over."""
+  if _MAX_HOURS.value is not None:
+    stop = functools.partial(os.kill, os.getpid(), signal.SIGTERM)
+    timer = threading.Timer(_MAX_HOURS.value * 3600, stop)
+    timer.daemon = True
+    timer.start()
+
+
 def run_here(todo: list[grid.Run], out: pathlib.Path) -> None:
   """Trains the runs on this machine, and shows how far they are."""
   workers = _WORKERS.value
   with signals.interrupt(), view.View(todo, out, workers) as shown:
-    if _MAX_HOURS.value is not None:
-      stop = functools.partial(os.kill, os.getpid(), signal.SIGTERM)
-      timer = threading.Timer(_MAX_HOURS.value * 3600, stop)
-      timer.daemon = True
-      timer.start()
+    stop_in_time()
     Fleet(
       todo, out, worker_command(out), workers=workers, notify=shown.update
     ).run()
+
+
+def run_on_ray(base, todo: list[grid.Run], out: pathlib.Path, say) -> None:
+  """Trains the runs on a cluster of Ray, and says how each has ended."""
+  ended = itertools.count(1)
+
+  def notify(host: str, run: grid.Run, row: rows.Row) -> None:
+    head = f"[{next(ended)}/{len(todo)}] {host}:"
+    say(f"{head} {run.name}: {rows.verdict(row)}")
+
+  with signals.interrupt():
+    stop_in_time()
+    ray_tasks.train(
+      todo,
+      base,
+      out,
+      address=_ADDRESS.value,
+      cpus=_CPUS.value or 1,
+      gpus=_GPUS.value or 0.0,
+      stack=_STACK.value,
+      notify=notify,
+      say=say,
+    )
+
+
+def check_launcher() -> None:
+  """Checks flags that are not for every launcher.
+
+  Raises:
+    ValueError: One is not for this launcher.
+  """
+  if _LAUNCHER.value == "ray" and _WORKERS.value > 1:
+    raise ValueError(
+      f"--workers={_WORKERS.value} is not for --launcher=ray: as many runs"
+      " train at a time as the cluster has --cpus and --gpus for"
+    )
+  gpus = _GPUS.value or 0
+  if gpus % 1 and (_LAUNCHER.value == "slurm" or gpus > 1):
+    raise ValueError(
+      f"--gpus={gpus:g}: a number that is not whole is for --launcher=ray, and"
+      " below 1"
+    )
 
 
 def submit(todo: list[grid.Run], out: pathlib.Path, say) -> None:
@@ -215,7 +282,7 @@ def submit(todo: list[grid.Run], out: pathlib.Path, say) -> None:
     workers=_WORKERS.value,
     partition=_PARTITION.value,
     minutes=_MINUTES.value,
-    gpus=_GPUS.value,
+    gpus=None if _GPUS.value is None else int(_GPUS.value),
     cpus=_CPUS.value,
   )
   say(f"submitted {len(todo)} runs as jobs {' '.join(jobs)}; see them with")
@@ -231,6 +298,7 @@ def main(argv: list[str]) -> None:
   path = pathlib.Path(_EXPERIMENT.value)
   out = pathlib.Path(_OUT.value or f"workdirs/{path.stem}")
   try:
+    check_launcher()
     experiment = load_experiment(path)
     base = config.load(experiment.CONFIG)
     if _WORKER.value:
@@ -256,7 +324,9 @@ def main(argv: list[str]) -> None:
     if todo and _LAUNCHER.value == "slurm":
       submit(todo, out, say)
       return
-    if todo:
+    if todo and _LAUNCHER.value == "ray":
+      run_on_ray(base, todo, out, say)
+    elif todo:
       run_here(todo, out)
   except (ValueError, OSError) as error:
     said = str(error).removeprefix("error: ")  # of a worker, or ours

@@ -60,3 +60,23 @@ def test_nothing_selected_is_a_table_too():
   assert [row.selected for row in table] == [False]
   with pytest.raises(ValueError, match="did you mean 'bit'"):
     ws_jax.describe({}, convention="bitt")
+
+
+def test_a_summary_counts_what_is_taken_and_what_is_left_out():
+  zeros = lambda *shape: {"kernel": np.zeros(shape, np.float32)}
+  tree = params() | {
+    "stem": zeros(3, 3, 3, 8),
+    "m": zeros(5, 5, 3, 8),
+    "head": zeros(1, 1, 8, 2),
+    "attention": {"query": zeros(8, 2, 4), "key": zeros(8, 2, 4)},
+    "filters": zeros(3, 3, 8, 8)["kernel"],
+  }
+  assert ws_jax.core.describe.summarize(tree) == (
+    "4 kernels (2 3x3, 1 1x1, 1 5x5), left out: 2 attention, 1 dense, 1 of"
+    " another name, 1 head"
+    "; by their shape alone: m/kernel"
+  )
+  # What the user has said is no guess.
+  chosen = ws_jax.core.describe.summarize(tree, where=["m/*", "attention/*"])
+  assert chosen.startswith("3 kernels (2 attention, 1 5x5), left out: 2 3x3")
+  assert "alone" not in chosen

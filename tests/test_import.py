@@ -14,9 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import ws_jax
 from ws_jax import models, weights
+from ws_jax.core import kernels
 from ws_jax.layers.norm import NormSpec
-from ws_jax.weights import convert, formats
+from ws_jax.weights import bit, convert, formats, timm
 from ws_jax.weights.bit import from_bit, to_bit
 from ws_jax.weights.timm import from_timm, to_timm
 
@@ -132,6 +134,24 @@ def test_to_timm_and_back_changes_no_bit(name):
     np.testing.assert_array_equal(ours, true)
   assert len(found.report.used) == len(arrays)
   assert not found.report.unused + found.report.missing
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_same_kernels_are_selected_under_published_names(name):
+  """The head of 1x1 and squeeze-and-excitation were taken too."""
+  nothing = lambda x: np.broadcast_to(np.float32(0), x.shape)
+  variables = jax.tree.map(nothing, shapes(name, **SMALL[name]))
+  ours = kernels.select(variables, ws_jax.conv_kernels)
+  layouts = [(timm.LAYOUT, to_timm)]
+  if name.startswith("bit"):
+    layouts.append((bit.LAYOUT, to_bit))
+  for layout, give in layouts:
+    names = layout.theirs(tuple(kernels.by_path(variables)))
+    theirs = {k.replace(".", "/"): x for k, x in give(variables).items()}
+    found = kernels.select_axes(theirs, ws_jax.conv_kernels, ws_jax.fan_in_axes)
+    assert set(found) == {names[path].replace(".", "/") for path in ours}
+    axes = (0, 1, 2) if give is to_bit else (1, 2, 3)
+    assert {one for _, one in found.values()} == {axes}
 
 
 def test_to_big_transfer_and_back_changes_no_bit():

@@ -67,9 +67,23 @@ def test_one_dimensional_convolution_and_attention_are_told_apart():
       return nn.Embed(7, 4)(jnp.int32(x[..., 0, 0]))
 
   params = init(Model(), 1, 5, 4)
-  assert chosen(params) == ["Conv_0/kernel"]
+  # It was left out without a word, which is as wrong as to take it.
+  with pytest.raises(
+    ValueError, match=r"cannot know .* down/kernel \[3, 4, 4\]"
+  ):
+    chosen(params)
   reason = why_not_conv("down/kernel", params["down"]["kernel"])
   assert "1-D convolution or attention?" in reason
+  # A selector that leaves it out, or takes it, is not asked.
+  for where, expected in [
+    (lambda p, x: ws_jax.conv_kernels(p, x) and "down" not in p, ["Conv_0"]),
+    (lambda p, x: "down" in p or ws_jax.conv_kernels(p, x), ["Conv_0", "down"]),
+    (["Conv_0/*", "down/*"], ["Conv_0", "down"]),
+  ]:
+    found = kernels.select(params, where)
+    assert [p.split("/")[0] for p in found if p.endswith("kernel")] == expected
+  del params["down"]
+  assert chosen(params) == ["Conv_0/kernel"]
 
 
 def test_dense():
@@ -227,7 +241,7 @@ def test_layouts_of_other_libraries_by_name():
   path = "net/~/conv2_d_transpose/w"
   assert axes(path, jnp.ones((3, 3, 5, 2))) == (0, 1, 3)
   assert axes("layers/0/weight", jnp.ones((4, 2, 3, 3))) == (1, 2, 3)
-  assert ws_jax.conv_kernels("layers/0/weight", jnp.ones((4, 2, 3)))
+  assert ws_jax.conv_kernels("layers/conv/weight", jnp.ones((4, 2, 3)))
   assert not ws_jax.conv_kernels("norm/weight", jnp.ones(4))
 
 

@@ -201,6 +201,7 @@ ABSENT = {
   "flatbuffers": ["flatbuffers"],
   "jax2onnx": ["jax2onnx"],
   "onnxruntime": ["onnxruntime"],
+  "ray": ["ray"],
   "sentencepiece": ["sentencepiece"],
   "tensorflow": ["tensorflow_cpu"],
   "timm": ["timm"],

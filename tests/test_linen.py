@@ -224,3 +224,23 @@ def test_errors_name_what_is_wrong():
   model = WeightStandardization(nn.Sequential([nn.Dense(3)]))
   with pytest.raises(ValueError, match="no kernel was selected; .*layers_0"):
     apply(model, init(model, x), x)
+
+
+def test_another_method_of_a_module_is_standardized_too():
+  """`apply(method=)` found no such method on the wrapper."""
+
+  class Coder(nn.Module):
+    def setup(self):
+      self.conv = nn.Conv(3, (3, 3))
+
+    def __call__(self, x):
+      return self.conv(x)
+
+    def encode(self, x):
+      return 2 * self.conv(x)
+
+  wrapped = WeightStandardization(Coder(), where="conv/*")
+  x = jnp.ones((1, 4, 4, 2))
+  variables = wrapped.init(jax.random.key(0), x)
+  twice = wrapped.clone(method="encode").apply(variables, x)
+  np.testing.assert_array_equal(twice, 2 * wrapped.apply(variables, x))

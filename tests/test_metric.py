@@ -143,7 +143,7 @@ def test_usable_is_within_one_percent_of_the_best_where_there_are_no_points():
 
 def test_report_of_another_metric_does_not_speak_of_accuracy(bits, tmp_path):
   out = tmp_path / "copy"
-  lines = report.write(bits, out, "Bytes")
+  lines = report.write(bits, out, "Bytes", ["svg"])
   assert lines[0][3:5] == ("test bits per byte", "test loss")
   for name in ("best", "summary", "width", "differences"):
     table = (out / f"{name}.md").read_text(encoding="utf-8")
@@ -193,7 +193,7 @@ def test_figures_of_another_metric_are_labelled_and_coloured_by_it(bits):
     for line in ax.lines
     if line.get_marker() == "x" and len(np.asarray(line.get_xydata()))
   ]
-  assert crosses and "A cross at the top" in found["figure"].caption
+  assert crosses and "grey band" in found["figure"].caption
   for line in crosses:
     assert (np.asarray(line.get_ydata()) > 0.5).all()
   assert "up to 20 % of the best value" in found[names[2]].caption

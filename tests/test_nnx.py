@@ -461,3 +461,35 @@ def test_errors_name_what_is_wrong():
     standardized(
       QuietNet(nnx.Rngs(0)), axes=lambda path, leaf: (leaf.ndim - 2,)
     )
+
+
+def test_globs_choose_and_other_roles_are_left_out():
+  class Net(nnx.Module):
+    def __init__(self, rngs):
+      self.stem = nnx.Conv(2, 4, (3, 3), rngs=rngs)
+      self.head = nnx.Conv(4, 3, (1, 1), rngs=rngs)
+
+  net = Net(nnx.Rngs(0))
+  raw = params(net)
+  for where, changed in [
+    (None, "stem"),
+    ("head/*", "head"),
+    (["stem*"], "stem"),
+  ]:
+    effective = params(standardized(net, where=where))
+    for name in ("stem", "head"):
+      same = np.array_equal(effective[name]["kernel"], raw[name]["kernel"])
+      assert same == (name != changed)
+
+
+def test_layers_stacked_along_another_axis_are_refused():
+  """The rule took the stacked axis for a part of the fan-in."""
+  stacked = nnx.StateAxes({nnx.Param: 1, ...: None})
+
+  @nnx.vmap(in_axes=(0,), out_axes=stacked)
+  def make(key):
+    return nnx.Conv(2, 4, (3, 3), rngs=nnx.Rngs(key))
+
+  layers = make(jax.random.split(jax.random.key(0), 5))
+  with pytest.raises(ValueError, match="stacked along another axis"):
+    standardized(layers)

@@ -2,19 +2,26 @@
 
 import base64
 import contextlib
+import hashlib
 import html.parser
+import itertools
 import json
 import pathlib
+import re
 import shutil
 import subprocess
+import time
 import urllib.parse
 import urllib.request
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests import synthetic
 from ws_jax import report
-from ws_jax.report import contents, page, summary, tables
+from ws_jax.report import contents, headline, page, summary, tables
+from ws_jax.sweep import rows
 
 RATES = (0.02, 0.2, 5.0)
 
@@ -25,7 +32,7 @@ def folder(tmp_path_factory):
   out = tmp_path_factory.mktemp("a sweep") / "50% & more"
   out.mkdir()
   synthetic.fill(out, ["GN", "GN+WS"], RATES, [128, 512], (0, 1), [3])
-  report.write(out, title=f"Title {synthetic.NASTY}")
+  report.write(out, title=f"Title {synthetic.NASTY}", formats=[])
   return out
 
 
@@ -69,9 +76,113 @@ def test_page_needs_nothing_but_itself(folder):
   for link in outside:
     assert (folder / urllib.parse.unquote(link)).is_dir()
   policy = {a.get("http-equiv"): a.get("content") for _, a in found.tags}
-  assert "default-src 'none'" in policy["Content-Security-Policy"]
+  assert policy["Content-Security-Policy"].startswith("default-src 'none';")
   inside = {attributes.get("id") for _, attributes in found.tags}
   assert {x[1:] for x in links if x.startswith("#")} <= inside
+
+
+def test_policy_allows_the_pages_own_script_and_style_and_nothing_else(folder):
+  text = (folder / "report.html").read_text(encoding="utf-8")
+  found = Elements(text)
+  (policy,) = [
+    attributes["content"]
+    for _, attributes in found.tags
+    if attributes.get("http-equiv") == "Content-Security-Policy"
+  ]
+  assert "unsafe" not in policy and "*" not in policy
+  for name in ("style", "script"):
+    (content,) = re.findall(f"<{name}>(.*?)</{name}>", text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(content.encode()).digest())
+    assert f"{name}-src 'sha256-{digest.decode()}'" in policy
+  for _, attributes in found.tags:
+    assert not any(name.startswith(("on", "style")) for name in attributes)
+
+
+_PIECES = (
+  *("<", ">", '"', "'", "&", "&amp;", "</script>", "<!--", "-->", "]]>", "\0"),
+  *("$title", "${curves}", "</style>", "javascript:", "<img src=x onerror=a>"),
+  *("\u2028", "\r", "</td>", "=", "`", "\\"),
+)
+texts = (
+  st.lists(
+    st.sampled_from(_PIECES) | st.text(max_size=3), min_size=1, max_size=6
+  )
+  .map("".join)
+  .filter(bool)
+)
+
+
+def everywhere(text):
+  """Returns a page that has the text at every place of one."""
+  picture = page.Picture(text, "<svg/>", "<svg/>")
+  sections = [
+    page.Section(
+      "Table", [text], [picture], [("a", text), (text, text)], [text]
+    ),
+    page.Section("Folded", lines=[(text, "b"), (text, text)], folded=True),
+    page.Section("Matrix", lines=[("", text), (text, text)], shades=[[0.5]]),
+  ]
+  run = {"run": text, "arm": text, "values": [text], "href": text}
+  curves = {"arms": {text: {}}, "fields": [text], "metrics": [text]}
+  return page.render(
+    text,
+    [text],
+    [text],
+    sections,
+    curves | {"runs": [run]},
+    headline.Headline(text, text),
+  )
+
+
+@settings(max_examples=60, deadline=None)
+@given(texts)
+def test_no_text_becomes_html(text):
+  plain, found = Elements(everywhere("plain")), Elements(everywhere(text))
+  shape = lambda page: [(tag, [*attributes]) for tag, attributes in page.tags]
+  assert shape(found) == shape(plain)
+  for (_, one), (_, other) in zip(plain.tags, found.tags, strict=True):
+    for name, value in one.items():
+      if name in ("alt", "href"):
+        assert other[name] == value.replace("plain", text)
+      else:
+        assert other[name] == value
+  data = [x for x in found.texts if x.startswith('{"arms"')]
+  assert json.loads(data[-1])["runs"][0]["run"] == text
+
+
+def test_names_of_a_sweep_are_neither_html_nor_formulas_nor_paths(tmp_path):
+  """Regression: a dollar sign ended the report, a slash left the folder."""
+  nasty = f"{synthetic.NASTY} $\\frac{{ ../../x \v"
+  path = "optim.../../" + nasty
+  data = []
+  for seed, value in itertools.product((0, 1), ("a" + nasty, "b")):
+    overrides = {"model.norm": nasty, "model.ws": False, path: value}
+    overrides |= {"optim.learning_rate": 0.1, "seed": seed}
+    status = {
+      "status": "done",
+      "metric": {"name": "x" + nasty, "goal": "max", "unit": nasty},
+      "metrics": {f"eval/x{nasty}": 0.1 * seed, "eval/loss": 0.5},
+    }
+    config = overrides | {"data.eval_split": nasty}
+    run = f"../outside-{seed}{value == 'b'}"
+    data.append(
+      rows.make(json.dumps(overrides), run, overrides, config, status)
+    )
+  (tmp_path / "sweep").mkdir()
+  (tmp_path / "outside-0True").mkdir()
+  (tmp_path / "outside-0True" / "metrics.jsonl").write_text(
+    json.dumps({"step": 1, "train/loss": 3.0})
+  )
+  rows.write(tmp_path / "sweep" / "runs.csv", data)
+  report.write(tmp_path / "sweep", title=nasty, formats=["svg"])
+  assert {path.name for path in tmp_path.iterdir()} == {
+    "sweep",
+    "outside-0True",
+  }
+  assert report.read(tmp_path / "sweep")[1] == {}
+  found = elements(tmp_path / "sweep")
+  assert all("onerror" not in attributes for _, attributes in found.tags)
+  assert not [a for _, a in found.tags if "outside" in str(a.get("href"))]
 
 
 def test_text_of_a_run_is_not_html(folder):
@@ -306,6 +417,38 @@ def test_page_fits_a_phone(opened):
   assert all(shapes)
 
 
+LIGHTNESS = """
+  const light = (color) => {
+    const [r, g, b] = color.match(/[\\d.]+/g).map((x) => {
+      const part = x / 255;
+      return part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4;
+    });
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const paper = light(getComputedStyle(document.body).backgroundColor);
+  const inks = [...document.querySelectorAll("p, li, td, th, a, summary")].map(
+    (node) => light(getComputedStyle(node).color));
+  const contrast = (ink) =>
+    (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);
+  return [paper, Math.min(...inks.map(contrast))];
+"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_can_be_read_in_light_and_dark(opened, scheme):
+  wanted = [{"name": "prefers-color-scheme", "value": scheme}]
+  opened.command("Emulation.setEmulatedMedia", features=wanted)
+  try:
+    paper, least = opened.run(LIGHTNESS)
+    turned = opened.run(
+      "return getComputedStyle(document.images[0]).filter !== 'none'"
+    )
+  finally:
+    opened.command("Emulation.setEmulatedMedia", features=[])
+  assert (paper < 0.1) == turned == (scheme == "dark")
+  assert least >= 4.5  # as WCAG 2.2 asks of text
+
+
 def test_tables_and_figures_need_no_script(opened):
   opened.command("Emulation.setScriptExecutionDisabled", value=True)
   try:
@@ -325,3 +468,61 @@ def test_page_prints(opened):
   assert pdf.startswith(b"%PDF-")
   pages = pdf.count(b"/Type /Page\n") + pdf.count(b"/Type /Page ")
   assert 2 <= pages <= 12
+
+
+@pytest.fixture(scope="module")
+def load(tmp_path_factory):
+  """Returns the folder of a sweep of 2,000 runs, as a script leaves it."""
+  out = tmp_path_factory.mktemp("load")
+  rates = [0.005 * 2.2**i for i in range(10)]
+  synthetic.fill(
+    out, rates=rates, batches=(32, 128), seeds=(0, 1, 2, 3, 4),
+    **{"optim.weight_decay": [1e-4, 5e-4, 1e-3, 3e-3, 1e-2]},
+  )  # fmt: skip
+  assert len(rows.read(out / "runs.csv")) == 2000
+  return out
+
+
+@pytest.mark.slow
+def test_report_of_two_thousand_runs_takes_seconds(load):
+  """Regression: with a panel for each setting it took minutes."""
+  start = time.process_time()
+  report.write(load)
+  assert time.process_time() - start < 20
+  assert (load / "report.html").stat().st_size < 12e6
+
+
+SMOOTH = """
+  const plot = document.getElementById("plot");
+  const box = plot.getBoundingClientRect();
+  const times = [];
+  let hits = 0;
+  for (let i = 0; i < 100; i++) {
+    const start = performance.now();
+    plot.dispatchEvent(new PointerEvent("pointermove", {
+      clientX: box.left + (0.3 + 0.006 * i) * box.width,
+      clientY: box.top + (0.1 + 0.001 * i) * box.height,
+    }));
+    document.getElementById("reading").offsetHeight;
+    times.push(performance.now() - start);
+    hits += document.querySelectorAll(".chosen").length;
+  }
+  times.sort((a, b) => a - b);
+  return [times[50], hits];
+"""
+
+
+@pytest.mark.slow
+def test_page_of_two_thousand_runs_is_smooth(browser, load):
+  if not (load / "report.html").exists():
+    report.write(load)
+  browser.size(1280, 900)
+  browser.open(load / "report.html")
+  for name in ("learning rate", "weight decay"):
+    browser.run(CHOOSE, name, "all")
+  assert browser.run(LINES) > 1500
+  median, hits = browser.run(SMOOTH)
+  # A tenth of a second would be felt; here it is a few milliseconds.
+  assert median < 50 and hits > 0
+  # A table of thousands of rows waits until somebody wants it.
+  assert browser.run("return document.body.scrollHeight") < 20_000

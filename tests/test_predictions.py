@@ -68,7 +68,7 @@ def sweep(tmp_path_factory):
     answers([0] * 10 + [1] * 10, answer, [0] * 10 + [1] * 10).write(
       out / run.name
     )
-  report.write(out)
+  report.write(out, formats=[])
   return out, (out / "report.html").read_text(encoding="utf-8")
 
 
@@ -98,7 +98,7 @@ def test_a_report_has_the_accuracy_of_each_group_for_each_arm(sweep):
 
 def test_runs_without_answers_have_no_sections_of_them(tmp_path):
   synthetic.fill(tmp_path, ["BN"], (0.05, 0.2), [128], (0,))
-  report.write(tmp_path)
+  report.write(tmp_path, formats=[])
   text = (tmp_path / "report.html").read_text(encoding="utf-8")
   assert "onfusion" not in text
   assert not (tmp_path / "groups.md").exists()
@@ -115,5 +115,7 @@ def test_a_dark_cell_has_light_figures():
     "Matrix", lines=[("", "a", "b"), ("a", "9", "")], shades=[[1.0, 0.0]]
   )
   text = page.render("t", [], [], [section], {"arms": {}, "runs": []})
-  assert 'style="background:rgba(0,88,138,1.00);color:#fff">9</td>' in text
+  assert '<td class="shade-20">9</td>' in text
+  dark = "rgb(var(--shade) / 1.00); color: var(--on-shade)"
+  assert f".shade-20 {{ background: {dark} }}" in text
   assert "<td></td>" in text

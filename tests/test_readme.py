@@ -33,6 +33,8 @@ ELSEWHERE = {
   "pip install 'ws_jax[train,report] @": "test_install.py",
   "pip install -e '.[tf]'": "by hand: 600 MB, and only to prepare data",
   "pip install -e '.[onnx]'": "by hand: a converter and its runtime",
+  "pip install -e '.[ray]'": "by hand: Ray, only for clusters",
+  "ray start": "test_sweep_ray.py, in the slow tier",
   "python -m ws_jax.weights export": "test_export.py",
   "pip install -e '.[bench]'": "by hand: PyTorch, only for comparisons",
   "python -m ws_jax.main --coordinator": "test_processes.py",

@@ -10,7 +10,7 @@ import pytest
 
 from tests import synthetic
 from ws_jax import report
-from ws_jax.report import figures, gallery, groups, summary, tables
+from ws_jax.report import figures, gallery, groups, panels, summary, tables
 from ws_jax.report.metric import Metric
 from ws_jax.sweep import arms, rows
 
@@ -209,7 +209,7 @@ def has_color(image, name):
 
 def test_figure_shows_every_arm_and_what_diverged():
   cells = summary.analyze(sweep()).cells
-  drawing = figures.sheet([figures.against_rate(cells, Metric())], 1)
+  drawing = figures.sheet([panels.against_rate(cells, Metric())], 1)
   image = pixels(drawing)
   for arm in ("BN", "GN", "GN+WS"):
     assert has_color(image, arm)
@@ -234,7 +234,7 @@ def test_figure_shows_every_arm_and_what_diverged():
 def test_figure_of_one_rate_puts_the_arms_side_by_side():
   data = [row(arm, 0.1, s, 0.9) for arm in (BN, GN_WS) for s in (0, 1)]
   (ax,) = figures.sheet(
-    [figures.against_rate(summary.analyze(data).cells, Metric())], 1
+    [panels.against_rate(summary.analyze(data).cells, Metric())], 1
   ).axes
   assert [t.get_text() for t in ax.get_xticklabels()] == ["BN", "GN+WS"]
   assert ax.get_xlabel() == "learning rate 0.1"
@@ -243,7 +243,7 @@ def test_figure_of_one_rate_puts_the_arms_side_by_side():
 @pytest.mark.parametrize("status", ["failed", "diverged"])
 def test_figure_of_a_sweep_with_no_result_is_still_a_figure(status):
   cells = summary.analyze([row(BN, 0.1, 0, None, status)]).cells
-  drawing = figures.sheet([figures.against_rate(cells, Metric())], 1)
+  drawing = figures.sheet([panels.against_rate(cells, Metric())], 1)
   assert pixels(drawing).std() > 0
 
 
@@ -288,11 +288,13 @@ def test_report_of_a_folder_and_its_copy(tmp_path):
   assert "copy/report.html" in done.stdout and "GN+WS" in done.stdout
   files = {path.name for path in copy.iterdir()}
   assert files == {
-    *("runs.csv", "report.html"),
+    *("runs.csv", "report.html", "headline.md"),
     *("summary.csv", "summary.md", "best.csv", "best.md"),
     *("width.md", "width_steps.md", "differences.csv", "differences.md"),
-    *("figure.png", "figure.svg", "relative_step.png", "relative_step.svg"),
+    *(f"figure.{x}" for x in report.FORMATS),
+    *(f"relative_step.{x}" for x in report.FORMATS),
   }
+  assert (copy / "figure.pdf").read_bytes().startswith(b"%PDF-")
   data, histories = report.read(out)
   assert rows.read(copy / "runs.csv") == data
   for r in data:
@@ -307,7 +309,7 @@ def test_report_of_a_folder_and_its_copy(tmp_path):
   # A report of the copy has no curves, as the copy does not have them.
   files = ("summary.csv", "best.csv", "relative_step.svg")
   before = [(copy / name).read_bytes() for name in files]
-  report.write(copy, title="A test")
+  report.write(copy, title="A test", formats=["svg"])
   for name, content in zip(files, before, strict=True):
     assert (copy / name).read_bytes() == content
 
@@ -324,7 +326,7 @@ def test_report_is_the_same_where_the_locale_is_not_utf_8(tmp_path):
   ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
   for to, more in (("utf", {"PYTHONUTF8": "1"}), ("ascii", ascii_only)):
     done = subprocess.run(
-      [*command, f"--to={to}"],
+      [*command, f"--to={to}", "--figures=svg"],
       cwd=tmp_path,
       capture_output=True,
       env=env | more,

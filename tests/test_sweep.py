@@ -318,6 +318,46 @@ def test_a_row_may_bring_new_columns(tmp_path):
   assert left <= {"runs.csv", ".runs.csv.lock"}
 
 
+def test_a_row_costs_the_same_however_many_there_are(tmp_path, monkeypatch):
+  """Regression: each run parsed all rows of the sweep four times."""
+  parse, parsed = rows._parse, []
+  monkeypatch.setattr(
+    rows, "_parse", lambda *cell: parsed.append(cell) or parse(*cell)
+  )
+  got = run(tmp_path, seeds(*range(24)), Trainer())
+  # Twice to see that no run is left, and once to return the rows.
+  assert len(parsed) == 3 * 24 * len(got[0])
+  path = tmp_path / "runs.csv"
+  added = path.read_bytes()
+  rows.write(path, rows.read(path))
+  assert path.read_bytes() == added
+
+
+@pytest.mark.slow
+def test_two_thousand_runs_need_no_more_than_two_hundred(tmp_path):
+  seen = []
+
+  def notify(_, row):
+    if row and row["seed"] in (200, 1999):
+      pages = pathlib.Path("/proc/self/statm").read_text().split()[1]
+      files = len(os.listdir("/proc/self/fd"))
+      seen.append((int(pages) * os.sysconf("SC_PAGE_SIZE"), files))
+
+  trainer = Trainer()
+  runner.run_sweep(
+    config.default(),
+    seeds(*range(2000)),
+    tmp_path,
+    train_fn=trainer,
+    notify=notify,
+  )
+  assert len(rows.read(tmp_path / "runs.csv")) == len(trainer.seen) == 2000
+  (memory, files), (later, files_later) = seen
+  assert files_later == files
+  # The file of rows has 1 MB, and is in memory twice while it is written.
+  assert later - memory < 2**24
+
+
 @pytest.mark.parametrize(
   ("kept", "named"),
   [

@@ -126,6 +126,7 @@ def test_frozen_arrays_and_their_statistics_stay(pretrained, tmp_path, capsys):
   said = capsys.readouterr().err
   assert "optim.freeze: 8 of 12 arrays stay as they are, 276 of 294" in said
   assert "and so do 4 of 6 statistics" in said
+  assert "\nstandardizing 2 kernels (2 3x3), left out: 1 dense\n" in said
   before, after = read(pretrained), read(tmp_path)
   for path in before:
     if "head" not in path:

@@ -11,8 +11,9 @@ same as modules.
 
 - The function: `standardize` for one array, `weight_standardize` for a tree.
 - Definitions: `CONVENTIONS`, `Convention`, `get_convention`, `BIT`.
-- Selectors of leaves (`Selector`): `conv_kernels`, `dense_kernels`,
-  `named_kernels`, `matching`, `matching_regex`, `all_but_last`.
+- Selectors of leaves (`Selector`; `Where` is one, or globs): `conv_kernels`,
+  `dense_kernels`, `named_kernels`, `matching`, `matching_regex`,
+  `all_but_last`.
 - Rules for the fan-in axes (`Axes`): `fan_in_axes`, `all_but`, `axes_by_path`.
 - Tools: `describe` shows what is done to each leaf, `fold` makes plain weights
   for deployment, `from_plain` starts from a model trained without WS, and
@@ -32,6 +33,7 @@ from ws_jax.core.from_plain import from_plain
 from ws_jax.core.kernels import (
   Axes,
   Selector,
+  Where,
   all_but,
   all_but_last,
   axes_by_path,
@@ -62,6 +64,7 @@ __all__ = [
   "Convention",
   "EffectiveLearningRates",
   "Selector",
+  "Where",
   "all_but",
   "all_but_last",
   "axes_by_path",

@@ -14,6 +14,7 @@ import optax
 from ws_jax.core.kernels import (
   Axes,
   Selector,
+  Where,
   by_path,
   conv_kernels,
   dense_kernels,
@@ -21,7 +22,9 @@ from ws_jax.core.kernels import (
   named_kernels,
   path_string,
   replace,
+  seeing,
   select,
+  select_axes,
 )
 
 PyTree = Any
@@ -40,7 +43,7 @@ def all_kernels(path: str, leaf: Any) -> bool:
 
 
 def centralize_gradients(
-  *, where: Selector = all_kernels, axes: Axes = fan_in_axes
+  *, where: Where = all_kernels, axes: Axes = fan_in_axes
 ) -> optax.GradientTransformation:
   """Returns a transformation that centres the gradient of every filter.
 
@@ -88,8 +91,8 @@ def centralize_gradients(
 
   def centralize(grads: PyTree) -> PyTree:
     centred = {
-      path: _centralize(path, grad, axes(path, grad))
-      for path, grad in select(grads, where).items()
+      path: _centralize(path, grad, fan_in)
+      for path, (grad, fan_in) in select_axes(grads, where, axes).items()
     }
     return replace(grads, centred)
 
@@ -132,7 +135,7 @@ class EffectiveLearningRates(NamedTuple):
 def monitor_effective_learning_rates(
   learning_rate: optax.ScalarOrSchedule | None = None,
   *,
-  where: Selector = conv_kernels,
+  where: Where = conv_kernels,
   axes: Axes = fan_in_axes,
   center: bool = True,
 ) -> optax.GradientTransformation:
@@ -200,8 +203,7 @@ def monitor_effective_learning_rates(
     if callable(rate):
       rate = rate(state.count)
     steps, rates, moved = {}, {}, by_path(updates)
-    for path, kernel in select(params, where).items():
-      fan_in = axes(path, kernel)
+    for path, (kernel, fan_in) in select_axes(params, where, axes).items():
       filters = kernel.size // math.prod(kernel.shape[i] for i in fan_in)
       square = _square(kernel, fan_in, center)
       steps[path] = jnp.sqrt(_square(moved[path], fan_in, center) / square)
@@ -282,4 +284,5 @@ def kernel_decay_mask(
     left_out = any(path_string((key,)) in leave_out for key in keys)
     return not left_out and where(path, leaf)
 
-  return jax.tree_util.tree_map_with_path(decays, params)
+  with seeing(params):
+    return jax.tree_util.tree_map_with_path(decays, params)

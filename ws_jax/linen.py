@@ -17,7 +17,7 @@ from ws_jax import (
   BIT,
   Axes,
   Convention,
-  Selector,
+  Where,
   all_but,
   conv_kernels,
   fan_in_axes,
@@ -35,11 +35,14 @@ class WeightStandardization(nn.Module):
 
   Attributes:
     module: Layer or whole model to wrap.
-    where: Selector `(path, leaf) -> bool` of the kernels. None for the kernel
-      if `module` is one layer, else for `conv_kernels`.
+    where: Selector `(path, leaf) -> bool` of the kernels, a glob or a tuple of
+      globs. None for the kernel if `module` is one layer, else for
+      `conv_kernels`.
     axes: Rule `(path, leaf) -> tuple` for the fan-in axes. None for the layer's
       own if `module` is one layer, else for `fan_in_axes`.
     convention: Name of `ws_jax.CONVENTIONS`, or a `Convention`.
+    method: Name of the method of `module` that a call is for, as in
+      `wrapped.clone(method="encode").apply(variables, inputs)`.
 
   Raises:
     ValueError: As `ws_jax.weight_standardize`.
@@ -56,18 +59,19 @@ class WeightStandardization(nn.Module):
   """
 
   module: nn.Module
-  where: Selector | None = None
+  where: Where | None = None
   axes: Axes | None = None
   convention: str | Convention = BIT
+  method: str = "__call__"
 
   def setup(self):
     nn.share_scope(self, self.module)
 
   def __call__(self, *args, **kwargs):
-    """Calls the wrapped module."""
+    """Calls the wrapped module, or another method of it."""
     layer = isinstance(self.module, _LAYERS)
     return _call_standardized(
-      lambda module: module(*args, **kwargs),
+      lambda module: getattr(module, self.method)(*args, **kwargs),
       self.module,
       where=self.where or (_is_the_kernel if layer else conv_kernels),
       axes=self.axes or (_layer_axes(self.module) if layer else fan_in_axes),

@@ -23,12 +23,14 @@ from ws_jax import (
   Axes,
   Convention,
   Selector,
+  Where,
   all_but,
   conv_kernels,
   fan_in_axes,
   get_convention,
   weight_standardize,
 )
+from ws_jax.core.kernels import verdict_on
 
 M = TypeVar("M", bound=nnx.Module)
 
@@ -40,7 +42,7 @@ _NO_CONVOLUTIONS = (nnx.Linear, nnx.LinearGeneral, nnx.Einsum)
 def standardized(
   module: M,
   *,
-  where: Selector | None = None,
+  where: Where | None = None,
   axes: Axes | None = None,
   convention: str | Convention = BIT,
   gains: Mapping[str, jax.Array] | None = None,
@@ -54,8 +56,8 @@ def standardized(
 
   Args:
     module: Layer or whole model.
-    where: Selector `(path, leaf) -> bool` of the kernels. None for that of
-      `selectors`.
+    where: Selector `(path, leaf) -> bool` of the kernels, a glob or a list of
+      globs. None for the selector of `selectors`.
     axes: Rule `(path, leaf) -> tuple` for the fan-in axes. None for that of
       `selectors`.
     convention: Name of `ws_jax.CONVENTIONS`, or a `Convention`.
@@ -108,8 +110,9 @@ def selectors(module: nnx.Module) -> tuple[Selector, Axes]:
   Returns:
     The selector, which takes the kernel if `module` is one layer, and else
     those of `nnx.Conv` and `nnx.ConvTranspose`; layers that standardize
-    themselves (`WSConv`) are left out. And the axis rule, which returns the
-    fan-in axes of the layer, or of one layer of a stack that `nnx.vmap` made.
+    themselves (`WSConv`) are left out, and so are those that `conv_kernels`
+    leaves out by their role. And the axis rule, which returns the fan-in axes
+    of the layer, or of one layer of a stack that `nnx.vmap` made.
     Parameters of layers that are not NNX's own are left to `conv_kernels` and
     `fan_in_axes`.
 
@@ -129,7 +132,7 @@ def selectors(module: nnx.Module) -> tuple[Selector, Axes]:
   taken, rules = {}, {}
   for keys, layer in nnx.iter_modules(module):
     path = "/".join(map(str, (*keys, "kernel")))
-    if isinstance(layer, _LAYERS):
+    if isinstance(layer, (*_LAYERS, nnx.LinearGeneral)):
       rules[path] = _layer_axes(layer)
     if isinstance(layer, _Standardized):
       taken[path] = False
@@ -141,7 +144,9 @@ def selectors(module: nnx.Module) -> tuple[Selector, Axes]:
   def where(path: str, leaf: Any) -> bool:
     if alone:
       return path == "kernel"
-    return taken[path] if path in taken else conv_kernels(path, leaf)
+    if path not in taken:
+      return conv_kernels(path, leaf)
+    return taken[path] and not verdict_on(path, leaf).role
 
   def axes(path: str, leaf: Any) -> tuple[int, ...]:
     return rules.get(path, fan_in_axes)(path, leaf)
@@ -176,7 +181,7 @@ class WeightStandardization(nnx.Module):
     self,
     module: nnx.Module,
     *,
-    where: Selector | None = None,
+    where: Where | None = None,
     axes: Axes | None = None,
     convention: str | Convention = BIT,
   ):
@@ -294,12 +299,36 @@ WSDense = WSLinear
 
 
 def _layer_axes(layer: Any) -> Axes:
-  """Returns the axis rule of a layer, or of a stack of such layers."""
-  rank = 2 + len(getattr(layer, "kernel_size", ()))
-  out = -2 if getattr(layer, "transpose_kernel", False) else -1
+  """Returns the axis rule of a layer, or of a stack of such layers.
+
+  The rule raises a ValueError if the layers are stacked along another axis than
+  the first ones.
+  """
+  if isinstance(layer, nnx.LinearGeneral):
+    batch, inputs = len(layer.batch_axis), len(layer.in_features)
+    outputs = layer.out_features
+    shape = (None,) * (batch + inputs) + tuple(outputs)
+    kept = (*range(batch), *range(-len(outputs), 0))
+  else:
+    linear = isinstance(layer, nnx.Linear)
+    shape = (
+      (layer.in_features, layer.out_features) if linear else layer.kernel_shape
+    )
+    kept = (-2 if getattr(layer, "transpose_kernel", False) else -1,)
 
   def axes(path: str, leaf: Any) -> tuple[int, ...]:
-    stacked = range(leaf.ndim - rank)
-    return all_but(*stacked, out)(path, leaf)
+    stacked = leaf.ndim - len(shape)
+    own = leaf.shape[max(stacked, 0) :]
+    if len(own) != len(shape) or any(
+      wanted not in (None, n) for wanted, n in zip(shape, own, strict=True)
+    ):
+      raise ValueError(
+        f"{type(layer).__name__} {list(own)} is stacked along another axis than"
+        f" the first of {list(leaf.shape)}: give its fan-in with axes="
+      )
+    front = tuple(range(stacked))
+    return all_but(*front, *(i + stacked if i >= 0 else i for i in kept))(
+      path, leaf
+    )
 
   return axes

@@ -16,6 +16,7 @@ MODULES = {
   "bench": ("timm", "torch"),
   "data": ("importlib_resources", "tensorflow_datasets"),
   "onnx": ("jax2onnx", "onnxruntime"),
+  "ray": ("ray",),
   "report": ("absl", "matplotlib", "ml_collections", "rich", "scipy"),
   "savedmodel": ("tensorflow",),
   "slurm": ("submitit",),

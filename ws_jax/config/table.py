@@ -111,7 +111,9 @@ KEYS = {
     (), "shell patterns of paths to standardize; (): those of the model"
   ),
   "model.ws_axes": key.text(
-    "joint", "joint or per_head: filters of the out kernels of attention"
+    "joint",
+    "joint or per_head: filters of the out kernels of attention; or GLOB=AXIS:"
+    " the axes that count filters, where they cannot be known",
   ),
   "model.ws_gains": key.switch(
     False, "learn a scale of each standardized filter"

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from ws_jax.core.conventions import BIT, Convention
-from ws_jax.core.kernels import Axes, Selector, conv_kernels, fan_in_axes
+from ws_jax.core.kernels import Axes, Where, conv_kernels, fan_in_axes
 from ws_jax.core.standardize import weight_standardize
 
 PyTree = Any
@@ -15,7 +15,7 @@ PyTree = Any
 def fold(
   params: PyTree,
   *,
-  where: Selector = conv_kernels,
+  where: Where = conv_kernels,
   axes: Axes = fan_in_axes,
   convention: str | Convention = BIT,
   gains: Mapping[str, jax.Array] | None = None,
@@ -29,7 +29,7 @@ def fold(
 
   Args:
     params: Raw parameters, any pytree of arrays.
-    where: Selector of the kernels, as in training.
+    where: Where of the kernels, as in training.
     axes: Rule for their fan-in axes, as in training.
     convention: Convention of the training.
     gains: Gains of the training `{path: [out] array}`, or None.

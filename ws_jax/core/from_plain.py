@@ -7,11 +7,11 @@ import jax
 from ws_jax.core.conventions import BIT, Convention
 from ws_jax.core.kernels import (
   Axes,
-  Selector,
+  Where,
   conv_kernels,
   errors_name,
   fan_in_axes,
-  select,
+  select_axes,
 )
 from ws_jax.core.standardize import scale_and_mean
 
@@ -21,7 +21,7 @@ PyTree = Any
 def from_plain(
   params: PyTree,
   *,
-  where: Selector = conv_kernels,
+  where: Where = conv_kernels,
   axes: Axes = fan_in_axes,
   convention: str | Convention = BIT,
 ) -> tuple[PyTree, dict[str, jax.Array], dict[str, jax.Array]]:
@@ -39,7 +39,7 @@ def from_plain(
 
   Args:
     params: Parameters of the plain model, any pytree of arrays.
-    where: Selector of the kernels; use the same in `weight_standardize`.
+    where: Where of the kernels; use the same in `weight_standardize`.
     axes: Rule for their fan-in axes; use the same there.
     convention: Convention to follow; use the same there.
 
@@ -65,9 +65,9 @@ def from_plain(
     [35.0, 36.0]
   """
   gains, means = {}, {}
-  for path, kernel in select(params, where).items():
+  for path, (kernel, fan_in) in select_axes(params, where, axes).items():
     with errors_name(path):
       gains[path], means[path] = scale_and_mean(
-        kernel, axis=axes(path, kernel), convention=convention
+        kernel, axis=fan_in, convention=convention
       )
   return params, gains, means

@@ -5,7 +5,8 @@ any function will do, and the ones here are the common cases. A path is the keys
 of a leaf joined by "/", as "block/Conv_0/kernel". `select` and `replace` are
 how the rest of the package takes kernels out of a tree and puts others in.
 
-The defaults go by the names and layouts of the libraries:
+The defaults go by the layouts of the libraries, which `ws_jax.core.verdicts`
+tells from bias, name and shape:
 
     Flax Conv, Dense (Linen, NNX)       kernel  [..., in, out]
     Flax ConvLocal                      kernel  [position..., in, out]
@@ -14,30 +15,45 @@ The defaults go by the names and layouts of the libraries:
     Haiku Conv, Linear                  w       [..., in, out]
     Haiku ConvTranspose                 w       [..., out, in]
     Equinox, PyTorch Conv, Linear       weight  [out, in, ...]
+    PyTorch ConvTranspose               weight  [in, out, ...]
 
-Layouts that neither name nor shape tells (a transposed kernel of Flax with
-`transpose_kernel=True`, DenseGeneral, layers stacked by `nn.scan`) are given by
-`all_but` and `axes_by_path`.
+and the same behind the axes that `nn.scan`, `nn.vmap` and the like stack in
+front. Where neither is known it is an error, and `where=` and `axes=` say it:
+`all_but`, `axes_by_path`.
 """
 
 import contextlib
+import contextvars
+import difflib
 import fnmatch
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from ws_jax.base.names import suggest
+from ws_jax.core import verdicts
 
 PyTree = Any
 Selector = Callable[[str, Any], bool]
+Where = Selector | str | Sequence[str]
 Axes = Callable[[str, Any], tuple[int, ...]]
 
-# The names that Flax's MultiHeadDotProductAttention gives to its projections.
-_ATTENTION = ("query", "key", "value", "out")
+_SAY_AXES = (
+  "say which axes are fan-in with axes=, as all_but(-1) for [..., in, out]"
+  " (model.ws_axes='GLOB=-1' of a run, --filters of a command)"
+)
+# What the arrays of the tree are that is gone through just now.
+_SEEN: contextvars.ContextVar[dict[str, verdicts.Verdict] | None] = (
+  contextvars.ContextVar("seen", default=None)
+)
+# What `conv_kernels` answers just now where it does not know.
+_ASSUMED: contextvars.ContextVar[bool | None] = contextvars.ContextVar(
+  "assumed", default=None
+)
 # The key of the array in an `nnx.Variable` or an `nn.Partitioned`.
 _BOX = jax.tree_util.GetAttrKey("value")
 
@@ -72,33 +88,23 @@ def why_not_conv(path: str, leaf: Any) -> str:
     >>> why_not_conv("Dense_0/kernel", jnp.zeros((8, 16)))
     'a matrix'
   """
-  if not _is_floating(leaf):
-    return "not a floating-point array"
-  keys = path.split("/")
-  position = _kernel_position(keys)
-  if position is None:
-    return "not named as a kernel"
-  if leaf.ndim < 3:
-    return "a matrix" if leaf.ndim == 2 else f"{leaf.ndim} dimensions"
-  if position > 0 and keys[position - 1] in _ATTENTION:
-    return "an attention projection"
-  # The libraries without a DenseGeneral have no other kernels of three axes.
-  if (
-    leaf.ndim == 3
-    and keys[position] == "kernel"
-    and "conv" not in (path.lower())
-  ):
-    return "3 axes, and no key with 'conv': 1-D convolution or attention?"
-  return ""
+  verdict = verdict_on(path, leaf)
+  return "" if verdict.kernel else verdict.reason
 
 
 def conv_kernels(path: str, leaf: Any) -> bool:
-  """Selects convolution kernels, by name and shape.
+  """Selects convolution kernels, by the rules of `ws_jax.core.verdicts`.
 
   A convolution kernel is a floating-point leaf with three axes or more that is
-  named `w`, `weight` or, at any place of its path, `kernel`. A Flax kernel with
-  three axes may be a 1-D convolution or an attention projection; it is taken if
-  a key on its path contains "conv".
+  named `kernel`, `w` or `weight`, and that its layer, its bias, its name or its
+  shape shows to be one. Left out by their role are heads of 1x1,
+  squeeze-and-excitation, and embeddings of patches.
+
+  In a tree, the arrays around a kernel count too: inside of the functions of
+  this package it sees them, also as a part of a selector of your own.
+
+  Raises:
+    ValueError: It cannot be known.
 
   Example:
     >>> conv_kernels("Conv_0/kernel", jnp.zeros((3, 3, 8, 16)))
@@ -108,7 +114,13 @@ def conv_kernels(path: str, leaf: Any) -> bool:
     >>> conv_kernels("attention/query/kernel", jnp.zeros((8, 2, 4)))
     False
   """
-  return not why_not_conv(path, leaf)
+  verdict = verdict_on(path, leaf)
+  if verdict.kernel is not None:
+    return verdict.kernel
+  assumed = _ASSUMED.get()
+  if assumed is None:
+    raise ValueError(_question({path: leaf}, {path: verdict.reason}))
+  return assumed
 
 
 def dense_kernels(path: str, leaf: Any) -> bool:
@@ -130,8 +142,11 @@ def named_kernels(path: str, leaf: Any) -> bool:
     >>> named_kernels("norm/weight", jnp.zeros(8))
     False
   """
-  named = _kernel_position(path.split("/")) is not None
-  return named and _is_floating(leaf) and leaf.ndim > 1
+  named = verdicts.kernel_name(path) and verdicts.is_floating(leaf)
+  # The scale of a normalization over several axes is not a kernel.
+  return (
+    bool(named) and leaf.ndim > 1 and (verdict_on(path, leaf).kind != "scale")
+  )
 
 
 def matching(*globs: str) -> Selector:
@@ -196,10 +211,14 @@ def all_but_last(
 
 
 def fan_in_axes(path: str, leaf: Any) -> tuple[int, ...]:
-  """Returns the fan-in axes of a kernel, by the table of this module.
+  """Returns the fan-in axes of a kernel, by the rules of this module.
 
   It is right for convolutions of 1, 2 or 3 dimensions, grouped and depthwise
-  ones too: their kernels hold the inputs of one group only.
+  ones too: their kernels hold the inputs of one group only. In a tree it sees
+  the arrays around a kernel, as `conv_kernels` does.
+
+  Raises:
+    ValueError: They cannot be known.
 
   Example:
     >>> fan_in_axes("Conv_0/kernel", jnp.zeros((3, 3, 8, 16)))
@@ -207,19 +226,15 @@ def fan_in_axes(path: str, leaf: Any) -> tuple[int, ...]:
     >>> fan_in_axes("layers/0/weight", jnp.zeros((16, 8, 3, 3)))
     (1, 2, 3)
   """
-  keys = path.split("/")
-  position = _kernel_position(keys)
-  name = "kernel" if position is None else keys[position]
-  above = keys[position - 1] if position else ""
-  if name == "weight":
-    return all_but(0)(path, leaf)
-  if name == "w" and "transpose" in above.lower():
-    return all_but(-2)(path, leaf)
-  if above in ("query", "key", "value") and leaf.ndim == 3:
-    return (0,)
-  if above.lower().startswith("convlocal"):
-    return (leaf.ndim - 2,)
-  return all_but(-1)(path, leaf)
+  if not verdicts.is_floating(leaf) or leaf.ndim < 2:
+    return all_but(-1)(path, leaf)  # refused for a better reason
+  verdict = verdict_on(path, leaf)
+  if verdict.axes is None:
+    raise ValueError(
+      f"the fan-in axes of {list(leaf.shape)} cannot be known"
+      f" ({verdict.reason}): {_SAY_AXES}"
+    )
+  return verdict.axes
 
 
 def all_but(*kept: int) -> Axes:
@@ -273,6 +288,36 @@ def axes_by_path(
   return axes
 
 
+def filter_axes(rules: Iterable[str]) -> dict[str, Axes]:
+  """Returns rules for `axes_by_path` that are given as text.
+
+  Args:
+    rules: Texts `GLOB=AXIS` or `GLOB=AXIS,AXIS`: the axes of the kernels at
+      these paths that count filters. All others are fan-in.
+
+  Raises:
+    ValueError: A text has another form.
+
+  Example:
+    >>> axes = axes_by_path(filter_axes(["up/*=-2"]))
+    >>> axes("up/kernel", jnp.zeros((2, 2, 16, 8)))
+    (0, 1, 3)
+  """
+  found = {}
+  for rule in rules:
+    glob, equals, numbers = rule.rpartition("=")
+    try:
+      found[glob] = all_but(*(int(n) for n in numbers.split(",")))
+    except ValueError:
+      equals = ""
+    if not (glob and equals):
+      raise ValueError(
+        f"{rule!r} must be GLOB=AXIS or GLOB=AXIS,AXIS, as 'up*/kernel=-1': the"
+        " axes that count filters"
+      )
+  return found
+
+
 def by_path(tree: PyTree) -> dict[str, Any]:
   """Returns the leaves of a tree by their paths, in the order of the tree.
 
@@ -292,30 +337,149 @@ def by_path(tree: PyTree) -> dict[str, Any]:
   return leaves
 
 
-def select(tree: PyTree, where: Selector) -> dict[str, Any]:
+def select(tree: PyTree, where: Where) -> dict[str, Any]:
   """Returns the leaves that a selector takes, by their paths.
 
   Args:
     tree: Any pytree.
-    where: Selector of the leaves.
+    where: Selector of the leaves, a glob or several; see `choose`.
 
   Returns:
     The selected leaves as `{path: leaf}`, in the order of the tree.
 
   Raises:
-    ValueError: Nothing was selected (the message lists the paths), or two
-      leaves have one path.
+    ValueError: Nothing was selected (the message lists the paths), two leaves
+      have one path, or it cannot be known whether a leaf is a kernel.
 
   Example:
     >>> tree = {"Conv_0": {"bias": jnp.ones(2), "kernel": jnp.ones((3, 4, 2))}}
     >>> list(select(tree, conv_kernels))
     ['Conv_0/kernel']
+    >>> list(select(tree, "Conv_*"))
+    ['Conv_0/kernel']
+  """
+  with seeing(tree) as leaves:
+    return _selected(leaves, where)
+
+
+def select_axes(
+  tree: PyTree, where: Where, axes: Axes
+) -> dict[str, tuple[Any, tuple[int, ...]]]:
+  """Returns the leaves that a selector takes, each with its fan-in axes.
+
+  Args:
+    tree: Any pytree.
+    where: Selector of the leaves, as in `select`.
+    axes: Rule for their fan-in axes.
+
+  Raises:
+    ValueError: As `select`, or the axes of a leaf cannot be known.
+
+  Example:
+    >>> tree = {"Conv_0": {"bias": jnp.ones(2), "kernel": jnp.ones((3, 4, 2))}}
+    >>> select_axes(tree, conv_kernels, fan_in_axes)["Conv_0/kernel"][1]
+    (0, 1)
+  """
+  with seeing(tree) as leaves:
+    found = {}
+    for path, leaf in _selected(leaves, where).items():
+      with errors_name(path):
+        found[path] = leaf, axes(path, leaf)
+    return found
+
+
+def choose(leaves: Mapping[str, Any], where: Where) -> dict[str, bool | None]:
+  """Returns which leaves a selector takes; None where it cannot be known.
+
+  Args:
+    leaves: Leaves of a tree by path.
+    where: Selector `(path, leaf) -> bool`. Or a shell pattern of whole paths,
+      or several: of what a pattern matches, the kernels are taken if there are
+      any.
+
+  Raises:
+    ValueError: A pattern matches no path; the message has the nearest one.
+    TypeError: It is none of these.
+  """
+  if not callable(where):
+    taken = glob_paths(where, leaves)
+    return {path: path in taken for path in leaves}
+  chosen: dict[str, bool | None] = {}
+  for path, leaf in leaves.items():
+    # A selector may ask for more than `conv_kernels` does. Only where its
+    # answer hangs on what cannot be known is there a question.
+    chosen[path] = _assuming(True, where, path, leaf)
+    if verdict_on(path, leaf).kernel is None:
+      other = _assuming(False, where, path, leaf)
+      chosen[path] = chosen[path] if chosen[path] == other else None
+  return chosen
+
+
+def glob_paths(
+  globs: str | Iterable[str], leaves: Mapping[str, Any]
+) -> set[str]:
+  """Returns the paths of the kernels that shell patterns match.
+
+  Args:
+    globs: One pattern of whole paths, or several; `*` crosses "/".
+    leaves: Leaves of a tree by path.
+
+  Raises:
+    ValueError: A pattern matches no path; the message has the nearest one.
+    TypeError: It is something else.
+  """
+  several = [globs] if isinstance(globs, str) else globs
+  if not isinstance(several, Iterable):
+    several = [several]
+  found: set[str] = set()
+  for glob in several:
+    if not isinstance(glob, str):
+      raise TypeError(
+        "`where` must be a function (path, leaf) -> bool, a glob as"
+        f" 'block*/kernel', or a list of globs, got {globs!r}"
+      )
+    matched = fnmatch.filter(leaves, glob)
+    if not matched:
+      near = difflib.get_close_matches(glob, leaves, n=1, cutoff=0.0)
+      hint = f"; the nearest is {near[0]!r}" if near else ""
+      raise ValueError(
+        f"no kernel was selected by {glob!r}: it matches no path{hint}. A"
+        " pattern is for whole paths, and * crosses '/'"
+      )
+    found.update([p for p in matched if named_kernels(p, leaves[p])] or matched)
+  return found
+
+
+@contextlib.contextmanager
+def seeing(tree: PyTree) -> Iterator[dict[str, Any]]:
+  """Lets the rules of this module see all of a tree, and yields its leaves.
+
+  Whatever calls `where` or `axes` on the leaves of a tree does it inside.
+
+  Raises:
+    ValueError: Two leaves have one path.
+
+  Example:
+    >>> tree = {"net": {"weight": jnp.ones((8, 6, 6)), "bias": jnp.ones(8)}}
+    >>> with seeing(tree) as leaves:
+    ...   conv_kernels("net/weight", leaves["net/weight"])
+    True
   """
   leaves = by_path(tree)
-  selected = {path: leaf for path, leaf in leaves.items() if where(path, leaf)}
-  if not selected:
-    raise ValueError(f"no kernel was selected; paths seen: {_listing(leaves)}")
-  return selected
+  layers = {path_string(k): x for k, x in verdicts.layers_of(tree).items()}
+  token = _SEEN.set(verdicts.judge(leaves, layers))
+  try:
+    yield leaves
+  finally:
+    _SEEN.reset(token)
+
+
+def verdict_on(path: str, leaf: Any) -> verdicts.Verdict:
+  """Returns what a leaf is: in the tree that is gone through, or by itself."""
+  seen = _SEEN.get()
+  if seen is not None and path in seen:
+    return seen[path]
+  return verdicts.judge({path: leaf})[path]
 
 
 def replace(tree: PyTree, leaves: Mapping[str, Any]) -> PyTree:
@@ -357,15 +521,44 @@ def errors_name(path: str) -> Iterator[None]:
     raise
 
 
-def _is_floating(leaf: Any) -> bool:
-  return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
+def _selected(leaves: Mapping[str, Any], where: Where) -> dict[str, Any]:
+  """Returns the leaves that are taken; asks where it cannot be known."""
+  chosen = choose(leaves, where)
+  unknown = [path for path, taken in chosen.items() if taken is None]
+  if unknown:
+    reasons = {p: verdict_on(p, leaves[p]).reason for p in unknown}
+    raise ValueError(_question(leaves, reasons))
+  selected = {path: leaf for path, leaf in leaves.items() if chosen[path]}
+  if not selected:
+    raise ValueError(f"no kernel was selected; paths seen: {_listing(leaves)}")
+  return selected
 
 
-def _kernel_position(keys: list[str]) -> int | None:
-  """Returns the position in a path of the kernel's name, or None."""
-  if "kernel" in keys:
-    return keys.index("kernel")
-  return len(keys) - 1 if keys[-1] in ("w", "weight") else None
+def _assuming(known: bool, where: Selector, path: str, leaf: Any) -> bool:
+  """Calls a selector; `conv_kernels` in it takes the unknown, or does not."""
+  token = _ASSUMED.set(known)
+  try:
+    return bool(where(path, leaf))
+  finally:
+    _ASSUMED.reset(token)
+
+
+def _question(leaves: Mapping[str, Any], reasons: Mapping[str, str]) -> str:
+  """Returns the message that asks which leaves are kernels."""
+  listed = [
+    f"{path} {list(jnp.shape(leaves[path]))}"
+    for path in itertools.islice(reasons, 4)
+  ]
+  more = f" and {len(reasons) - 4} more" if len(reasons) > 4 else ""
+  first = next(iter(reasons.values())).removeprefix("cannot be known: ")
+  one = len(reasons) == 1
+  are = f"{'is the kernel' if one else 'are kernels'} of a convolution"
+  return (
+    f"cannot know whether {', '.join(listed)}{more} {are} ({first})."
+    " Say it with where=, a glob or a list of globs of the kernels or a"
+    " function of your own (model.ws_where of a run, --where or --exclude of a"
+    f" command); {_SAY_AXES}"
+  )
 
 
 def _natural(path: str) -> list[tuple[int, str]]:

@@ -19,14 +19,16 @@ from ws_jax.core import numerics
 from ws_jax.core.conventions import BIT, Convention, get_convention
 from ws_jax.core.kernels import (
   Axes,
-  Selector,
+  Where,
   by_path,
   conv_kernels,
   errors_name,
   fan_in_axes,
   replace,
   select,
+  select_axes,
 )
+from ws_jax.core.verdicts import NAMES
 
 PyTree = Any
 
@@ -85,7 +87,7 @@ def standardize(
 def weight_standardize(
   params: PyTree,
   *,
-  where: Selector = conv_kernels,
+  where: Where = conv_kernels,
   axes: Axes = fan_in_axes,
   convention: str | Convention = BIT,
   gains: Mapping[str, jax.Array] | None = None,
@@ -98,7 +100,7 @@ def weight_standardize(
 
   Args:
     params: Any pytree of arrays, for example from `model.init`.
-    where: Selector `(path, leaf) -> bool` of the kernels. A path is
+    where: Where `(path, leaf) -> bool` of the kernels. A path is
       `"block/Conv_0/kernel"`.
     axes: Rule `(path, leaf) -> tuple` for the fan-in axes of a selected leaf.
     convention: Name of `CONVENTIONS`, or a `Convention`.
@@ -111,9 +113,10 @@ def weight_standardize(
     selected are the same objects.
 
   Raises:
-    ValueError: Nothing was selected (the message lists the paths), a kernel
-      cannot be standardized (the message names its path), or the paths of the
-      gains or means are not the selected ones.
+    ValueError: Nothing was selected (the message lists the paths), it cannot be
+      known what a leaf is or which of its axes are fan-in, a kernel cannot be
+      standardized (the message names its path), or the paths of the gains or
+      means are not the selected ones.
     TypeError: A selected kernel is not real floating point.
 
   Example:
@@ -126,16 +129,16 @@ def weight_standardize(
     ValueError: no kernel was selected; paths seen: Dense_0/kernel [8, 2]
   """
   convention = get_convention(convention)
-  kernels = select(params, where)
+  kernels = select_axes(params, where, axes)
   for what, given in (("gain", gains), ("mean", means)):
     if given is not None:
       _check_paths(given, what, list(kernels))
   effective = {}
-  for path, kernel in kernels.items():
+  for path, (kernel, fan_in) in kernels.items():
     with errors_name(path):
       effective[path] = standardize(
         kernel,
-        axis=axes(path, kernel),
+        axis=fan_in,
         convention=convention,
         gain=None if gains is None else gains[path],
         mean=None if means is None else means[path],
@@ -144,7 +147,7 @@ def weight_standardize(
 
 
 def init_gains(
-  params: PyTree, *, where: Selector = conv_kernels, axes: Axes = fan_in_axes
+  params: PyTree, *, where: Where = conv_kernels, axes: Axes = fan_in_axes
 ) -> dict[str, jax.Array]:
   """Returns gains of one, `{path: [out] float32}`, for the scaled conventions.
 
@@ -153,7 +156,7 @@ def init_gains(
 
   Args:
     params: Any pytree of arrays.
-    where: Selector of the kernels, as in `weight_standardize`.
+    where: Where of the kernels, as in `weight_standardize`.
     axes: Rule for their fan-in axes, as in `weight_standardize`.
 
   Raises:
@@ -165,16 +168,16 @@ def init_gains(
     {'Conv_0/kernel': (2,)}
   """
   gains = {}
-  for path, kernel in select(params, where).items():
+  for path, (kernel, fan_in) in select_axes(params, where, axes).items():
     with errors_name(path):
-      fan_in = _canonical_axes(axes(path, kernel), kernel.ndim)
+      fan_in = _canonical_axes(fan_in, kernel.ndim)
     shape = [n for i, n in enumerate(kernel.shape) if i not in fan_in]
     gains[path] = jnp.ones(shape, jnp.float32)
   return gains
 
 
 def gains_beside(
-  params: PyTree, *, where: Selector = conv_kernels, axes: Axes = fan_in_axes
+  params: PyTree, *, where: Where = conv_kernels, axes: Axes = fan_in_axes
 ) -> dict[str, jax.Array] | None:
   """Returns the gains that a tree keeps beside its kernels, as `gain`.
 
@@ -183,7 +186,7 @@ def gains_beside(
 
   Args:
     params: Any pytree of arrays.
-    where: Selector of the kernels, as in `weight_standardize`.
+    where: Where of the kernels, as in `weight_standardize`.
     axes: Rule for their fan-in axes, as in `weight_standardize`.
 
   Returns:
@@ -202,7 +205,7 @@ def gains_beside(
   leaves = by_path(params)
   beside = {}
   for path in select(params, where):
-    for name in ("kernel", "weight"):
+    for name in NAMES:
       gain = f"{path.removesuffix(name)}gain"
       if path.split("/")[-1] == name and gain in leaves:
         beside[path] = leaves[gain]

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ws_jax.core.kernels import Selector, conv_kernels, replace, select
+from ws_jax.core.kernels import Where, conv_kernels, replace, select
 
 PyTree = Any
 Loss = Callable[..., jax.Array]
@@ -168,7 +168,7 @@ def sharpness(
 
 
 def in_own_units(
-  loss: Loss, params: PyTree, *, where: Selector = conv_kernels
+  loss: Loss, params: PyTree, *, where: Where = conv_kernels
 ) -> tuple[Loss, dict[str, jax.Array], PyTree]:
   """Returns a loss of each kernel in units of its norm, with the rest fixed.
 
@@ -183,7 +183,7 @@ def in_own_units(
   Args:
     loss: Function `loss(params, *args)`.
     params: Parameters of the network.
-    where: Selector `(path, leaf) -> bool` of the leaves to measure.
+    where: Where `(path, leaf) -> bool` of the leaves to measure.
 
   Returns:
     A loss `scaled(coordinates, frame, *args)`, the same object whenever `loss`

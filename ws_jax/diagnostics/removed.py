@@ -8,11 +8,11 @@ import jax.numpy as jnp
 
 from ws_jax.core.kernels import (
   Axes,
-  Selector,
+  Where,
   by_path,
   conv_kernels,
   fan_in_axes,
-  select,
+  select_axes,
 )
 from ws_jax.core.standardize import standardize
 
@@ -37,7 +37,7 @@ def removed_terms(
   grads: PyTree,
   params: PyTree,
   *,
-  where: Selector = conv_kernels,
+  where: Where = conv_kernels,
   axes: Axes = fan_in_axes,
 ) -> dict[str, RemovedTerms]:
   """Returns the parts of each kernel's gradient that WS removes.
@@ -56,7 +56,7 @@ def removed_terms(
     grads: Gradient of the loss by the effective parameters, a tree like
       `params`.
     params: Raw or effective parameters; standardizing makes them the same.
-    where: Selector `(path, leaf) -> bool` of the kernels.
+    where: Where `(path, leaf) -> bool` of the kernels.
     axes: Rule `(path, leaf) -> tuple` for their fan-in axes.
 
   Returns:
@@ -73,9 +73,8 @@ def removed_terms(
     (1.0, 0.0)
   """
   grads_of, found = by_path(grads), {}
-  for path, kernel in select(params, where).items():
+  for path, (kernel, fan_in) in select_axes(params, where, axes).items():
     grad = grads_of[path]
-    fan_in = axes(path, kernel)
     size = math.prod(kernel.shape[i] for i in fan_in)
     squared_norm = jnp.sum(grad * grad)
     whole = size * jnp.where(squared_norm > 0, squared_norm, 1)

@@ -1,95 +1,120 @@
 """Turns the folder of a sweep into tables, figures and one HTML page."""
 
 import io
-import json
-import math
 import os
 import pathlib
 import urllib.parse
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from ws_jax.base import disk, extras
+from ws_jax.base import disk, extras, names
 from ws_jax.report import (
+  changes,
   contents,
+  figures,
   gallery,
-  groups,
+  headline,
   mistakes,
   page,
+  reading,
   summary,
   tables,
 )
-from ws_jax.report import metric as metrics
 from ws_jax.sweep import rows as rows_lib
-from ws_jax.sweep import runner
-from ws_jax.train import record
 
-_RELATIVE_STEP = "train/relative_step"
+FORMATS = ("png", "svg", "pdf")
 
 
 def write(
-  out: pathlib.Path, target: pathlib.Path | None = None, title: str = ""
+  out: pathlib.Path | Sequence[pathlib.Path],
+  target: pathlib.Path | None = None,
+  title: str = "",
+  formats: Sequence[str] = FORMATS,
 ) -> tables.Lines:
-  """Writes the report of a sweep, finished or not.
+  """Writes the report of a sweep, finished or not, or of two side by side.
 
   Args:
-    out: Folder of the sweep, with `runs.csv`.
+    out: Folder of the sweep, with `runs.csv`; or two of them.
     target: Folder to write `report.html`, a copy of `runs.csv`, the tables (CSV
-      and Markdown) and the figures (PNG and SVG) to; None for `out`.
+      and Markdown) and the figures to; None for the folder that
+      `default_target` returns.
     title: Title of the page and the figures.
+    formats: Formats of the figures' files, of `FORMATS`.
 
   Returns:
     The table of all cells.
 
   Raises:
-    ValueError: There are no rows, or rows with different metrics.
+    ValueError: There are no rows, or rows with different metrics, or a format
+      is not known.
   """
   extras.need("report", by="ws_jax.report")
-  target, title = target or out, _legible(title)
-  rows, histories = read(out)
-  results = summary.analyze(rows)
+  for format in formats:
+    if format not in FORMATS:
+      known = names.suggest(format, FORMATS)
+      raise ValueError(f"no format {format!r} of figures: {known}")
+  outs = [out] if isinstance(out, pathlib.Path) else list(out)
+  target, title = target or default_target(outs), reading.name_of_file(title)
+  sweep = reading.read(outs[0]) if len(outs) == 1 else reading.read_two(outs)
+  results = summary.analyze(sweep.rows)
   target.mkdir(parents=True, exist_ok=True)
-  if target.resolve() != out.resolve():
-    ended = [row for row in rows if row["status"] != "missing"]
+  if all(target.resolve() != one.resolve() for one in outs):
+    ended = [row for row in sweep.rows if row["status"] != "missing"]
     rows_lib.write(target / "runs.csv", ended)
+  compared = changes.between_sweeps(results)
   for name, entries in (
     ("summary", results.cells),
     ("best", results.best),
     ("differences", results.differences),
+    *([("changes", compared)] if len(outs) > 1 else []),
   ):
     rows_lib.write(target / f"{name}.csv", entries)
+  found = headline.of(results)
+  if len(outs) > 1:
+    found = changes.headline_of(results)
   texts = contents.tables_of(results)
-  wrong = mistakes.read(results, out)
+  if compared:
+    texts["changes"] = changes.table(results, compared)
+  wrong = mistakes.read(results, sweep.folders)
   texts |= mistakes.tables_of(wrong) if wrong else {}
   for name, lines in texts.items():
     disk.write_text(target / f"{name}.md", tables.markdown(lines))
+  said = "\n\n".join(text for text in found if text)
+  disk.write_text(target / "headline.md", f"{said}\n")
   pictures = {
-    figure.name: _save(figure, target, title)
-    for figure in gallery.figures_of(results, histories)
+    figure.name: _save(figure, target, title, formats)
+    for figure in gallery.figures_of(results, sweep.histories)
   }
-  links = _links(results, out, target)
+  links = _links(sweep.folders, target)
   text = page.render(
-    title or f"Sweep {_legible(out.resolve().name)}",
+    title or _title(outs),
     contents.facts(results),
-    contents.warnings(
-      results, planned(out) is not None, rows_lib.incomplete(out / "runs.csv")
-    ),
+    contents.warnings(results, sweep.planned, sweep.incomplete),
     contents.sections(results, texts, pictures, links, wrong),
-    contents.curves(results, histories, links),
+    contents.curves(results, sweep.histories, links),
+    found,
   )
   disk.write_text(target / "report.html", text)
   return texts["summary"]
 
 
-def _legible(name: str) -> str:
-  """Returns a name that came from the command line or the disk as UTF-8 text.
+def default_target(outs: Sequence[pathlib.Path]) -> pathlib.Path:
+  """Returns the folder of a report: that of a sweep, or one beside the first.
 
-  Python keeps bytes that a locale cannot decode as surrogates, which no file
-  can hold.
+  Example:
+    >>> default_target([pathlib.Path("runs/a"), pathlib.Path("runs/b")]).name
+    'a_vs_b'
   """
-  return os.fsencode(name).decode("utf-8", "replace")
+  if len(outs) == 1:
+    return outs[0]
+  one, other = (out.resolve() for out in outs)
+  return outs[0].parent / f"{one.name}_vs_{other.name}"
+
+
+def _title(outs: Sequence[pathlib.Path]) -> str:
+  every = [reading.name_of_file(out.resolve().name) for out in outs]
+  return f"Sweep {every[0]}" if len(every) == 1 else " and ".join(every)
 
 
 def read(
@@ -97,97 +122,56 @@ def read(
 ) -> tuple[list[rows_lib.Row], dict[str, gallery.History]]:
   """Returns the rows of a sweep, and what each of its runs logged, by name.
 
-  Adds to each row of `runs.csv` its mean `relative_step` (the last one that is
-  logged belongs to a learning rate that has decayed) and the config value of
-  every key that another run overrides. Planned runs get a row with the status
-  `missing`.
-
   Args:
     out: Folder of the sweep. Without its `plan.json` missing runs are unknown.
 
   Raises:
     ValueError: There are no rows, or rows with different metrics.
   """
-  rows = rows_lib.read(out / "runs.csv")
-  if not rows:
-    raise ValueError(
-      f"no rows in {out / 'runs.csv'}: run scripts/sweep.py first"
-    )
-  names = (*contents.logged(metrics.of(rows)), _RELATIVE_STEP)
-  histories = {
-    row["run"]: read_history(out / row["run"], names) for row in rows
-  }
-  for row in rows:
-    if (steps := histories[row["run"]].get(_RELATIVE_STEP)) is not None:
-      row["relative_step"] = float(steps[1].mean())
-  base = runner.base_config(out)
-  ended = {row["key"] for row in rows}
-  for key in planned(out) or ():
-    if key not in ended:
-      overrides = json.loads(key)
-      status = {"status": "missing"}
-      rows.append(rows_lib.make(key, "", overrides, base | overrides, status))
-  for key in groups.overridden(rows):
-    for row in rows:
-      if row.get(key) is None:
-        row[key] = base.get(key)
-  return rows, histories
-
-
-def planned(out: pathlib.Path) -> list[str] | None:
-  """Returns the keys of all runs, as `plan.json` has them; None without it."""
-  return disk.read_json(out / "plan.json")
-
-
-def read_history(
-  workdir: pathlib.Path, names: Sequence[str]
-) -> gallery.History:
-  """Returns what a run logged under the given names; finite values only."""
-  lines = record.read_metrics(workdir)
-  history = {}
-  for name in names:
-    points = [
-      (line["step"], line[name])
-      for line in lines
-      if line.get(name) is not None and math.isfinite(line[name])
-    ]
-    if points:
-      history[name] = np.array(points, float).T
-  return history
+  sweep = reading.read(out)
+  return sweep.rows, sweep.histories
 
 
 def _save(
-  figure: gallery.Figure, target: pathlib.Path, title: str
+  figure: gallery.Figure,
+  target: pathlib.Path,
+  title: str,
+  formats: Sequence[str],
 ) -> page.Picture:
-  """Writes `NAME.png` and `NAME.svg`; returns what the page embeds."""
+  """Writes the files of a figure; returns what the page embeds."""
   wide = figure.draw(title=title)
-  with disk.whole(target / f"{figure.name}.png") as file:
-    wide.savefig(file, format="png", dpi=160)
-  # It is laid out already; doing it again would take as long as drawing.
-  wide.set_layout_engine("none")
   svg = _svg(wide)
-  disk.write_text(target / f"{figure.name}.svg", svg)
-  return page.Picture(figure.caption, svg, _svg(figure.draw(1)))
+  for format in formats:
+    with disk.whole(target / f"{figure.name}.{format}") as file:
+      file.write(svg.encode() if format == "svg" else _drawn(wide, format))
+  if len(figure.panels) > 1 or title:
+    return page.Picture(figure.caption, svg, _svg(figure.draw(1)))
+  return page.Picture(figure.caption, svg, svg)
 
 
 def _svg(drawing: Any) -> str:
+  return _drawn(drawing, "svg").decode()
+
+
+def _drawn(drawing: Any, format: str) -> bytes:
+  """Returns a figure as a file of that format, without a date."""
   import matplotlib
 
-  file = io.StringIO()
-  # The same rows must give the same bytes, as the file may be committed.
-  with matplotlib.rc_context({"svg.hashsalt": "ws_jax"}):
-    drawing.savefig(file, format="svg", metadata={"Date": None})
+  file = io.BytesIO()
+  dated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
+  with matplotlib.rc_context(figures.STYLE), warnings.catch_warnings():
+    # A letter that the font lacks is drawn as a box; the page has it.
+    warnings.filterwarnings("ignore", "Glyph .* missing from font")
+    drawing.savefig(file, format=format, dpi=160, metadata=dated[format])
   return file.getvalue()
 
 
 def _links(
-  results: summary.Results, out: pathlib.Path, target: pathlib.Path
+  folders: Mapping[str, pathlib.Path], target: pathlib.Path
 ) -> Mapping[str, str]:
   """Returns links from the page to the folders of runs, by their names."""
   links = {}
-  for row in results.rows:
-    folder = out / row["run"]
-    if row["run"] and folder.is_dir():
-      path = os.path.relpath(folder, target).replace(os.sep, "/")
-      links[row["run"]] = urllib.parse.quote(os.fsencode(path)) + "/"
+  for run, folder in folders.items():
+    path = os.path.relpath(folder, target).replace(os.sep, "/")
+    links[run] = urllib.parse.quote(os.fsencode(path)) + "/"
   return links

@@ -56,6 +56,85 @@ def estimate(values: Numbers, confidence: float = 0.95) -> Estimate:
   return Estimate(n, mean, std, stderr, mean - half, mean + half)
 
 
+class Comparison(NamedTuple):
+  """A mean difference, and what can be said of it.
+
+  Attributes:
+    n: Number of pairs.
+    difference: Mean difference; NaN without a pair.
+    stderr: Its standard error; NaN with fewer than two pairs.
+    low: Start of the interval; NaN where there is none.
+    high: End of the interval.
+    p: Probability of a difference at least as large if there is none; NaN
+      where there is no interval.
+  """
+
+  n: int
+  difference: float
+  stderr: float
+  low: float
+  high: float
+  p: float
+
+  @property
+  def told(self) -> bool:
+    """Returns whether the interval excludes zero."""
+    return self.low > 0 or self.high < 0
+
+
+def compare(
+  differences: Numbers, comparisons: int = 1, confidence: float = 0.95
+) -> Comparison:
+  """Returns the mean of paired differences, by Student's t.
+
+  Pairs that all have the same difference give no interval: a few seeds that
+  agree to the last digit do not show that there is no spread.
+
+  Args:
+    differences: Difference of each pair; NaN is left out.
+    comparisons: Number of comparisons of which this is one. The interval is
+      wider for it (Bonferroni), so that all of them hold together with the
+      confidence that is asked for; `p` is not changed.
+    confidence: Probability that the interval covers the true difference.
+
+  Example:
+    >>> compare([1.0, 2.0, 3.0]).told, compare([1.9, 2.0, 2.1]).told
+    (False, True)
+    >>> compare([1.9, 2.0, 2.1], comparisons=100).told
+    False
+  """
+  got = estimate(differences, 1 - (1 - confidence) / comparisons)
+  nan = float("nan")
+  if not got.stderr > 1e-9 * abs(got.mean):
+    return Comparison(got.n, got.mean, got.stderr, nan, nan, nan)
+  from scipy import special
+
+  t = abs(got.mean) / got.stderr
+  p = 2 * float(special.stdtr(got.n - 1, -t))
+  return Comparison(got.n, got.mean, got.stderr, got.low, got.high, p)
+
+
+def holm(ps: Numbers) -> list[float]:
+  """Returns the probabilities of several comparisons, corrected by Holm.
+
+  Where a result is below 0.05, the chance that any of them is below it by luck
+  is at most 0.05 (Holm 1979).
+
+  Args:
+    ps: Probability of each comparison; NaN is left out and stays.
+
+  Example:
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+  """
+  result, least = [float("nan")] * len(ps), 0.0
+  known = [i for i in np.argsort(ps, kind="stable") if np.isfinite(ps[i])]
+  for rank, i in enumerate(known):
+    least = max(least, min(1.0, (len(known) - rank) * float(ps[i])))
+    result[i] = least
+  return result
+
+
 class Range(NamedTuple):
   """A range of learning rates.
 

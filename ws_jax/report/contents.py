@@ -15,11 +15,14 @@ from ws_jax.sweep.arms import arm_of, in_order
 from ws_jax.sweep.rows import Row
 
 _DASHES = ("", "7 3", "2 3", "9 3 2 3", "4 2", "9 3 2 3 2 3", "1 2", "12 3")
-_POINTS = 100  # Largest number of points of a curve on the page.
+# Largest number of points of a curve on the page, and of all curves of a
+# metric, but that each curve has a few.
+_POINTS, _ALL_POINTS, _FEW_POINTS = 100, 100_000, 20
 
 # Facts that the page states if all runs agree, and the columns with them.
 _FACTS = {
   "data": "data.name",
+  "evaluated on": "data.eval_split",
   "model": "model.name",
   "seeds": "seed",
   "steps": "step",
@@ -29,7 +32,7 @@ _FACTS = {
 }
 _SENSITIVITY = (
   "Sensitivity (Wortsman et al. 2023, section 2.2): the mean over the grid of"
-  " min(test loss, loss at initialization), less the best; a run that diverged"
+  " min({loss}, loss at initialization), less the best; a run that diverged"
   " counts as the loss at initialization. Smaller is better. It is over the"
   " seeds that have a run at every rate."
 )
@@ -52,20 +55,24 @@ def logged(metric: Metric) -> dict[str, tuple[str, float]]:
     multiplied with to be shown.
   """
   shown = {metric.column: (metric.label, metric.scale)}
-  others = {"eval/loss": "test loss", "train/loss": "training loss"}
+  others = {"eval/loss": metric.loss, "train/loss": "training loss"}
   return shown | {
     name: (title, 1.0) for name, title in others.items() if name not in shown
   }
 
 
-def _about_best(metric: Metric) -> list[str]:
+def _about_best(results: Results) -> list[str]:
   """Returns notes on the table of the best rates."""
+  metric, names = results.metric, map(tables.name_of, results.searched)
+  search = (
+    f" Searched like the rate: {', '.join(names)}." if results.searched else ""
+  )
   return [
     "Mean and sample standard deviation over seeds. The best rate has the"
-    f" {metric.extreme} mean test {metric.words} among the rates at which no"
-    " seed diverged. It is chosen on the test set that it is reported on, for"
+    f" {metric.extreme} mean {metric.subject} among the rates at which no"
+    " seed diverged. It is chosen on the split that it is reported on, for"
     " every arm alike: these values are a little too good, and are for"
-    " comparing arms."
+    f" comparing arms.{search}"
   ]
 
 
@@ -84,25 +91,42 @@ def _about_width(metric: Metric) -> list[str]:
     " taken as linear in the logarithm of the rate. ≤ and ≥: the grid ends"
     " first. Largest stable rate: below the lowest one at which a seed"
     f" diverged (≥: none did).{learns}",
-    _SENSITIVITY,
+    _SENSITIVITY.format(loss=metric.loss),
   ]
 
 
-def _about_differences(metric: Metric) -> list[str]:
+def _about_differences(results: Results) -> list[str]:
   """Returns notes on the table of the differences."""
+  metric, rows = results.metric, len(results.differences)
   better = "above" if metric.goal == "max" else "below"
   return [
-    f"Test {metric.words} of each arm at its own best rate, less that of"
+    f"{_capital(metric.subject)} of each arm at its own best rate, less that of"
     f" another at its own, paired by seed: the first is better {better} 0."
-    " Mean, its standard error, and the 95 % interval of Student's t. No"
-    " correction for the number of comparisons or for the choice of the rates."
+    " Mean, its standard error, and the 95 % interval of Student's t of this"
+    " comparison alone. p is corrected for the number of rows of the table,"
+    f" {rows} (Holm): a difference is a finding where it is below 0.05, and"
+    " with few seeds it hardly ever is. The choice of the rates is not counted."
   ]
+
+
+def _about_changes(results: Results) -> list[str]:
+  """Returns notes on the table of the differences between two sweeps."""
+  better = "above" if results.metric.goal == "max" else "below"
+  return [
+    f"{_capital(results.metric.subject)} of each arm in one sweep less that in"
+    " the other, at its own best rate in each, paired by seed: the first is"
+    f" better {better} 0. Interval and p are those of the table below."
+  ]
+
+
+def _capital(text: str) -> str:
+  return text[:1].upper() + text[1:]
 
 
 def tables_of(results: Results) -> dict[str, tables.Lines]:
   """Returns the tables that say something, by the name of their file."""
   result = {"summary": tables.cells(results), "best": tables.best(results)}
-  if len(results.rates) > 1:
+  if len(results.rates) > 1 and not results.searched:
     result["width"] = tables.width(results)
     if any(entry["step_low"] is not None for entry in results.best):
       result["width_steps"] = tables.width(results, "step_")
@@ -190,9 +214,10 @@ def sections(
     wrong: Answers of the runs at the best rates; None if none were kept.
   """
   metric = results.metric
-  words = metric.words[:1].upper() + metric.words[1:]
+  words = _capital(metric.words)
   first = {
-    "figure": f"{words} against learning rate",
+    "figure": f"{words} against"
+    f" {'what was searched' if results.searched else 'learning rate'}",
     "relative_step": f"{words} against relative step",
   }
   first = {name: title for name, title in first.items() if name in pictures}
@@ -206,12 +231,15 @@ def sections(
   )
   shown = [
     *draw(first),
-    *table("best", "Best learning rates", _about_best(metric)),
+    *table("best", "Best learning rates", _about_best(results)),
     *table("width", "Width of the range", _about_width(metric)),
     *table("width_steps", "In relative steps", [_STEPS]),
     *draw(named),
     *table(
-      "differences", "Differences between arms", _about_differences(metric)
+      "changes", "Differences between the sweeps", _about_changes(results)
+    ),
+    *table(
+      "differences", "Differences between arms", _about_differences(results)
     ),
     *(mistakes.sections(wrong, texts) if wrong else ()),
   ]
@@ -281,8 +309,16 @@ def curves(
     histories: Values that each run logged, by the name of the run.
     links: Links to the folders of the runs, by the names of the runs.
   """
-  shown = logged(results.metric)
+  shown, best = logged(results.metric), results.best_runs()
   runs: list[dict[str, Any]] = []
+  steps: dict[tuple[int, ...], int] = {}  # Most runs are logged at equal steps.
+  share = _ALL_POINTS // max(len(histories), 1)
+  most = min(_POINTS, max(_FEW_POINTS, share))
+
+  def series(points: np.ndarray, scale: float) -> list[Any]:
+    at, values = _thin(points, scale, most)
+    return [steps.setdefault(at, len(steps)), values]
+
   for row in _in_order(results):
     if history := histories.get(row["run"]):
       runs.append(
@@ -292,9 +328,9 @@ def curves(
           "values": _values(results, row),
           "status": row["status"],
           "href": links.get(row["run"]),
-          "best": results.is_best(row),
+          "best": row["key"] in best,
           "series": [
-            _thin(history[name], scale) if name in history else None
+            series(history[name], scale) if name in history else None
             for name, (_, scale) in shown.items()
           ],
         }
@@ -307,16 +343,19 @@ def curves(
     },
     "fields": _fields(results),
     "metrics": [title for title, _ in shown.values()],
+    "steps": [list(at) for at in steps],
     "runs": runs,
   }
 
 
-def _thin(points: np.ndarray, scale: float) -> list[list[float]]:
-  """Returns steps and values of a curve, at most `_POINTS` of them."""
+def _thin(
+  points: np.ndarray, scale: float, most: int
+) -> tuple[tuple[int, ...], list[float]]:
+  """Returns steps and values of a curve, at most that many of them."""
   n = points.shape[1]
-  kept = np.unique(np.linspace(0, n - 1, min(n, _POINTS)).round().astype(int))
+  kept = np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(int))
   steps, values = points[:, kept]
-  return [
-    [int(step) for step in steps],
+  return (
+    tuple(int(step) for step in steps),
     [float(f"{scale * value:.5g}") for value in values],
-  ]
+  )

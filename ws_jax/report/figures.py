@@ -1,23 +1,21 @@
-"""Figures of a sweep, for any colour vision, in print and on a screen.
+"""Lays out the panels of a figure, for any colour vision, on paper and screens.
 
-A figure is a list of panels. A panel is a function that draws into axes, so
-that one figure can be laid out wide for a page and narrow for a phone. Start
-with `sheet`, which lays panels out; `against_rate`, `curves`, `against` and
-`heat_map` make them.
+Start with `sheet`. A figure is a list of panels, which `ws_jax.report.panels`
+and `ws_jax.report.heat` make, so that one figure can be laid out wide for a
+page and narrow for a phone. Panels that are compared get one y axis, and runs
+that diverged a rail of their own at its worse end.
 """
 
+import math
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
-from ws_jax.report.metric import Metric
-from ws_jax.report.tables import text
+from ws_jax.report import ticks
 from ws_jax.sweep.arms import in_order
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes
-  from matplotlib.axis import Axis
   from matplotlib.figure import Figure
 
 # Hues of Okabe and Ito (2008), and of Tol (2021) where theirs do not suffice:
@@ -58,30 +56,35 @@ _MARKERS = {
   "BCN(est)": "8",
 }
 _VARIANTS = {"mean": "<", "std": ">", "GC": "P", "WS+GC": "*"}
-_DASHES = ("-", "--", ":", "-.")
 _PANEL = (4.8, 3.6)  # inches
-_MANY_TICKS = 16
+# Settings of Matplotlib for drawing and for writing. Names are no formulas, and
+# the same rows must give the same bytes, as a file may be committed.
+STYLE = {"text.parse_math": False, "svg.hashsalt": "ws_jax"}
+_LETTER, _LINE = 0.085, 0.19  # inches, of the text of a figure
 
-Cell = Mapping[str, Any]
-Panel = Callable[["Axes"], None]
+
+Draw = Callable[["Axes"], None]
 
 
-class Curve(NamedTuple):
-  """The metric of one run during training.
+class Panel(NamedTuple):
+  """One panel of a figure.
 
   Attributes:
-    arm: Name of the arm of the run.
-    learning_rate: Learning rate of the run.
-    diverged: Whether the run diverged.
-    steps: Optimizer steps at which the run was evaluated [n].
-    values: Values of the metric, as they are logged [n].
+    draw: Function that draws into axes.
+    title: Title of the panel.
+    axis: Name of its y axis: panels of one figure with the same name share it;
+      empty for an axis of its own, which `draw` makes.
+    crosses: Places on the x axis of the runs that diverged, by arm.
+    rail: End of the y axis at which the crosses are: `bottom` or `top`.
+    limits: Least and largest value that can be.
   """
 
-  arm: str
-  learning_rate: float
-  diverged: bool
-  steps: np.ndarray
-  values: np.ndarray
+  draw: Draw
+  title: str = ""
+  axis: str = ""
+  crosses: Mapping[str, Sequence[float]] = {}
+  rail: str = "bottom"
+  limits: tuple[float, float] = (-math.inf, math.inf)
 
 
 def looks(arms: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -113,7 +116,7 @@ def looks(arms: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 
 def sheet(
-  panels: Sequence[Panel],
+  panels: Sequence[Panel | Draw],
   columns: int,
   title: str = "",
   size: tuple[float, float] = _PANEL,
@@ -121,355 +124,174 @@ def sheet(
   """Lays panels out in rows, under one title and over one legend.
 
   Args:
-    panels: Panels to lay out, at least one.
+    panels: Panels to lay out, at least one. A function that draws into axes is
+      a panel with axes of its own.
     columns: Largest number of panels in a row.
     title: Title of the figure.
     size: Width and height of a panel, in inches.
   """
+  import matplotlib
   from matplotlib.figure import Figure
 
-  rows = -(-len(panels) // columns)
-  columns = -(-len(panels) // rows)  # Fewest empty places.
-  drawing = Figure(
-    figsize=(size[0] * columns, size[1] * rows + 0.3), layout="constrained"
-  )
-  legend: dict[str, Any] = {}
-  for i, panel in enumerate(panels):
-    ax = drawing.add_subplot(rows, columns, i + 1)
-    panel(ax)
-    handles, labels = ax.get_legend_handles_labels()
-    legend |= dict(zip(labels, handles, strict=True)) | legend
-  # Matplotlib lists plain lines before those with error bars.
-  shown = sorted(legend.items(), key=lambda item: item[0] == "diverged")
-  if shown:
-    drawing.legend(
-      [handle for _, handle in shown],
-      [label for label, _ in shown],
-      loc="outside lower center",
-      ncols=6 if columns > 1 else 3,
-      frameon=False,
-    )
-  if title:
-    drawing.suptitle(title, fontsize="medium")
+  every = [x if isinstance(x, Panel) else Panel(x) for x in panels]
+  rows = -(-len(every) // columns)
+  columns = -(-len(every) // rows)  # Fewest empty places.
+  with matplotlib.rc_context(STYLE):
+    drawing = Figure(figsize=size)
+    place = (0.2, 0.2, 0.7, 0.7)  # until all panels are drawn
+    axes = [drawing.add_axes(place, label=str(i)) for i in range(len(every))]
+    shared: dict[str, list[int]] = {}
+    for i, (ax, panel) in enumerate(zip(axes, every, strict=True)):
+      panel.draw(ax)
+      if panel.axis:
+        shared.setdefault(panel.axis, []).append(i)
+      else:
+        _label_logarithms(ax)
+    for group in shared.values():
+      _share([axes[i] for i in group], [every[i] for i in group])
+    _place(drawing, axes, every, (rows, columns), title, size)
   return drawing
 
 
-def against_rate(
-  cells: Sequence[Cell],
-  metric: Metric,
-  title: str = "",
-  key: str = "learning_rate",
-) -> Panel:
-  """Returns a panel of the metric against learning rate.
-
-  A cross marks a rate at which a run diverged.
-
-  Args:
-    cells: Cells of one setting, as `ws_jax.report.groups.summarize` returns
-      them.
-    metric: Metric of the sweep.
-    title: Title of the panel.
-    key: Column for the x axis: `learning_rate` or `relative_step`.
-  """
-  cells = [cell for cell in cells if cell[key] is not None]
-  # The line connects neighbouring rates, also where steps are the axis.
-  cells = sorted(cells, key=lambda cell: cell["learning_rate"])
-
-  def draw(ax: "Axes") -> None:
-    _frame(ax, title, metric.label)
-    shown = [c for c in cells if c["diverged"] or c[metric.name] is not None]
-    every = looks(cell["arm"] for cell in shown)
-    values = sorted({cell[key] for cell in cells})
-    one = len(values) == 1
-    name = key.replace("_", " ")
-    for number, (arm, look) in enumerate(every.items()):
-      own = [cell for cell in shown if cell["arm"] == arm]
-      # Moved apart by a part of the axis, so that no point hides another.
-      span = values[-1] / values[0] if values[0] else 1.0
-      shift = span ** (0.04 * (number / max(len(every) - 1, 1) - 0.5))
-      x = [number if one else cell[key] * shift for cell in own]
-      # Crosses lie at the worse end of the axis, whatever its scale is, and
-      # those of each arm at a height of their own.
-      away = 0.04 + 0.05 * number
-      height = away if metric.goal == "max" else 1 - away
-      _draw_series(ax, x, own, metric, look, arm, height)
-    if any(cell["diverged"] for cell in shown):
-      ax.plot([], [], "x", color="black", label="diverged")
-    if one:
-      ax.set_xticks(range(len(every)), [*every])
-      ax.set_xlim(-0.6, len(every) - 0.4)
-      ax.set_xlabel(f"{name} {text(values[0])}")
-      return
-    if values:
-      ax.margins(y=0.12)
-      # Rates are a grid that was chosen and are all labelled; steps are not.
-      _log_ticks(ax, values if key == "learning_rate" else ())
-    ax.set_xlabel(name)
-
-  return draw
-
-
-def _frame(ax: "Axes", title: str, ylabel: str) -> None:
-  ax.spines[["top", "right"]].set_visible(False)
-  ax.grid(axis="y", color="#dddddd", linewidth=0.8)
-  ax.set_axisbelow(True)
-  ax.set_ylabel(ylabel)
-  if title:
-    ax.set_title(title, fontsize="medium")
-
-
-def _log_ticks(ax: "Axes", values: Sequence[float]) -> None:
-  ax.set_xscale("log")
-  if not 0 < len(values) <= _MANY_TICKS:
-    _round_ticks(ax.xaxis)
-    return
-  ax.set_xticks(values, [text(value) for value in values])
-  ax.tick_params(axis="x", rotation=45 if len(values) > 6 else 0)
-  ax.minorticks_off()
-
-
-def _round_ticks(axis: "Axis") -> None:
-  """Puts plain numbers along a logarithmic axis, however short it is."""
+def _label_logarithms(ax: "Axes") -> None:
+  """Puts plain numbers along logarithmic axes; Matplotlib's are formulas."""
   from matplotlib import ticker
 
-  axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-  axis.set_major_formatter("{x:g}")
-  axis.set_minor_locator(ticker.NullLocator())
+  for axis, limits in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
+    if axis.get_scale() == "log":
+      shown = ticks.of_logarithm(*map(math.log10, limits))
+      axis.set_ticks(shown, labels=[f"{tick:g}" for tick in shown])
+      axis.set_minor_locator(ticker.NullLocator())
 
 
-def _draw_series(
-  ax: "Axes",
-  x: Sequence[float],
-  cells: Sequence[Cell],
-  metric: Metric,
-  look: Mapping[str, Any],
-  label: str,
-  height: float,
+def _share(axes: Sequence["Axes"], panels: Sequence[Panel]) -> None:
+  """Gives panels one y axis, with a rail for the runs that diverged."""
+  log = axes[0].get_yscale() == "log"
+  ends = [y for ax in axes for y in ax.dataLim.intervaly if math.isfinite(y)]
+  low, high = (min(ends), max(ends)) if ends else (0.1 if log else 0.0, 1.0)
+  if log:
+    low, high = math.log10(low), math.log10(high)
+  pad = 0.07 * (high - low) or 0.02 * abs(high) or 0.5
+  least, most = -math.inf, math.inf
+  if not log:
+    least = min(panel.limits[0] for panel in panels)
+    most = max(panel.limits[1] for panel in panels)
+  places = ticks.of_logarithm if log else ticks.of_numbers
+  # A little beyond what can be, for the half of a marker at its end.
+  low, high = max(low - pad, least - pad / 3), min(high + pad, most + pad / 3)
+  shown = places(max(low, least), min(high, most))
+  labels = [f"{tick:g}" for tick in shown]
+  arms = in_order(arm for panel in panels for arm in panel.crosses)
+  part = min(0.04 * len(arms) + 0.03, 0.4) if arms else 0.0
+  height = part / (1 - part) * (high - low)
+  down = panels[0].rail == "bottom"
+  start = low - height if down else high
+  if arms:
+    shown, labels = [*shown, start + height / 2], [*labels, "×"]
+  for ax, panel in zip(axes, panels, strict=True):
+    ends = (start, high) if down else (low, start + height)
+    ax.set_ylim(*(10**end for end in ends) if log else ends)
+    ax.set_yticks(shown, labels)
+    ax.minorticks_off()
+    if arms:
+      _draw_rail(ax, panel, arms, start, height)
+
+
+def _draw_rail(
+  ax: "Axes", panel: Panel, arms: Sequence[str], start: float, height: float
 ) -> None:
-  name, scale = metric.name, metric.scale
-  done = [
-    (at, scale * cell[name], scale * (cell[f"{name}_std"] or 0.0))
-    for at, cell in zip(x, cells, strict=True)
-    if cell[name] is not None
-  ]
-  points = np.array(done, float).reshape(-1, 3)
-  ax.errorbar(
-    points[:, 0], points[:, 1], points[:, 2], **look, capsize=3, label=label
-  )
-  diverged = [at for at, cell in zip(x, cells, strict=True) if cell["diverged"]]
-  ax.plot(
-    diverged,
-    [height] * len(diverged),
-    "x",
-    color=look["color"],
-    markersize=8,
-    markeredgewidth=2,
-    transform=ax.get_xaxis_transform(),
-  )
-
-
-def curves(
-  runs: Sequence[Curve],
-  metric: Metric,
-  title: str = "",
-  rates: Sequence[float] = (),
-) -> Panel:
-  """Returns a panel of the metric over steps, with one line for each run.
-
-  A cross marks a run that diverged.
-
-  Args:
-    runs: Curves of the runs of one setting.
-    metric: Metric of the sweep.
-    title: Title of the panel.
-    rates: Learning rates that have dashes of their own; empty if there are too
-      many.
-  """
-
-  def draw(ax: "Axes") -> None:
-    _frame(ax, title, metric.label)
-    every = looks(curve.arm for curve in runs)
-    dashes = dict(zip(rates, _DASHES, strict=False))
-    # Arms are drawn in the order of the legend.
-    for curve in sorted(runs, key=lambda curve: [*every].index(curve.arm)):
+  """Draws the crosses of each arm, in a band apart from the values."""
+  every = looks(arms)
+  band = {"color": "#eeeeee", "linewidth": 0, "zorder": 0.7}
+  ax.axhspan(start, start + height, **band)
+  for number, arm in enumerate(reversed(arms)):
+    if places := panel.crosses.get(arm):
+      y = start + height * (number + 0.5) / len(arms)
       ax.plot(
-        curve.steps,
-        metric.scale * curve.values,
-        **every[curve.arm] | {"markersize": 4},
-        linestyle=dashes.get(curve.learning_rate, "-"),
-        linewidth=1.2,
-        label=curve.arm,
+        places,
+        [y] * len(places),
+        "x",
+        color=every[arm]["color"],
+        markersize=7,
+        markeredgewidth=2,
       )
-      if curve.diverged:
-        ax.plot(
-          curve.steps[-1:],
-          metric.scale * curve.values[-1:],
-          "x",
-          color=every[curve.arm]["color"],
-          markersize=9,
-          markeredgewidth=2,
-        )
-    if len(rates) > 1:
-      lines = [
-        ax.plot([], [], linestyle=dash, color="black")[0]
-        for dash in dashes.values()
-      ]
-      names = [f"learning rate {text(rate)}" for rate in dashes]
-      ax.legend(lines, names, frameon=False)
-    ax.set_xlabel("optimizer step")
-
-  return draw
+  ax.plot([], [], "x", color="black", label="diverged")
 
 
-def against(
-  best: Sequence[Cell],
-  metric: Metric,
-  key: str,
-  name: str,
-  what: str,
-  title: str = "",
-) -> Panel:
-  """Returns a panel of what each arm reaches against a key that was varied.
+def _place(
+  drawing: "Figure",
+  axes: Sequence["Axes"],
+  panels: Sequence[Panel],
+  shape: tuple[int, int],
+  title: str,
+  size: tuple[float, float],
+) -> None:
+  """Gives every panel its place, and the figure its title and its legend.
 
-  Args:
-    best: Rows that `ws_jax.report.rates.best` returns.
-    metric: Metric of the sweep.
-    key: Config key for the x axis. An arm that has None there does not depend
-      on it, and is drawn as a level line.
-    name: Name of the key, in words.
-    what: Value for the y axis: the `metric` at the best rate, the `width` of
-      the range of usable rates, or its `edge`, the largest rate that learns.
-    title: Title of the panel.
+  Margins come from the number of letters: measuring the text, as Matplotlib's
+  layouts do, takes longer than drawing all the rest.
   """
-  column, label, scale = {
-    "metric": (metric.name, f"{metric.label}, best rate", metric.scale),
-    "width": ("decades", "usable range (decades)", 1.0),
-    "edge": ("largest_learning", "largest rate that learns", 1.0),
-  }[what]
-
-  def draw(ax: "Axes") -> None:
-    _frame(ax, title, label)
-    values = sorted({cell[key] for cell in best if cell[key] is not None})
-    numbers = all(isinstance(v, (int, float)) and v > 0 for v in values)
-    place = {v: v if numbers else i for i, v in enumerate(values)}
-    for arm, look in looks(cell["arm"] for cell in best).items():
-      own = [c for c in best if c["arm"] == arm and c[column] is not None]
-      if level := [cell for cell in own if cell[key] is None]:
-        own = [{**level[0], key: value} for value in values]
-        look = look | {"linestyle": "--", "markersize": 0}
-      y = [scale * cell[column] for cell in own]
-      error = [scale * (cell.get(f"{column}_std") or 0.0) for cell in own]
-      at = [place[cell[key]] for cell in own]
-      ax.errorbar(at, y, error, **look, capsize=3, label=arm)
-    if numbers:
-      _log_ticks(ax, values)
-    else:
-      ax.set_xticks(range(len(values)), [text(value) for value in values])
-    if what == "edge":
-      ax.set_yscale("log")
-      _round_ticks(ax.yaxis)
-    ax.margins(y=0.12)
-    if what == "width":
-      widest = max([cell[column] or 0.0 for cell in best], default=0.0)
-      ax.set_ylim(0, 1.12 * widest or 1.0)
-    ax.set_xlabel(name)
-
-  return draw
-
-
-def heat_map(
-  cells: Sequence[Cell], metric: Metric, key: str, name: str, title: str
-) -> Panel:
-  """Returns a panel of learning rate x another key, for one arm.
-
-  The best rate of each row is framed.
-
-  Args:
-    cells: Cells of one arm, as `ws_jax.report.groups.summarize` returns them,
-      each with `words`, the value in it, and `behind`, the colour: 0 at the
-      best that any arm reaches in that setting, 1 far from it.
-    metric: Metric of the sweep.
-    key: Config key for the rows.
-    name: Name of the key, in words.
-    title: Title of the panel.
-  """
-  cells = [cell for cell in cells if cell["learning_rate"] is not None]
-  rates = sorted({cell["learning_rate"] for cell in cells})
-  values = list(dict.fromkeys(cell[key] for cell in cells))
-
-  def draw(ax: "Axes") -> None:
-    image = np.full((len(values), len(rates)), np.nan)
-    for cell in cells:
-      at = values.index(cell[key]), rates.index(cell["learning_rate"])
-      if cell[metric.name] is not None:
-        image[at] = -cell["behind"]
-      _mark(ax, at, cell)
-    ax.imshow(
-      image, cmap="viridis", vmin=-1, vmax=0, aspect="auto", origin="lower"
+  rows, columns = shape
+  wide, high = size
+  names = _legend_of(axes)
+  longest = _LETTER * max(map(len, names), default=1) + 0.6
+  per_row = min(max(1, int(wide * columns / longest)), 6)
+  below = 0.12 + 0.22 * -(-len(names) // per_row) if names else 0.0
+  heading = textwrap.wrap(title, int(wide * columns / _LETTER))
+  above = (0.1 + _LINE * len(heading)) if heading else 0.0
+  width, height = wide * columns, high * rows + above + below
+  drawing.set_size_inches(width, height)
+  titles = [
+    textwrap.wrap(panel.title or ax.get_title(), int(wide / _LETTER))
+    for ax, panel in zip(axes, panels, strict=True)
+  ]
+  left, bottom = (max(sides) for sides in zip(*map(_sides, axes), strict=True))
+  top = 0.16 + _LINE * max(map(len, titles))
+  inner = wide - left - 0.15, high - bottom - top
+  for i, (ax, lines) in enumerate(zip(axes, titles, strict=True)):
+    row, column = divmod(i, columns)
+    x = column * wide + left
+    y = below + (rows - 1 - row) * high + bottom
+    ax.set_position(
+      (x / width, y / height, inner[0] / width, inner[1] / height)
     )
-    _frame_best(ax, cells, metric, key, values, rates)
-    ax.set_xticks(range(len(rates)), [text(rate) for rate in rates])
-    ax.tick_params(axis="x", rotation=45 if len(rates) > 6 else 0)
-    names = ["any" if value is None else text(value) for value in values]
-    ax.set_yticks(range(len(values)), names)
-    ax.set(xlabel="learning rate", ylabel=name)
-    ax.set_title(title, fontsize="medium")
-
-  return draw
-
-
-def _mark(ax: "Axes", at: tuple[int, int], cell: Cell) -> None:
-  """Writes a cell's value into it, how many runs diverged, or that none ran."""
-  from matplotlib.patches import Rectangle
-
-  words, color = [], "black"
-  if cell["words"]:
-    words.append(cell["words"])
-    if cell["behind"] > 0.4:
-      color = "white"
-  else:
-    # Grey and hatching differ from every colour of the map, in print too.
-    corner = (at[1] - 0.5, at[0] - 0.5)
-    diverged = bool(cell["diverged"])
-    box = Rectangle(
-      corner,
-      1,
-      1,
-      facecolor="#d9d9d9" if diverged else "white",
-      edgecolor="#8c8c8c",
-      hatch="////" if diverged else None,
-      linewidth=0,
+    # Places that are set are not searched for again at every drawing.
+    ax.set_title("\n".join(lines), fontsize="medium", y=1.0)
+    ax.xaxis.set_label_coords(0.5, -(bottom - 0.25) / inner[1])
+    ax.yaxis.set_label_coords(-(left - 0.05) / inner[0], 0.5)
+    ax.yaxis.label.set_verticalalignment("top")
+  if heading:
+    drawing.suptitle(
+      "\n".join(heading), fontsize="medium", y=1 - 0.1 / height, va="top"
     )
-    ax.add_patch(box)
-  if cell["diverged"]:
-    some = cell["diverged"] < cell["runs"]
-    words.append("×" + f"{cell['diverged']}/{cell['runs']}" * some)
-  if not words:
-    words.append("–")
-  ax.text(
-    at[1],
-    at[0],
-    "\n".join(words),
-    ha="center",
-    va="center",
-    color=color,
-    fontsize=7.5,
-    fontweight="bold" if words == ["×"] else "normal",
-  )
+  if names:
+    drawing.legend(
+      [*names.values()],
+      [*names],
+      loc="lower center",
+      bbox_to_anchor=(0.5, 0.02 / height),
+      ncols=per_row,
+      frameon=False,
+    )
 
 
-def _frame_best(ax, cells, metric, key, values, rates) -> None:
-  from matplotlib.patches import Rectangle
+def _legend_of(axes: Sequence["Axes"]) -> dict[str, Any]:
+  """Returns the handle of each name; Matplotlib lists plain lines first."""
+  legend: dict[str, Any] = {}
+  for ax in axes:
+    handles, labels = ax.get_legend_handles_labels()
+    legend = dict(zip(labels, handles, strict=True)) | legend
+  order = [*in_order(name for name in legend if name != "diverged"), "diverged"]
+  return {name: legend[name] for name in order if name in legend}
 
-  for row, value in enumerate(values):
-    stable = [
-      cell
-      for cell in cells
-      if cell[key] == value and cell[metric.name] is not None
-      if not cell["diverged"]
-    ]
-    if stable:
-      first = max(stable, key=lambda cell: metric.sign * cell[metric.name])
-      corner = (rates.index(first["learning_rate"]) - 0.5, row - 0.5)
-      frame = {"edgecolor": "black", "facecolor": "none", "linewidth": 2}
-      ax.add_patch(Rectangle(corner, 1, 1, **frame, zorder=3, clip_on=False))
+
+def _sides(ax: "Axes") -> tuple[float, float]:
+  """Returns the space that labels need, left of axes and below, in inches."""
+  letters = [len(label.get_text()) for label in ax.get_yticklabels()]
+  lines = ax.get_ylabel().count("\n") + 1
+  left = 0.2 + _LINE * lines + _LETTER * max(letters, default=0)
+  labels = ax.get_xticklabels()
+  letters = [len(label.get_text()) for label in labels]
+  turned = any(label.get_rotation() for label in labels)
+  lean = 0.6 * _LETTER * max(letters, default=0) if turned else 0.0
+  return left, 0.55 + lean

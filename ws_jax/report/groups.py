@@ -2,7 +2,8 @@
 
 A setting is what a sweep varies beside arm, learning rate and seed: batches,
 budgets, anything. A cell is a setting, an arm and a learning rate; its runs
-differ in their seed alone.
+differ in their seed alone. Where values were drawn at random, no two settings
+have enough in common to be compared: those keys are searched, like the rate.
 """
 
 import json
@@ -15,6 +16,11 @@ from ws_jax.report.metric import Metric
 from ws_jax.sweep.arms import arm_of, in_order
 from ws_jax.sweep.rows import OVER_BATCH, Row, seconds
 
+# A search draws at least this many values of a key.
+_SEARCHED = 5
+# More values than this are an axis, and no panel each.
+_AXIS = 12
+
 # The runs of one arm in one setting, by learning rate.
 Grid = dict[Any, list[Row]]
 # The values of the keys that the sweep varies, in their order.
@@ -25,6 +31,8 @@ ENDS = ("done", "diverged", "failed", "interrupted", "missing")
 
 _RATE, _BASE_RATE = "optim.learning_rate", "optim.base_learning_rate"
 _NORM_BATCH = "model.norm_batch_size"
+# The key of the name of a sweep, where two stand side by side.
+SWEEP = "sweep"
 _OF_WS = {
   f"model.ws_{x}" for x in ("convention", "depthwise", "where", "axes", "gains")
 }
@@ -79,21 +87,65 @@ def varied_keys(rows: Sequence[Row]) -> list[str]:
       seen = first.setdefault((key, arm_of(row)), value(row, key))
       if seen != value(row, key):
         several.add(key)
-  return [key for key in keys if key in several]
+  found = [key for key in keys if key in several and key != SWEEP]
+  # Two sweeps always stand apart, and side by side: last, in each setting.
+  return [*found, *(key for key in keys if key == SWEEP)]
+
+
+def searched_keys(rows: Sequence[Row], varied: Sequence[str]) -> list[str]:
+  """Returns the varied keys that were searched, and are no grid.
+
+  In a grid every value of a key meets every value of the others. Where two keys
+  or more, the rate among them, have many values that meet one partner each,
+  those were drawn at random. A key with very many numbers counts as well.
+
+  Args:
+    rows: Rows of the sweep.
+    varied: Keys that `varied_keys` returns.
+  """
+  axes = [rate_key(rows), *varied]
+  points = {tuple(_point(row, key) for key in axes) for row in rows}
+  alone, many, long = set(), 0, set()
+  for i, key in enumerate(axes):
+    values = {point[i] for point in points} - {None}
+    partners = {point[:i] + point[i + 1 :] for point in points}
+    if len(points) < 1.5 * len(partners):
+      alone.add(key)
+      many += len(values) >= _SEARCHED
+    if len(values) > _AXIS and all(map(is_number, values)):
+      long.add(key)
+  searched = long | (alone if many > 1 else set())
+  return [key for key in varied if key in searched and key != SWEEP]
+
+
+def _point(row: Row, key: str) -> Any:
+  return row.get(key) if key in (_RATE, _BASE_RATE) else value(row, key)
+
+
+def is_number(x: Any) -> bool:
+  """Returns whether a value has a place on an axis of numbers."""
+  return isinstance(x, (int, float)) and not isinstance(x, bool)
 
 
 def grids(rows: Sequence[Row], varied: Sequence[str]) -> Grids:
   """Returns the runs of each setting and arm, by learning rate.
 
-  Settings, arms and rates are in the order of a table.
+  Settings, arms and rates are in the order of a table, and two sweeps in that
+  of their rows.
   """
   key = rate_key(rows)
+  sweeps = list(dict.fromkeys(row.get(SWEEP) for row in rows))
+  place = lambda row, key: (
+    (False, False, sweeps.index(row.get(SWEEP)))
+    if key == SWEEP
+    else _sortable(value(row, key))
+  )
   arms = in_order({arm_of(row) for row in rows})
   result: Grids = {}
   for row in sorted(
     rows,
     key=lambda row: (
-      [_sortable(value(row, key)) for key in varied],
+      [place(row, key) for key in varied],
       arms.index(arm_of(row)),
       _sortable(row.get(key)),
     ),
@@ -114,6 +166,25 @@ def compatible(one: Setting, other: Setting) -> bool:
   return all(a == b or a is None or b is None for a, b in pairs)
 
 
+def beside(every: Iterable[Setting]) -> dict[Setting, list[Setting]]:
+  """Returns the settings that are compatible with each, itself among them.
+
+  It compares only settings that leave a key open, as of thousands of settings
+  most do not.
+
+  Example:
+    >>> beside([(8, None), (8, 2), (4, 2)])[8, 2]
+    [(8, None), (8, 2)]
+  """
+  unique = list(dict.fromkeys(every))
+  some = [one for one in unique if None in one]
+  result = {}
+  for one in unique:
+    others = unique if None in one else [*some, one]
+    result[one] = [other for other in others if compatible(one, other)]
+  return result
+
+
 def settings(every: Iterable[Setting]) -> list[Setting]:
   """Returns the settings to show.
 
@@ -123,14 +194,10 @@ def settings(every: Iterable[Setting]) -> list[Setting]:
     >>> settings([(8, None), (8, 2), (8, 4)])
     [(8, 2), (8, 4)]
   """
-  unique = list(dict.fromkeys(every))
   return [
     one
-    for one in unique
-    if not any(
-      compatible(one, other) and one.count(None) > other.count(None)
-      for other in unique
-    )
+    for one, others in beside(every).items()
+    if not any(one.count(None) > other.count(None) for other in others)
   ]
 
 

@@ -1,18 +1,21 @@
 """The metric of a sweep: what its runs are judged by, and how it is shown.
 
 The task of a run names its metric, the run's row keeps that, and everything in
-a report asks here. A fraction has the unit `%`: it is shown times 100, and a
-difference of 0.01 is one point. Any other unit is shown as it is, and the place
-of a point is taken by 1 % of the best value.
+a report asks here, also of which split the numbers are. A fraction has the unit
+`%`: it is shown times 100, and a difference of 0.01 is one point. Any other
+unit is shown as it is, and the place of a point is taken by 1 % of the best
+value.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 _GOALS = ("max", "min")
 # One point of a fraction; for other units, this part of the best value.
 _POINT = 0.01
+# The split of a run that does not name one, and the word for several splits.
+_SPLIT, _SPLITS = "test", "held-out"
 
 
 class Metric(NamedTuple):
@@ -23,11 +26,13 @@ class Metric(NamedTuple):
     goal: `max` if more is better, `min` if less is.
     unit: Unit of the values: `%` for a fraction, or a text such as `nats`;
       empty if there is none.
+    split: Split that the runs are evaluated on; `held-out` for several.
   """
 
   name: str = "accuracy"
   goal: str = "max"
   unit: str = "%"
+  split: str = _SPLIT
 
   @property
   def column(self) -> str:
@@ -40,6 +45,21 @@ class Metric(NamedTuple):
     return self.name.replace("_", " ")
 
   @property
+  def subject(self) -> str:
+    """Returns the name with its split in front.
+
+    Example:
+      >>> Metric(split="validation").subject
+      'validation accuracy'
+    """
+    return f"{self.split} {self.words}"
+
+  @property
+  def loss(self) -> str:
+    """Returns the name of the loss, with its split in front."""
+    return f"{self.split} loss"
+
+  @property
   def title(self) -> str:
     """Returns the title of a column of a table.
 
@@ -47,7 +67,7 @@ class Metric(NamedTuple):
       >>> Metric().title, Metric("loss", "min", "nats").title
       ('test accuracy %', 'test loss (nats)')
     """
-    return f"test {self.words} %" if self.unit == "%" else self.label
+    return f"{self.subject} %" if self.unit == "%" else self.label
 
   @property
   def label(self) -> str:
@@ -58,7 +78,7 @@ class Metric(NamedTuple):
       ('test accuracy (%)', 'test bits per byte')
     """
     unit = "" if self.unit in ("", self.words) else f" ({self.unit})"
-    return f"test {self.words}{unit}"
+    return f"{self.subject}{unit}"
 
   @property
   def scale(self) -> float:
@@ -129,8 +149,26 @@ class Metric(NamedTuple):
       return 3
     return max(0, 3 - math.floor(math.log10(abs(typical))))
 
+  def within(self, values: Iterable[float]) -> tuple[float, float]:
+    """Returns the least and the largest value that can be, as it is shown.
 
-def of(rows: Iterable[Mapping[str, Any]]) -> Metric:
+    A fraction lies between 0 and 1. Another metric that is nowhere negative,
+    such as a loss, is taken to be so always.
+
+    Args:
+      values: Values that are shown, as they are logged.
+
+    Example:
+      >>> Metric().within([0.9]), Metric("loss", "min", "nats").within([2.3])
+      ((0.0, 100.0), (0.0, inf))
+    """
+    if self.unit == "%":
+      return 0.0, 100.0
+    least = 0.0 if all(value >= 0 for value in values) else -math.inf
+    return least, math.inf
+
+
+def of(rows: Sequence[Mapping[str, Any]]) -> Metric:
   """Returns the metric of a sweep.
 
   A row that was written before rows named their metric means accuracy. A run
@@ -168,7 +206,13 @@ def of(rows: Iterable[Mapping[str, Any]]) -> Metric:
       f"a report needs one metric, and these runs have {len(runs)}: {each}."
       " Give each metric a sweep of its own."
     )
-  return next(iter(runs), Metric())
+  return next(iter(runs), Metric())._replace(split=_split(rows))
+
+
+def _split(rows: Iterable[Mapping[str, Any]]) -> str:
+  """Returns the split that all rows are evaluated on, or the word for more."""
+  every = dict.fromkeys(row.get("data.eval_split") or _SPLIT for row in rows)
+  return str(next(iter(every))) if len(every) == 1 else _SPLITS
 
 
 def _of_row(row: Mapping[str, Any]) -> Metric | None:

@@ -43,12 +43,14 @@ class Mistakes(NamedTuple):
   groups: Mapping[str, Mapping[str, Sequence[float]]]
 
 
-def read(results: Results, out: pathlib.Path) -> Mistakes | None:
+def read(
+  results: Results, folders: Mapping[str, pathlib.Path]
+) -> Mistakes | None:
   """Returns what the best runs of a sweep answered; None if nothing was kept.
 
   Args:
     results: Results of the sweep.
-    out: Folder of the sweep, with a folder for each run.
+    folders: Folder of each run that has one, by the name of the run.
   """
   metric = results.metric
   entries = [entry for entry in results.best if entry[metric.name] is not None]
@@ -57,7 +59,7 @@ def read(results: Results, out: pathlib.Path) -> Mistakes | None:
   best = max(entries, key=lambda entry: metric.sign * entry[metric.name])
   setting = results.setting(best)
   kept = {
-    entry["arm"]: _kept(results.at_best(entry), out)
+    entry["arm"]: _kept(results.at_best(entry), folders)
     for entry in results.at(entries, setting)
   }
   own = kept[best["arm"]]
@@ -67,7 +69,7 @@ def read(results: Results, out: pathlib.Path) -> Mistakes | None:
     arm: _by_group(some) for arm, some in kept.items() if _by_group(some)
   }
   rate = tables.text(best["learning_rate"])
-  words = tables.setting_of(setting, results.varied)
+  words = tables.setting_of(setting, results.kept)
   return Mistakes(
     ", ".join(filter(None, [best["arm"], words, f"learning rate {rate}"])),
     len(own),
@@ -78,8 +80,14 @@ def read(results: Results, out: pathlib.Path) -> Mistakes | None:
   )
 
 
-def _kept(rows: Sequence[Row], out: pathlib.Path) -> list[Predictions]:
-  found = (predictions.read(out / row["run"]) for row in rows)
+def _kept(
+  rows: Sequence[Row], folders: Mapping[str, pathlib.Path]
+) -> list[Predictions]:
+  found = (
+    predictions.read(folders[row["run"]])
+    for row in rows
+    if row["run"] in folders
+  )
   return [one for one in found if one is not None]
 
 

@@ -1,6 +1,7 @@
 """Renders one HTML page that holds all it shows and needs no network."""
 
 import base64
+import hashlib
 import html
 import itertools
 import json
@@ -10,10 +11,21 @@ from importlib import resources
 from string import Template
 from typing import Any, NamedTuple
 
+from ws_jax.report.headline import Headline
+
 Lines = Sequence[Sequence[str]]
+_UNSAID = Headline("")
+_LONG = 40  # A longer table is closed until a reader opens it.
+_SHADES = 20  # Steps of darkness, for which the style has a class each.
+# Nothing is loaded, and nothing runs but the page's own script and style: a
+# text of a run that came to be HTML all the same could do nothing.
+_POLICY = (
+  "default-src 'none'; img-src data:; style-src '{style}';"
+  " script-src '{script}'; base-uri 'none'; form-action 'none'"
+)
 _CURVES = "Training curves"  # The section that the script fills.
 # Matches a number, with its sign, bound or spread, or a dash in its place.
-_NUMBER = re.compile(r"[≤≥+−-]? ?\d[\d.e+-]*( ± .*| to .*)?$|-$")
+_NUMBER = re.compile(r"[<≤≥+−-]? ?\d[\d.e+-]*( ± .*| to .*)?$|-$")
 
 
 class Picture(NamedTuple):
@@ -59,6 +71,7 @@ def render(
   warnings: Sequence[str],
   sections: Sequence[Section],
   curves: dict[str, Any],
+  headline: Headline = _UNSAID,
 ) -> str:
   """Returns the HTML of the page.
 
@@ -68,9 +81,10 @@ def render(
     warnings: Lines that a reader must see first, e.g. that runs are missing.
     sections: Sections in their order; those that are folded come last.
     curves: Data for the script: `arms` (name to colour), `fields` (names of the
-      filters), `metrics` (names), and `runs`: each with `run`, `arm`, `values`
-      of the fields, `status`, `href`, `best`, and `series`, for each metric
-      `[steps, values]` or None.
+      filters), `metrics` (names), `steps` (lists of steps), and `runs`: each
+      with `run`, `arm`, `values` of the fields, `status`, `href`, `best`, and
+      `series`, for each metric `[number of the steps, values]` or None.
+    headline: Finding of the sweep, and how it was found.
   """
   files = resources.files("ws_jax.report")
   read = lambda name: (files / name).read_text(encoding="utf-8")
@@ -80,10 +94,14 @@ def render(
   shown = [section for section in sections if not section.folded]
   folded = [section for section in sections if section.folded]
   titles = [*(s.title for s in shown), _CURVES, *(s.title for s in folded)]
+  style, script = "\n" + read("style.css") + _shades(), "\n" + read("script.js")
   return Template(read("template.html")).substitute(
+    policy=_POLICY.format(style=_hash(style), script=_hash(script)),
     title=html.escape(title),
-    style=read("style.css"),
-    script=read("script.js"),
+    style=style,
+    script=script,
+    headline=html.escape(headline.text),
+    method=html.escape(headline.method),
     facts="".join(f"<li>{html.escape(fact)}</li>" for fact in facts),
     warnings="".join(f"<p>{html.escape(line)}</p>" for line in warnings),
     contents="".join(
@@ -96,13 +114,31 @@ def render(
   )
 
 
+def _hash(text: str) -> str:
+  """Returns the hash by which a policy knows a script or a style."""
+  digest = hashlib.sha256(text.encode()).digest()
+  return f"sha256-{base64.b64encode(digest).decode()}"
+
+
+def _shades() -> str:
+  """Returns the classes of a matrix; a policy allows no style of an element."""
+  lines = []
+  for step in range(1, _SHADES + 1):
+    part = step / _SHADES
+    ink = "; color: var(--on-shade)" if part > 0.6 else ""
+    lines.append(
+      f".shade-{step} {{ background: rgb(var(--shade) / {part:.2f}){ink} }}\n"
+    )
+  return "".join(lines)
+
+
 def _section(section: Section) -> str:
   parts = [f"<h2>{html.escape(section.title)}</h2>"]
   parts += [f"<p>{html.escape(note)}</p>" for note in section.notes]
   parts += map(_picture, section.pictures)
   if section.lines:
     table = _table(section.lines, section.links, section.shades)
-    if section.folded:
+    if section.folded or len(section.lines) > _LONG:
       count = len(section.lines) - 1
       table = f"<details><summary>{count} rows</summary>{table}</details>"
     parts.append(table)
@@ -180,13 +216,12 @@ def _matrix(lines: Lines, shades: Sequence[Sequence[float]]) -> str:
 
 
 def _shade(darkness: float) -> str:
-  """Returns the style of a cell; dark ones get white figures."""
+  """Returns the class of a cell; dark ones get light figures."""
   if not darkness:
     return ""
   # The root lets a single mistake be seen beside a row that is right.
-  alpha = darkness**0.5
-  ink = ";color:#fff" if alpha > 0.6 else ""
-  return f' style="background:rgba(0,88,138,{alpha:.2f}){ink}"'
+  step = min(_SHADES, max(1, round(_SHADES * darkness**0.5)))
+  return f' class="shade-{step}"'
 
 
 def _id(title: str) -> str:

@@ -8,17 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from ws_jax.report import analysis
+from ws_jax.report import analysis, groups
 from ws_jax.report.groups import (
   Grid,
   Grids,
   Setting,
   by_seed,
-  compatible,
   known,
   measured,
   number,
-  settings,
   spread,
   step,
 )
@@ -30,7 +28,12 @@ from ws_jax.sweep.rows import Row
 LEARNS = 0.5
 
 
-def best(runs: Grids, varied: Sequence[str], metric: Metric) -> list[Row]:
+def best(
+  runs: Grids,
+  varied: Sequence[str],
+  metric: Metric,
+  searched: Sequence[str] = (),
+) -> list[Row]:
   """Returns the best rate of each arm in each setting, and the range around it.
 
   The best rate has the best mean of the metric over seeds, among the rates at
@@ -40,6 +43,8 @@ def best(runs: Grids, varied: Sequence[str], metric: Metric) -> list[Row]:
     runs: Runs of each setting and arm, as `grids` returns them.
     varied: Keys that make a setting, as `varied_keys` returns them.
     metric: Metric of the sweep.
+    searched: Those of the keys that were searched: the best of all their values
+      is taken, as of all rates.
 
   Returns:
     One row for each setting and arm, with `arm`, the `varied` keys, and
@@ -47,6 +52,7 @@ def best(runs: Grids, varied: Sequence[str], metric: Metric) -> list[Row]:
     - `rates`: number of rates in the grid.
     - `learning_rate`: the best one, and `edge`, its place: `inside` the grid,
       its `lowest`, `highest` or `only` one; `open` if a neighbour has not run.
+      In a search it is `searched`, and `points` the number that was tried.
     - the metric, under its own name, and `loss` at that rate, each with its
       `_std`, over `n` seeds.
     - `low`, `high`, `decades`, `open_low`, `open_high`: the range of
@@ -63,18 +69,40 @@ def best(runs: Grids, varied: Sequence[str], metric: Metric) -> list[Row]:
     arms of the setting cover.
   """
   result = []
+  near = groups.beside(setting for setting, _ in runs)
+  by_setting: dict[Setting, list[Grid]] = {}
+  for (setting, _), grid in runs.items():
+    by_setting.setdefault(setting, []).append(grid)
   for (setting, arm), grid in runs.items():
     grid = {rate: members for rate, members in grid.items() if rate is not None}
     entry: Row = {"arm": arm} | dict(zip(varied, setting, strict=True))
-    others = [
-      other for (at, _), other in runs.items() if compatible(at, setting)
-    ]
+    others = [grid for at in near[setting] for grid in by_setting[at]]
     scores = _scores(grid, metric)
     entry |= _best_rate(grid, scores, metric) | _stable(grid, scores)
     if metric.learns:
       entry |= _learning(grid, scores)
     entry |= _relative(grid, scores, metric, entry["largest_stable"])
     result.append(entry | _sensitivities(grid, others))
+  if searched:
+    return _of_search(result, [k for k in varied if k not in searched], metric)
+  return result
+
+
+def _of_search(
+  entries: Sequence[Row], kept: Sequence[str], metric: Metric
+) -> list[Row]:
+  """Returns the best entry of each arm and each setting of the kept keys."""
+  found: dict[tuple[Any, ...], list[Row]] = {}
+  for entry in entries:
+    at = entry["arm"], *(entry[key] for key in kept)
+    found.setdefault(at, []).append(entry)
+  result = []
+  for own in found.values():
+    known = [entry for entry in own if entry[metric.name] is not None]
+    key = lambda entry: metric.sign * entry[metric.name]
+    first = max(known, key=key) if known else own[0]
+    points = sum(entry["rates"] for entry in own)
+    result.append(first | {"edge": "searched", "points": points})
   return result
 
 
@@ -236,46 +264,85 @@ def pairs(arms: Sequence[str]) -> list[tuple[str, str]]:
   return result
 
 
-def differences(
+def at_best_rate(
   runs: Grids,
   varied: Sequence[str],
   metric: Metric,
   at_best: Sequence[Row],
-) -> list[Row]:
-  """Returns the metric of an arm less that of another, both at their best rate.
-
-  The seeds are paired.
+  searched: Sequence[str] = (),
+) -> dict[Setting, dict[str, Mapping[Any, float]]]:
+  """Returns the metric of each seed, of every arm at its own best rate.
 
   Args:
     runs: Runs of each setting and arm, as `grids` returns them.
     varied: Keys that make a setting, as `varied_keys` returns them.
     metric: Metric of the sweep.
     at_best: Rows that `best` returns for the same runs.
+    searched: Those of the keys that were searched.
+
+  Returns:
+    Setting to show -> arm -> seed -> value. A setting has the values of the
+    varied keys that were not searched.
+  """
+  kept = [key for key in varied if key not in searched]
+  scores: dict[Setting, dict[str, Mapping[Any, float]]] = {}
+  for entry in at_best:
+    grid = runs[tuple(entry[key] for key in varied), entry["arm"]]
+    rate = entry["learning_rate"]
+    own = {} if rate is None else by_seed(grid[rate], metric.column)
+    setting = tuple(entry[key] for key in kept)
+    scores.setdefault(setting, {})[entry["arm"]] = own
+  near = groups.beside(scores)
+  result = {}
+  for setting in groups.settings(scores):
+    here = {arm: by for at in near[setting] for arm, by in scores[at].items()}
+    result[setting] = {arm: here[arm] for arm in in_order(here)}
+  return result
+
+
+def differences(
+  scores: Mapping[Setting, Mapping[str, Mapping[Any, float]]],
+  kept: Sequence[str],
+) -> list[Row]:
+  """Returns the metric of an arm less that of another, both at their best rate.
+
+  The seeds are paired.
+
+  Args:
+    scores: Values that `at_best_rate` returns.
+    kept: Keys of the settings.
 
   Returns:
     One row for each setting and each of `pairs` with a seed in common. It has
-    `arm`, `against`, the `varied` keys, `n` seeds, `difference`, `stderr`, and
-    the 95 % t interval from `low` to `high`; None where that needs two seeds.
+    `arm`, `against`, the `kept` keys, `n` seeds, `difference`, `stderr`, the
+    95 % t interval from `low` to `high`, `p`, and `p_holm`, which is corrected
+    for the number of rows; None where that needs two seeds that differ.
   """
-  scores: dict[tuple[Setting, str], Mapping[Any, float]] = {}
-  for ((setting, arm), grid), entry in zip(runs.items(), at_best, strict=True):
-    rate = entry["learning_rate"]
-    scores[setting, arm] = (
-      {} if rate is None else by_seed(grid[rate], metric.column)
-    )
   result = []
-  for setting in settings(at for at, _ in runs):
-    here = {
-      arm: by for (at, arm), by in scores.items() if compatible(at, setting)
-    }
+  for setting, here in scores.items():
     for arm, other in pairs(in_order(here)):
-      common = [seed for seed in here[arm] if seed in here[other]]
-      if common:
-        got = analysis.estimate([here[arm][s] - here[other][s] for s in common])
-        row: Row = {"arm": arm, "against": other}
-        row |= dict(zip(varied, setting, strict=True))
-        row |= {"n": got.n, "difference": got.mean}
-        for name in ("stderr", "low", "high"):
-          row[name] = number(getattr(got, name))
-        result.append(row)
-  return result
+      row: Row = {"arm": arm, "against": other}
+      row |= dict(zip(kept, setting, strict=True))
+      if found := paired(here[arm], here[other]):
+        result.append(row | found)
+  return corrected(result)
+
+
+def paired(one: Mapping[Any, float], other: Mapping[Any, float]) -> Row:
+  """Returns one less the other, paired by seed; empty without a common seed."""
+  common = [seed for seed in one if seed in other]
+  if not common:
+    return {}
+  got = analysis.compare([one[seed] - other[seed] for seed in common])
+  numbers = {name: number(x) for name, x in got._asdict().items()}
+  return numbers | {"n": got.n}
+
+
+def corrected(entries: Sequence[Row]) -> list[Row]:
+  """Returns the rows with `p_holm`, the `p` that is corrected for all rows."""
+  ps = analysis.holm(
+    [float("nan") if row["p"] is None else row["p"] for row in entries]
+  )
+  return [
+    row | {"p_holm": number(p)} for row, p in zip(entries, ps, strict=True)
+  ]

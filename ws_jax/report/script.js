@@ -9,12 +9,14 @@
   }
   byId("curves").hidden = false;
   const plot = byId("plot");
+  const front = byId("front");
   const reading = byId("reading");
   const margin = { top: 8, right: 12, bottom: 40, left: 52 };
   const hint = "Point at a curve to read it, or click it to open its folder.";
   const chosen = { arms: new Set(Object.keys(data.arms)), metric: 0 };
   let drawn = [];
   let near = null;
+  let lit = null;
 
   const svg = (name, attributes, parent, text) => {
     const node = document.createElementNS("http://www.w3.org/2000/svg", name);
@@ -83,20 +85,24 @@
   const draw = () => {
     const width = plot.clientWidth || 700;
     const height = Math.max(260, Math.min(440, 0.55 * width));
-    plot.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    for (const node of [plot, front]) {
+      node.setAttribute("viewBox", `0 0 ${width} ${height}`);
+      node.replaceChildren();
+    }
     plot.style.height = `${height}px`;
-    plot.replaceChildren();
     near = null;
+    light();
     const runs = data.runs.filter(matches);
     reading.textContent = runs.length ? hint : "No run is left to show.";
     drawn = [];
     if (!runs.length) return;
     const all = runs.map((run) => run.series[chosen.metric]);
-    const xs = all.flatMap((series) => series[0]);
-    const ys = all.flatMap((series) => series[1]);
-    const least = ys.reduce((a, b) => Math.min(a, b));
-    const most = ys.reduce((a, b) => Math.max(a, b));
-    const last = xs.reduce((a, b) => Math.max(a, b), 1);
+    let [least, most, last] = [Infinity, -Infinity, 1];
+    for (const [steps, values] of all) {
+      last = Math.max(last, ...data.steps[steps]);
+      least = Math.min(least, ...values);
+      most = Math.max(most, ...values);
+    }
     const x = (step) => margin.left +
       (step / last) * (width - margin.left - margin.right);
     const y = (value) => height - margin.bottom -
@@ -114,22 +120,36 @@
     }
     svg("text", { x: (margin.left + width) / 2, y: height - 4,
                   "text-anchor": "middle" }, plot, "optimizer step");
+    const group = svg("g", { class: "runs" }, plot);
     drawn = runs.map((run) => {
       const [steps, values] = run.series[chosen.metric];
-      const points = steps.map((step, i) => [x(step), y(values[i])]);
+      const points = data.steps[steps].map((step, i) => [x(step), y(values[i])]);
       const look = data.arms[run.arm];
       const line = svg("polyline", {
         class: "run", points: points.map((p) => p.join()).join(" "),
-        stroke: look.color, "stroke-dasharray": look.dash }, plot);
+        stroke: look.color, "stroke-dasharray": look.dash }, group);
       const end = points[points.length - 1];
       if (run.status === "diverged") {
         svg("path", { d: `M${end}m-5-5l10 10m0-10l-10 10`,
-                      stroke: look.color, "stroke-width": 2 }, plot);
+                      stroke: look.color, "stroke-width": 2 }, group);
       } else if (points.length === 1) {
-        svg("circle", { cx: end[0], cy: end[1], r: 3, fill: look.color }, plot);
+        svg("circle", { cx: end[0], cy: end[1], r: 3, fill: look.color }, group);
       }
       return { run, points, line };
     });
+  };
+
+  // Draws a curve over the others, or none. Painting thousands of curves anew
+  // at every move of the pointer would take longer than a frame.
+  const light = (curve = null) => {
+    if (curve === lit) return;
+    lit = curve;
+    plot.classList.toggle("faint", Boolean(curve) && drawn.length < 300);
+    front.replaceChildren();
+    if (!curve) return;
+    const copy = curve.line.cloneNode();
+    copy.setAttribute("class", "chosen");
+    front.append(copy);
   };
 
   // Returns the point nearest to the pointer, within 40 pixels.
@@ -140,6 +160,7 @@
     let least = 40;
     for (const curve of drawn) {
       curve.points.forEach((point, i) => {
+        if (Math.abs(point[0] - at[0]) >= least) return;
         const away = Math.hypot(point[0] - at[0], point[1] - at[1]);
         if (away < least) {
           least = away;
@@ -152,11 +173,7 @@
 
   const point = (event) => {
     near = nearest(event);
-    for (const curve of drawn) {
-      const own = near && curve === near.curve;
-      curve.line.classList.toggle("chosen", Boolean(own));
-      curve.line.classList.toggle("faint", Boolean(near) && !own);
-    }
+    light(near && near.curve);
     plot.style.cursor = near && near.curve.run.href ? "pointer" : "";
     if (!near) {
       reading.textContent = hint;
@@ -167,7 +184,8 @@
     const fields = data.fields.map((name, i) => `${name} ${run.values[i]}`);
     reading.textContent = `${[run.arm, ...fields].join(", ")} ` +
       `(${run.status}): ${data.metrics[chosen.metric]} ` +
-      `${Number(values[near.i].toPrecision(4))} at step ${steps[near.i]} `;
+      `${Number(values[near.i].toPrecision(4))} at step ` +
+      `${data.steps[steps][near.i]} `;
     if (run.href) {
       const link = document.createElement("a");
       link.href = run.href;
@@ -185,7 +203,13 @@
       chosen[`field ${i}`] = "all";
       return;
     }
-    const options = [["all", "all"], ...values.map((v) => [v, `=${v}`])];
+    // Of a key that was searched, each value belongs to a run or two.
+    const some = values.length > 60 ? [] : values;
+    if (i > 0 && !some.length) {
+      chosen[`field ${i}`] = "all";
+      return;
+    }
+    const options = [["all", "all"], ...some.map((v) => [v, `=${v}`])];
     // Hundreds of curves show nothing, so the first view has the best rates.
     if (i === 0) options.unshift(["each arm's best", "best"]);
     addFilter(name, options, (value) => { chosen[`field ${i}`] = value; });

@@ -1,6 +1,6 @@
 """Tables of a sweep as lines of text, the first of which has the titles."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ws_jax.report.summary import Results
@@ -16,6 +16,7 @@ _NAMES = {
 }
 # For a terminal that has no other signs.
 _SIGNS = {"±": "+-", "≤": "<=", "≥": ">=", "×": "x", "–": "-"}
+_LEAST = 0.001  # A smaller probability is not told more exactly.
 _EDGES = {
   "inside": "inside",
   "lowest": "at the grid's edge: the lowest",
@@ -63,10 +64,37 @@ def measured(results: Results) -> list[Column]:
   metric = results.metric
   digits = metric.decimals(results.top)
   own = Column(metric.name, metric.title, metric.scale, digits)
-  return [own] if own.name == "loss" else [own, _LOSS]
+  loss = Column("loss", metric.loss, 1.0, 3)
+  return [own] if own.name == "loss" else [own, loss]
 
 
-_LOSS = Column("loss", "test loss", 1.0, 3)
+class Words:
+  """Puts values of the metric of a sweep, and their differences, into words.
+
+  Args:
+    results: Results of the sweep, which decide the number of decimals.
+  """
+
+  def __init__(self, results: Results):
+    self.metric = results.metric
+    self._digits = self.metric.decimals(results.top)
+
+  @property
+  def unit(self) -> str:
+    """Returns the unit of a difference."""
+    return "points" if self.metric.unit == "%" else self.metric.unit
+
+  def number(self, x: float, sign: str = "") -> str:
+    """Returns a value or a difference without its unit."""
+    return f"{self.metric.scale * x:{sign}.{self._digits}f}"
+
+  def value(self, x: float) -> str:
+    """Returns a value with its unit."""
+    return f"{self.number(x)} {self.metric.unit}".rstrip()
+
+  def difference(self, x: float) -> str:
+    """Returns a difference with its unit."""
+    return f"{self.number(x)} {self.unit}".rstrip()
 
 
 def cells(results: Results) -> Lines:
@@ -79,13 +107,14 @@ def cells(results: Results) -> Lines:
     if end == "diverged" or any(entry[end] for entry in entries)
   ]
   titles = ["arm", *map(name_of, varied), "learning rate"]
-  titles += [column.title for column in measured(results)]
+  columns = measured(results)
+  titles += [column.title for column in columns]
   titles += ["runs", *ends, "seconds"]
   lines: Lines = [tuple(titles)]
   for entry in entries:
     words = [entry["arm"], *_values(entry, varied)]
     words.append(_text(entry["learning_rate"]))
-    words += _means(entry, results)
+    words += _means(entry, columns)
     words.append(str(entry["runs"]))
     for end in ends:
       some = "yes" if entry[end] == entry["runs"] == 1 else str(entry[end])
@@ -98,15 +127,19 @@ def best(results: Results) -> Lines:
   """Returns the table of the best learning rates."""
   varied = results.varied
   titles = ["arm", *map(name_of, varied), "best learning rate"]
-  titles += [column.title for column in measured(results)]
+  columns = measured(results)
+  titles += [column.title for column in columns]
   titles += ["seeds", "place in the grid"]
   lines: Lines = [tuple(titles)]
   for entry in results.best:
     words = [entry["arm"], *_values(entry, varied)]
     words.append(_text(entry["learning_rate"]))
-    words += _means(entry, results)
+    words += _means(entry, columns)
     words.append(str(entry["n"]))
-    lines.append((*words, _EDGES.get(entry["edge"], "-")))
+    place = _EDGES.get(entry["edge"], "-")
+    if entry["edge"] == "searched":
+      place = f"the best of {entry['points']} points"
+    lines.append((*words, place))
   return lines
 
 
@@ -117,7 +150,7 @@ def width(results: Results, axis: str = "") -> Lines:
     results: Results of the sweep.
     axis: Empty for learning rates, `step_` for relative steps.
   """
-  varied, learns = results.varied, results.metric.learns and not axis
+  varied, learns = results.kept, results.metric.learns and not axis
   what = "step" if axis else "rate"
   titles = ("arm", *map(name_of, varied), "usable from", "to", "decades")
   titles += (f"largest stable {what}", "sensitivity")
@@ -148,26 +181,47 @@ def _bound(sign: str, is_open: bool, value: Any) -> str:
 
 def differences(results: Results) -> Lines:
   """Returns the table of the differences between arms."""
-  entries, varied, metric = results.differences, results.varied, results.metric
-  unit = "points" if metric.unit == "%" else metric.unit
-  title = f"difference ({unit})" if unit else "difference"
-  titles = ("arm", "less", *map(name_of, varied), title)
-  lines: Lines = [(*titles, "standard error", "95 % interval", "seeds")]
-  digits = metric.decimals(results.top)
+  heads = {"arm": "arm", "against": "less"}
+  return paired(results, results.differences, heads, results.kept)
 
-  def shown(entry: Entry, name: str, sign: str = "+") -> str:
-    return f"{metric.scale * entry[name]:{sign}.{digits}f}"
 
+def paired(
+  results: Results,
+  entries: Sequence[Entry],
+  heads: Mapping[str, str],
+  kept: Sequence[str],
+) -> Lines:
+  """Returns a table of paired differences.
+
+  Args:
+    results: Results of the sweep.
+    entries: Rows that have what `rates.paired` and `rates.corrected` add.
+    heads: Columns that say what was compared, with their titles.
+    kept: Keys of the settings.
+  """
+  words = Words(results)
+  title = f"difference ({words.unit})" if words.unit else "difference"
+  titles = (*heads.values(), *map(name_of, kept), title, "standard error")
+  lines: Lines = [(*titles, "95 % interval", "p (Holm)", "seeds")]
   for entry in entries:
-    words = [entry["arm"], entry["against"], *_values(entry, varied)]
-    words.append(shown(entry, "difference"))
-    if entry["stderr"] is None:
-      words += ["-", "-"]
-    else:
-      words.append(shown(entry, "stderr", ""))
-      words.append(f"{shown(entry, 'low')} to {shown(entry, 'high')}")
-    lines.append((*words, str(entry["n"])))
+    line = [entry[name] for name in heads] + _values(entry, kept)
+    line.append(words.number(entry["difference"], "+"))
+    line.append(_or_dash(entry["stderr"], words.number))
+    low, high = entry["low"], entry["high"]
+    both = lambda x, end=high: (
+      f"{words.number(x, '+')} to {words.number(end, '+')}"
+    )
+    line += [_or_dash(low, both), _or_dash(entry["p_holm"], _probability)]
+    lines.append((*line, str(entry["n"])))
   return lines
+
+
+def _or_dash(x: float | None, words: Callable[[float], str]) -> str:
+  return "-" if x is None else words(x)
+
+
+def _probability(p: float) -> str:
+  return f"< {_LEAST}" if p < _LEAST else f"{p:.3f}"
 
 
 def markdown(lines: Sequence[Sequence[str]]) -> str:
@@ -212,10 +266,10 @@ def _text(value: Any) -> str:
   return "-" if value is None else text(value)
 
 
-def _means(entry: Entry, results: Results) -> list[str]:
+def _means(entry: Entry, columns: Sequence[Column]) -> list[str]:
   return [
     _with_std(entry, column.name, column.scale, column.digits)
-    for column in measured(results)
+    for column in columns
   ]
 
 

@@ -11,7 +11,7 @@ import json
 import math
 import pathlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from ws_jax import config as config_lib
@@ -22,6 +22,7 @@ Row = dict[str, Any]
 # Keys of the resolved config that every row states, whether varied or not.
 FACTS = (
   "data.name",
+  "data.eval_split",
   "model.name",
   "model.norm",
   "model.ws",
@@ -42,7 +43,7 @@ _MORE = ("backend", "native", "stack", "mixed")
 # These columns are text, read as it stands: a commit 12e4567 is not a number.
 _TEXT = {
   *("key", "run", "status", "reason", "device", "xla_flags", "commit"),
-  *("metric", "metric_goal", "metric_unit", "backend"),
+  *("metric", "metric_goal", "metric_unit", "data.eval_split", "backend"),
 }
 
 
@@ -170,20 +171,35 @@ def printable(text: str) -> str:
   return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
-def read(path: pathlib.Path) -> list[Row]:
+def read(path: pathlib.Path, keys: Collection[str] | None = None) -> list[Row]:
   """Returns the rows of a CSV file; none if there is no such file.
 
   Numbers and booleans are read as such, empty cells as None. A row that is
   `incomplete` is left out.
 
+  Args:
+    path: Path of the file.
+    keys: Keys of the rows to return; None for all. It takes hardly any time to
+      find that there are none of them yet.
+
   Raises:
     ValueError: The file is not UTF-8.
   """
+  if not path.exists():
+    return []
+  content = path.read_bytes()
+  if keys is not None and not any(_may_hold(content, key) for key in keys):
+    return []
   return [
     {name: _parse(name, text) for name, text in row.items()}
-    for row, complete in _records(path)
-    if complete
+    for row, complete in _records(path, content)
+    if complete and (keys is None or row["key"] in keys)
   ]
+
+
+def _may_hold(content: bytes, key: str) -> bool:
+  """Returns whether a CSV file may have a row with that key."""
+  return key.replace('"', '""').encode() in content
 
 
 def incomplete(path: pathlib.Path) -> list[str]:
@@ -192,8 +208,11 @@ def incomplete(path: pathlib.Path) -> list[str]:
   A file that `write` has written has none: its rows are of one length, and its
   last line has an end.
   """
-  names = []
-  for number, (row, complete) in enumerate(_records(path), start=1):
+  names: list[str] = []
+  if not path.exists():
+    return names
+  records = _records(path, path.read_bytes())
+  for number, (row, complete) in enumerate(records, start=1):
     if not complete:
       # The name is whole only if something comes after it.
       columns = [*row]
@@ -202,11 +221,10 @@ def incomplete(path: pathlib.Path) -> list[str]:
   return names
 
 
-def _records(path: pathlib.Path) -> Iterator[tuple[dict[str, str], bool]]:
-  """Yields each row as text by column, and whether it is complete."""
-  if not path.exists():
-    return
-  content = path.read_bytes()
+def _records(
+  path: pathlib.Path, content: bytes
+) -> Iterator[tuple[dict[str, str], bool]]:
+  """Yields each row of a file as text by column, and whether it is complete."""
   ended = content.endswith(b"\n")
   try:
     # What is cut short may end within a character.
@@ -229,8 +247,35 @@ def append(path: pathlib.Path, row: Row) -> None:
     row: Row of the run, as `make` returns it.
   """
   with disk.locked(path.with_name(f".{path.name}.lock")):
-    rows = [old for old in read(path) if old["key"] != row["key"]]
-    write(path, [*rows, row])
+    content = path.read_bytes() if path.exists() else b""
+    # Long sweeps would spend their time on rows that are there already.
+    if line := _line_more(content, row):
+      with disk.whole(path) as file:
+        file.writelines([content, line])
+      return
+    kept = [
+      old
+      for old, complete in _records(path, content)
+      if complete and old["key"] != row["key"]
+    ]
+    write(path, [*kept, row])
+
+
+def _line_more(content: bytes, row: Row) -> bytes:
+  """Returns the line that adds a row to a file, as all else in it stays.
+
+  Empty if something else has to change too: the file has no such column or may
+  have a row of that key, or its last one is cut short.
+  """
+  head, _, _ = content.partition(b"\n")
+  columns = next(csv.reader([head.decode(errors="replace")]), [])
+  if (
+    not content.endswith(b"\n")
+    or row.keys() - set(columns)
+    or _may_hold(content, row["key"])
+  ):
+    return b""
+  return _csv(columns, [row]).encode()
 
 
 def write(path: pathlib.Path, rows: list[Row]) -> None:
@@ -241,12 +286,17 @@ def write(path: pathlib.Path, rows: list[Row]) -> None:
     rows: Rows, which need not have the same columns.
   """
   columns = list(dict.fromkeys(name for row in rows for name in row))
+  head = _csv(columns, [dict(zip(columns, columns, strict=True))])
+  disk.write_text(path, head + _csv(columns, rows))
+
+
+def _csv(columns: Sequence[str], rows: Sequence[Row]) -> str:
+  """Returns rows as lines of a CSV file."""
   text = io.StringIO()
   writer = csv.DictWriter(text, columns, lineterminator="\n")
-  writer.writeheader()
   for row in rows:
     writer.writerow({name: _text(value) for name, value in row.items()})
-  disk.write_text(path, text.getvalue())
+  return text.getvalue()
 
 
 def _text(value: Any) -> str:

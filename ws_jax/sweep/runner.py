@@ -104,7 +104,8 @@ def run_sweep(
         notify(run, row)
       if stop is not None:
         raise stop
-  rows = {row["key"]: row for row in rows_lib.read(out / "runs.csv")}
+  keys = {run.key for run in runs}
+  rows = {row["key"]: row for row in rows_lib.read(out / "runs.csv", keys)}
   return [rows[run.key] for run in runs if run.key in rows]
 
 
@@ -186,7 +187,7 @@ def give_up(run: Run, out: pathlib.Path, reason: str) -> Row | None:
 
 def unfinished(runs: Sequence[Run], out: pathlib.Path) -> list[Run]:
   """Returns the runs whose row in `runs.csv` is missing or not final."""
-  rows = rows_lib.read(out / "runs.csv")
+  rows = rows_lib.read(out / "runs.csv", {run.key for run in runs})
   ended = {row["key"] for row in rows if row["status"] in _FINAL}
   return [run for run in runs if run.key not in ended]
 
@@ -204,6 +205,7 @@ def _take(
   while left := unfinished(runs, out):
     idle = True
     for alone in (True, False):
+      left = unfinished(left, out)  # The first pass leaves few to the second.
       for structure, members in grid.by_structure(left).items():
         digest = hashlib.sha256(structure.encode()).hexdigest()[:16]
         with disk.locked(_lock_of(out, digest), wait=False) as mine:

@@ -2,9 +2,16 @@
 
 import contextlib
 import os
+import pathlib
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
+
+from ws_jax.base import disk
+
+# Locks of the cores that this process has taken; they end with it.
+_TAKEN = contextlib.ExitStack()
 
 
 def machine() -> tuple[str, int]:
@@ -98,3 +105,34 @@ def pinned(cores: set[int] | None) -> Iterator[None]:
     yield
   finally:
     os.sched_setaffinity(0, before)
+
+
+def take(count: int) -> set[int] | None:
+  """Takes CPU cores that no other process has taken, until this one ends.
+
+  Each process that asks is given cores of its own, where nobody divides the
+  machine among them beforehand.
+
+  Args:
+    count: Number of cores.
+
+  Returns:
+    The cores, to be set as the affinity of this process; None if there are not
+    as many left, or the system cannot pin.
+  """
+  if not hasattr(os, "sched_setaffinity"):
+    return None
+  folder = pathlib.Path(tempfile.gettempdir(), f"ws_jax_cores_{os.getuid()}")
+  folder.mkdir(exist_ok=True)
+  taken = set()
+  # In turn: two that take at the same time could both find too few.
+  with disk.locked(folder / "turn"), contextlib.ExitStack() as locks:
+    for core in sorted(os.sched_getaffinity(0)):
+      if len(taken) < count and locks.enter_context(
+        disk.locked(folder / str(core), wait=False)
+      ):
+        taken.add(core)
+    if len(taken) < count:
+      return None
+    _TAKEN.push(locks.pop_all())
+  return taken

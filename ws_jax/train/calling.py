@@ -23,7 +23,8 @@ import ws_jax
 import ws_jax.linen
 import ws_jax.nnx
 from ws_jax.base.names import lookup
-from ws_jax.core.kernels import by_path
+from ws_jax.core.describe import summarize
+from ws_jax.core.kernels import by_path, filter_axes, select
 from ws_jax.core.standardize import gains_beside
 
 PyTree = Any
@@ -237,7 +238,8 @@ def effective_params(
     convention: Convention of Weight Standardization; None for plain weights.
     globs: Shell patterns of the paths to standardize; empty for the kernels of
       convolutions.
-    axes_name: Name in `WS_AXES`.
+    axes_name: Name in `WS_AXES`, or texts `GLOB=AXIS` with spaces between: the
+      axes that count the filters of these kernels.
     depthwise: Treatment of the kernels whose path says "depthwise":
       `standardize`, `scale` (their mean is not subtracted) or `leave`.
 
@@ -259,8 +261,7 @@ def effective_params(
 
   if depthwise == "standardize":
     return standardized(params, where, convention)
-  spared = lambda path, leaf: where(path, leaf) and _depthwise(path, leaf)
-  rest = lambda path, leaf: where(path, leaf) and not _depthwise(path, leaf)
+  spared, rest = _split_off_depthwise(params, where)
   effective = standardized(params, rest, convention)
   if depthwise == "leave":
     return effective
@@ -268,9 +269,43 @@ def effective_params(
   return standardized(effective, spared, scaled)
 
 
+def summary(
+  model: Any,
+  params: PyTree,
+  globs: tuple[str, ...] = (),
+  axes_name: str = "joint",
+  depthwise: str = "standardize",
+) -> str:
+  """Returns in one line which kernels `effective_params` standardizes.
+
+  Args:
+    model: Linen module or `NNXModel`.
+    params: Raw parameters.
+    globs: Shell patterns, as in `effective_params`.
+    axes_name: Name in `WS_AXES`, as there.
+    depthwise: Treatment of depthwise kernels, as there.
+  """
+  where, axes = selection(model, globs, axes_name)
+  if depthwise == "leave":
+    _, where = _split_off_depthwise(params, where)
+  line = summarize(params, where=where, axes=axes)
+  note = "; the mean of depthwise kernels stays" if depthwise == "scale" else ""
+  return line + note
+
+
+def _split_off_depthwise(
+  params: PyTree, where: ws_jax.Where
+) -> tuple[ws_jax.Selector, ws_jax.Selector]:
+  """Returns selectors of the depthwise kernels, and of the other ones."""
+  chosen = select(params, where)
+  spared = lambda path, leaf: path in chosen and _depthwise(path, leaf)
+  rest = lambda path, leaf: path in chosen and not _depthwise(path, leaf)
+  return spared, rest
+
+
 def selection(
   model: Any, globs: tuple[str, ...] = (), axes_name: str = "joint"
-) -> tuple[ws_jax.Selector, ws_jax.Axes]:
+) -> tuple[ws_jax.Where, ws_jax.Axes]:
   """Returns the parameters that WS standardizes, and their fan-in axes.
 
   Args:
@@ -281,21 +316,28 @@ def selection(
   where, axes = ws_jax.conv_kernels, ws_jax.fan_in_axes
   if isinstance(model, NNXModel):
     where, axes = ws_jax.nnx.selectors(_abstract(model))
-  axes = ws_jax.axes_by_path(WS_AXES[axes_name], default=axes)
-  return ws_jax.matching(*globs) if globs else where, axes
+  axes = ws_jax.axes_by_path(_rules(axes_name), default=axes)
+  return globs or where, axes
 
 
 def check_axes(name: str) -> None:
-  """Refuses a name that is not in `WS_AXES`.
+  """Refuses a name that is not in `WS_AXES`, and is no list of `GLOB=AXIS`.
 
   Raises:
-    ValueError: the message has the nearest name.
+    ValueError: the message has the nearest name, or the form.
   """
-  lookup(WS_AXES, name, "model.ws_axes")
+  _rules(name)
+
+
+def _rules(name: str) -> Mapping[str, ws_jax.Axes]:
+  """Returns the axis rules of `model.ws_axes`, by shell pattern."""
+  if "=" in name:
+    return filter_axes(name.split())
+  return lookup(WS_AXES, name, "model.ws_axes")
 
 
 def with_gains(
-  params: PyTree, where: ws_jax.Selector, axes: ws_jax.Axes
+  params: PyTree, where: ws_jax.Where, axes: ws_jax.Axes
 ) -> PyTree:
   """Adds a `gain` of ones beside each kernel that has none yet.
 

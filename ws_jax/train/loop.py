@@ -318,7 +318,11 @@ def _begin(members: Sequence[_Member]) -> tuple[steps.TrainState, int]:
     raise config_lib.ConfigError(
       f"runs of a stack go on together, and these are at steps {at}"
     )
-  return stack.join(states, members[0].setup.program.mesh), at[0]
+  program = members[0].setup.program
+  if program.convention is not None and processes.first():
+    line = steps.summary(program, states[0].params)
+    print(f"standardizing {line}", file=sys.stderr, flush=True)
+  return stack.join(states, program.mesh), at[0]
 
 
 def _write(

@@ -22,10 +22,13 @@ import optax
 from ws_jax import gradients
 from ws_jax.base import names
 from ws_jax.core.kernels import (
+  all_but,
   conv_kernels,
   matching,
   named_kernels,
   path_string,
+  seeing,
+  verdict_on,
 )
 
 PyTree = Any
@@ -283,6 +286,7 @@ def _transformation(spec: Optimizer) -> optax.GradientTransformation:
       gradients.monitor_effective_learning_rates(
         lambda step: learning_rate * spec.schedule(step),
         where=_observed,
+        axes=_observed_axes,
         center=False,  # the raw kernels as they are, with WS or without
       ),
     )
@@ -329,6 +333,15 @@ def _observed(path: str, leaf: Any) -> bool:
   return named_kernels(path, leaf) or matrix
 
 
+def _observed_axes(path: str, leaf: Any) -> tuple[int, ...]:
+  """Returns fan-in axes, the usual ones where they cannot be known.
+
+  What is only measured is no reason to refuse a run.
+  """
+  axes = verdict_on(path, leaf).axes
+  return all_but(-1)(path, leaf) if axes is None else axes
+
+
 def _clipping(spec: Optimizer) -> list[optax.GradientTransformation]:
   steps = []
   if spec.clip_norm is not None:
@@ -344,9 +357,10 @@ def _clipping(spec: Optimizer) -> list[optax.GradientTransformation]:
 
 
 def _not_convolutions(params: PyTree) -> PyTree:
-  return jax.tree_util.tree_map_with_path(
-    lambda path, leaf: not conv_kernels(path_string(path), leaf), params
-  )
+  with seeing(params):
+    return jax.tree_util.tree_map_with_path(
+      lambda path, leaf: not conv_kernels(path_string(path), leaf), params
+    )
 
 
 def frozen_mask(params: PyTree, globs: tuple[str, ...]) -> PyTree:

@@ -140,6 +140,17 @@ def effective_params(program: Program, params: PyTree) -> PyTree:
   )
 
 
+def summary(program: Program, params: PyTree) -> str:
+  """Returns in one line which kernels of a run are standardized."""
+  return calling.summary(
+    program.model,
+    params,
+    program.ws_where,
+    program.ws_axes,
+    program.ws_depthwise,
+  )
+
+
 def init_params(
   program: Program, key: jax.Array, inputs: jax.Array
 ) -> tuple[PyTree, PyTree]:

@@ -9,9 +9,10 @@ from typing import Any
 
 from ws_jax import models, train, weights
 from ws_jax.base import disk, names
-from ws_jax.core import conventions, describe
+from ws_jax.core import conventions, describe, fold
+from ws_jax.core.kernels import by_path
 from ws_jax.train import calling
-from ws_jax.weights import convert, generate, predict, steps
+from ws_jax.weights import choice, convert, generate, predict, steps
 from ws_jax.weights.export import verb as export
 
 _SOURCE = "a run's workdir, an orbax folder, a .npz or a .safetensors file"
@@ -20,12 +21,23 @@ _CONVENTIONS = f"one of {', '.join(conventions.CONVENTIONS)}"
 
 def _describe(given: argparse.Namespace) -> None:
   """Prints the table of `ws_jax.describe`."""
-  convention = conventions.get_convention(given.convention or "bit")
-  params, read = weights.read_params_of(given.source)
-  print(describe.describe(params, convention=convention), flush=True)
+  source = pathlib.Path(given.source)
+  model = _model_of(source)
+  params, read = weights.read_params_of(source)
+  chosen = choice.choose(given, by_path(params), source)
+  where, axes, convention = chosen.where, chosen.axes, chosen.convention
+  if model.get("ws") and not choice.is_given(given):
+    # What the run itself did. An NNX module alone knows its own kernels.
+    where, axes = calling.selection(None, *_selection(model))
+    own = conventions.get_convention(model["ws_convention"])
+    convention = convention or own
+  table = describe.describe(
+    params, where=where, axes=axes, convention=convention or conventions.BIT
+  )
+  print(table, flush=True)
   if words := steps.told(read):
     print(f"This is {words}.")
-  info = weights.read_info(given.source)
+  info = weights.read_info(source)
   if info.folded:
     print(f"This file is {info}. Do not fold it again, or train on from it.")
 
@@ -35,26 +47,60 @@ def _fold(given: argparse.Namespace) -> None:
   source = pathlib.Path(given.source)
   raw, read = weights.read_checkpoint(source)
   model = _model_of(source)
-  convention = _convention(source, model, given.convention)
-  if _is_imported(model):
-    # Only the model itself knows the kernels of an NNX module.
-    folded = train.load_run(source).variables
+  if not model:
+    folded, convention, line = _fold_file(given, raw, source)
   else:
-    is_run = isinstance(raw, dict) and isinstance(raw.get("params"), dict)
-    params = raw["params"] if is_run else raw
-    globs = tuple(model.get("ws_where", ()))
-    plain = calling.effective_params(
-      None,
-      params,
-      convention,
-      globs or models.ws_where(model.get("name", ":")),
-      model.get("ws_axes", "joint"),
-      model.get("ws_depthwise", "standardize"),
-    )
-    folded = {**raw, "params": plain} if is_run else plain
+    if choice.is_given(given):
+      raise ValueError(
+        f"{source}: a run knows its own kernels; --preset, --where, --exclude,"
+        " --filters and --gamma are for other files"
+      )
+    convention = _convention(source, model, given.convention)
+    if _is_imported(model):
+      # Only the model itself knows the kernels of an NNX module.
+      folded, line = train.load_run(source).variables, ""
+    else:
+      parts = *_selection(model), model.get("ws_depthwise", "standardize")
+      params = raw["params"]
+      line = calling.summary(None, params, *parts)
+      plain = calling.effective_params(None, params, convention, *parts)
+      folded = {**raw, "params": plain}
   weights.write_params(given.out, folded, folded=convention)
+  if line:
+    print(f"standardized {line}")
   words = [steps.told(read), str(weights.read_info(given.out))]
   print(f"{given.out}: {', '.join(filter(None, words))}")
+
+
+def _fold_file(
+  given: argparse.Namespace, params: Any, source: pathlib.Path
+) -> tuple[Any, conventions.Convention, str]:
+  """Folds what is no run of this package.
+
+  Returns:
+    The folded parameters, their convention, and a line on the kernels.
+  """
+  is_state = isinstance(params, dict) and isinstance(params.get("params"), dict)
+  tree = params["params"] if is_state else params
+  leaves = by_path(tree)
+  chosen = choice.choose(given, leaves, source)
+  if chosen.convention is None:
+    raise ValueError(
+      f"{source}: does not say how it was trained; give its --convention"
+    )
+  gains = choice.gains(chosen, leaves, source)
+  rules: dict[str, Any] = {"where": chosen.where, "axes": chosen.axes}
+  line = describe.summarize(tree, **rules)
+  plain = fold.fold(tree, convention=chosen.convention, gains=gains, **rules)
+  folded = {**params, "params": plain} if is_state else plain
+  return folded, chosen.convention, line
+
+
+def _selection(model: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
+  """Returns the patterns of a run's kernels, and the name of its axis rule."""
+  globs = tuple(model.get("ws_where", ()))
+  own = models.ws_where(model.get("name", ":"))
+  return globs or own, model.get("ws_axes", "joint")
 
 
 def _model_of(source: pathlib.Path) -> dict[str, Any]:
@@ -72,25 +118,19 @@ def _is_imported(model: Mapping[str, Any]) -> bool:
 def _convention(
   source: pathlib.Path, model: Mapping[str, Any], name: str | None
 ) -> conventions.Convention:
-  """Returns the convention that the weights were trained with."""
+  """Returns the convention that a run was trained with."""
   chosen = None if name is None else conventions.get_convention(name)
-  if model:
-    if not model["ws"]:
-      raise ValueError(
-        f"{source}: was trained without Weight Standardization; there is "
-        "nothing to fold"
-      )
-    own = conventions.get_convention(model["ws_convention"])
-    if chosen not in (None, own):
-      raise ValueError(
-        f"{source}: was trained with {model['ws_convention']}, not {name}"
-      )
-    return own
-  if chosen is None:
+  if not model["ws"]:
     raise ValueError(
-      f"{source}: does not say how it was trained; give its --convention"
+      f"{source}: was trained without Weight Standardization; there is "
+      "nothing to fold"
     )
-  return chosen
+  own = conventions.get_convention(model["ws_convention"])
+  if chosen not in (None, own):
+    raise ValueError(
+      f"{source}: was trained with {model['ws_convention']}, not {name}"
+    )
+  return own
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -106,7 +146,11 @@ def _parser() -> argparse.ArgumentParser:
     "over which axes, and what its filters are like.",
   )
   verb.add_argument("source", help=_SOURCE)
-  verb.add_argument("--convention", help=f"{_CONVENTIONS} (default: bit)")
+  verb.add_argument(
+    "--convention",
+    help=f"{_CONVENTIONS} (default: that of the run or preset, or bit)",
+  )
+  choice.add_arguments(verb)
   verb.set_defaults(run=_describe)
   verb = verbs.add_parser(
     "fold",
@@ -124,8 +168,9 @@ def _parser() -> argparse.ArgumentParser:
   verb.add_argument(
     "--convention",
     help=f"the convention of the training, {_CONVENTIONS}; a workdir knows "
-    "its own",
+    "its own, and so does a preset",
   )
+  choice.add_arguments(verb)
   verb.set_defaults(run=_fold)
   for name, module_arguments, run, text in (
     (

@@ -4,9 +4,12 @@ Nothing is unpickled: a file can be wrong, but it cannot run code. Files are
 written whole or not at all.
 """
 
+import dataclasses
 import json
+import lzma
 import math
 import pathlib
+import tokenize
 import zipfile
 import zlib
 from typing import IO, Any
@@ -43,6 +46,10 @@ DTYPES = {
 }
 # The format's own limit: no header is longer.
 _LONGEST_HEADER = 100_000_000
+# A compressed archive may unpack to this many bytes more than a hundred times
+# its own size: zeros shrink to a thousandth.
+_LARGEST_UNPACKED = 1 << 30
+_PART = 1 << 20  # bytes that are unpacked at a time
 
 
 def read(path: pathlib.Path) -> Arrays:
@@ -87,31 +94,112 @@ def write(path: pathlib.Path, arrays: Arrays, note: str) -> None:
 
 
 def _read_npz(path: pathlib.Path, only: str | None = None) -> Arrays:
-  """Reads all arrays of an npz file, or `only` one."""
+  """Reads all arrays of an npz file, or `only` one.
+
+  Not by `np.load`, which allocates what a damaged header asks for.
+  """
   try:
-    # Opened here: NumPy leaves the file of a broken archive open.
-    with path.open("rb") as opened:
-      file = np.load(opened, allow_pickle=False)
-      if not isinstance(file, np.lib.npyio.NpzFile):
-        raise ValueError("one array, not an archive of arrays")
-      names = [name for name in file.files if only in (None, name)]
-      return {name: file[name] for name in names}
-  except (EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    if not zipfile.is_zipfile(path):
+      raise ValueError("no archive; one array, not an archive of arrays?")
+    with zipfile.ZipFile(path) as archive:
+      entries: dict[str, zipfile.ZipInfo] = {}
+      for entry in archive.infolist():
+        _add(entries, entry.filename.removesuffix(".npy"), entry)
+      size = sum(entry.file_size for entry in entries.values())
+      if size > _LARGEST_UNPACKED + 100 * path.stat().st_size:
+        raise ValueError(f"would unpack to {size:,} bytes")
+      return {
+        name: _read_npy(archive, entry)
+        for name, entry in entries.items()
+        if only in (None, name)
+      }
+  except (
+    *(EOFError, LookupError, NotImplementedError, OverflowError, RuntimeError),
+    *(ValueError, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+  ) as error:
     raise ValueError(f"{path}: cannot be read as .npz: {error}") from None
+
+
+def _read_npy(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Any:
+  """Reads one array of an npz file; the first bytes of what is no array.
+
+  Raises:
+    ValueError: It has another size than its header says, or needs pickle.
+  """
+  read_header = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+  }
+  with archive.open(entry) as file:
+    start = file.read(len(np.lib.format.MAGIC_PREFIX) + 2)
+    version = tuple(start[-2:])
+    if not start.startswith(np.lib.format.MAGIC_PREFIX):
+      return start
+    if version not in read_header:
+      raise ValueError(f"{entry.filename}: version {version} of the format")
+    try:
+      shape, fortran, dtype = read_header[version](file)
+    except (SyntaxError, TypeError, tokenize.TokenError) as error:
+      raise ValueError(f"{entry.filename}: damaged header: {error}") from None
+    if dtype.hasobject or not dtype.itemsize:
+      raise ValueError(
+        f"{entry.filename}: {dtype} would need pickle: allow_pickle=False"
+      )
+    wanted = math.prod(shape) * dtype.itemsize
+    held = entry.file_size - file.tell()
+    if min(shape, default=0) < 0 or wanted != held:
+      raise ValueError(
+        f"{entry.filename}: {held} bytes for {dtype} {list(shape)}"
+      )
+    array = np.empty(shape, dtype, order="F" if fortran else "C")
+    flat = array.reshape(-1, order="A").view(np.uint8)
+    begin = 0
+    while begin < wanted:
+      part = file.read(min(_PART, wanted - begin))
+      if not part:
+        raise ValueError(f"{entry.filename}: ends early")
+      flat[begin : begin + len(part)] = np.frombuffer(part, np.uint8)
+      begin += len(part)
+  if dtype.kind in "fc" and dtype.itemsize > (8 if dtype.kind == "f" else 16):
+    raise ValueError(f"{entry.filename}: {dtype}, known are floats to 64 bits")
+  return array.astype(dtype.newbyteorder("="), copy=False)
+
+
+def _add(found: dict[str, Any], name: str, value: Any) -> None:
+  """Adds an array to those of a file.
+
+  Raises:
+    ValueError: There is one of that name, or the name cannot be printed: it
+      could move the cursor of a terminal.
+  """
+  if name in found:
+    raise ValueError(f"two arrays of the name {name!r}")
+  if not name.isprintable():
+    raise ValueError(f"an array of the name {name!r}")
+  found[name] = value
 
 
 def _read_safetensors(path: pathlib.Path) -> Arrays:
   """Reads all arrays of a safetensors file."""
   header, start = _read_header(path)
   header.pop("__metadata__", None)
-  size = path.stat().st_size
+  size = path.stat().st_size - start
   with path.open("rb") as file:
     try:
-      return {
-        name: _read_tensor(file, entry, start, size)
-        for name, entry in header.items()
-      }
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+      tensors = {name: _Tensor.of(entry) for name, entry in header.items()}
+      # Arrays that overlap could be many times as large as the file.
+      end = 0
+      for tensor in sorted(tensors.values(), key=lambda t: (t.begin, t.end)):
+        if not end <= tensor.begin <= tensor.end <= size:
+          raise ValueError(
+            f"bytes {tensor.begin} to {tensor.end} of {size} for {tensor.dtype}"
+            f" {list(tensor.shape)}"
+          )
+        end = tensor.end
+      return {name: one.read(file, start) for name, one in tensors.items()}
+    except (
+      *(AttributeError, KeyError, OverflowError, TypeError, ValueError),
+    ) as error:
       reason = f"no {error}" if isinstance(error, KeyError) else str(error)
       raise ValueError(f"{path}: damaged header: {reason}") from None
 
@@ -131,37 +219,63 @@ def _read_header(path: pathlib.Path) -> tuple[dict[str, Any], int]:
     if size < 8 or length > min(size - 8, _LONGEST_HEADER):
       raise ValueError(f"{path}: damaged: its header does not fit into it")
     try:
-      header = json.loads(file.read(length))
-    except ValueError as error:
+      header = json.loads(file.read(length), object_pairs_hook=_object)
+    except (RecursionError, ValueError) as error:
       raise ValueError(f"{path}: damaged header: {error}") from None
   if not isinstance(header, dict):
     raise ValueError(f"{path}: damaged header: not an object")
   return header, 8 + length
 
 
-def _read_tensor(file, entry: dict, start: int, size: int) -> np.ndarray:
-  """Reads one array.
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  """Returns an object of JSON, in which no name is there twice."""
+  found: dict[str, Any] = {}
+  for name, value in pairs:
+    _add(found, name, value)
+  return found
 
-  Args:
-    file: Open safetensors file.
-    entry: Entry of the array in the header.
-    start: Position at which the data start.
-    size: Size of the file in bytes.
+
+@dataclasses.dataclass(frozen=True)
+class _Tensor:
+  """An entry of the header of a safetensors file.
+
+  Attributes:
+    dtype: Dtype of the array.
+    shape: Shape of the array.
+    begin: Position of its first byte in the data.
+    end: Position behind its last byte.
   """
-  dtype = DTYPES.get(entry["dtype"])
-  if dtype is None:
-    raise ValueError(f"dtype {entry['dtype']!r}, known are {', '.join(DTYPES)}")
-  shape = [int(n) for n in entry["shape"]]
-  begin, end = (int(n) for n in entry["data_offsets"])
-  wanted = math.prod(shape) * dtype.itemsize
-  if min(shape, default=0) < 0 or not (
-    0 <= begin <= end <= size - start and end - begin == wanted
-  ):
-    raise ValueError(
-      f"bytes {begin} to {end} of {size - start} for {dtype} {shape}"
-    )
-  file.seek(start + begin)
-  return np.frombuffer(file.read(wanted), dtype).reshape(shape)
+
+  dtype: np.dtype
+  shape: tuple[int, ...]
+  begin: int
+  end: int
+
+  @classmethod
+  def of(cls, entry: dict[str, Any]) -> "_Tensor":
+    """Returns an entry that is in itself right.
+
+    Raises:
+      AttributeError, KeyError, TypeError, ValueError: It is not.
+    """
+    dtype = DTYPES.get(entry["dtype"])
+    if dtype is None:
+      known = ", ".join(DTYPES)
+      raise ValueError(f"dtype {entry['dtype']!r}, known are {known}")
+    shape, (begin, end) = tuple(entry["shape"]), entry["data_offsets"]
+    numbers = (*shape, begin, end)
+    # More axes NumPy does not have; the product of many would take its time.
+    if len(shape) > 64 or any(type(n) is not int or n < 0 for n in numbers):
+      raise ValueError(f"bytes {begin} to {end} for {dtype} {list(shape)}")
+    if end - begin != math.prod(shape) * dtype.itemsize:
+      raise ValueError(f"bytes {begin} to {end} for {dtype} {list(shape)}")
+    return cls(dtype, shape, begin, end)
+
+  def read(self, file: IO[bytes], start: int) -> np.ndarray:
+    """Reads the array of an open file, whose data begin at `start`."""
+    file.seek(start + self.begin)
+    data = file.read(self.end - self.begin)
+    return np.frombuffer(data, self.dtype).reshape(self.shape)
 
 
 def _write_npz(file: IO[bytes], arrays: Arrays, note: str):

@@ -75,7 +75,12 @@ def read_params_of(
     raise ValueError(
       f"{path}: must be an orbax folder, a .npz or a .safetensors file"
     )
-  return {_as_path(k): v for k, v in formats.read(path).items()}, path
+  arrays = {}
+  for name, array in formats.read(path).items():
+    if _as_path(name) in arrays:
+      raise ValueError(f"{path}: two arrays of the path {_as_path(name)!r}")
+    arrays[_as_path(name)] = array
+  return arrays, path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,8 +133,13 @@ def read_info(path: str | os.PathLike[str]) -> Info:
   try:
     stored = json.loads(text)
     fields = stored["convention"]
-    return Info(stored["folded"], Convention(**fields) if fields else None)
-  except (KeyError, TypeError, ValueError) as error:
+    info = Info(stored["folded"], Convention(**fields) if fields else None)
+    str(info)  # a number of a thousand digits cannot be printed
+    return info
+  except (
+    *(AttributeError, KeyError, OverflowError, RecursionError, TypeError),
+    ValueError,
+  ) as error:
     raise ValueError(
       f"{path}: its note on folding is damaged: {error}"
     ) from None

@@ -37,6 +37,9 @@ _HANDLERS = {
 _ONEDNN = ("onednn-cpu-gomp", "onednn-devel-cpu-gomp")
 _COMPILERS = ("c++", "g++", "clang++")
 
+# JAX sets the attribute of this name as the flag is, and declares none.
+_DISABLE_JIT = "jax_disable_jit"
+
 _enabled: set[str] = set()
 _portable = False
 
@@ -82,7 +85,8 @@ def enabled(name: str, dtype: DTypeLike) -> bool:
     name: Name of the computation, `convolution` or `normalization`.
     dtype: Dtype of its arguments.
   """
-  if _portable or jax.config.jax_disable_jit:  # which knows no foreign code
+  # Only the compiler knows foreign code.
+  if _portable or getattr(jax.config, _DISABLE_JIT):
     return False
   return name in _enabled and jnp.dtype(dtype) == jnp.float32
 

@@ -1,0 +1,199 @@
+"""Says in one sentence which arm wins a sweep and by how much, if any does.
+
+Start with `of`. The best arm is compared with the next one, which were picked
+by the results themselves. So the interval is one of all pairs of arms, and few
+seeds rarely have a winner.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ws_jax.report import analysis, tables
+from ws_jax.report.analysis import Comparison
+from ws_jax.report.groups import Setting
+from ws_jax.report.metric import Metric
+from ws_jax.report.summary import Results
+
+# Seed -> value; setting -> arm -> seed -> value.
+BySeed = Mapping[Any, float]
+Scores = Mapping[Setting, Mapping[str, BySeed]]
+
+
+class Headline(NamedTuple):
+  """The finding of a sweep.
+
+  Attributes:
+    text: One sentence or two, the first of which says who wins.
+    method: How that was found; empty if nothing was compared.
+  """
+
+  text: str
+  method: str = ""
+
+
+def of(results: Results) -> Headline:
+  """Returns who wins a sweep, and by how much.
+
+  Each arm counts at its own best rate. Of several settings the mean is taken,
+  for each seed, so that a seed is one value whatever the number of settings.
+  """
+  metric, scores = results.metric, _known(results.scores)
+  shared, arms = _to_compare(scores, metric)
+  by_arm = {
+    arm: mean_of([here[arm] for here in shared.values()]) for arm in arms
+  }
+  by_arm = {arm: by_seed for arm, by_seed in by_arm.items() if by_seed}
+  if not by_arm:
+    return Headline("No run has a result yet.")
+  mean = lambda arm: metric.sign * float(np.mean([*by_arm[arm].values()]))
+  first, *others = sorted(by_arm, key=mean, reverse=True)
+  words = tables.Words(results)
+  top = words.value(float(np.mean([*by_arm[first].values()])))
+  where = _where(shared, results)
+  if not others:
+    return Headline(f"{first} reaches {top} {metric.subject}{where}.")
+  second, pairs = others[0], len(by_arm) * (len(by_arm) - 1) // 2
+  got = _difference(by_arm[first], by_arm[second], metric, pairs)
+  text = _sentence(first, second, top, got, words, where)
+  if len(shared) > 1:
+    text += f" {_how_often(first, shared, arms, metric)}"
+  if any(row["status"] in ("missing", "interrupted") for row in results.rows):
+    text = f"So far: {text}"
+  return Headline(text, _method(got, len(by_arm), pairs, results))
+
+
+def _known(scores: Scores) -> dict[Setting, dict[str, BySeed]]:
+  """Returns the scores without the arms that have no value in a setting."""
+  kept = {
+    setting: {arm: by_seed for arm, by_seed in here.items() if by_seed}
+    for setting, here in scores.items()
+  }
+  return {setting: here for setting, here in kept.items() if here}
+
+
+def _to_compare(scores: Scores, metric: Metric) -> tuple[Scores, list[str]]:
+  """Returns the settings and the arms that the headline is about.
+
+  They are all settings, with the arms that have a result in each; or, if those
+  are fewer than two, the setting with the best result.
+  """
+  arms = list(dict.fromkeys(arm for here in scores.values() for arm in here))
+  complete = [
+    arm for arm in arms if all(arm in here for here in scores.values())
+  ]
+  if len(complete) > 1 or len(scores) < 2:
+    return scores, complete
+  best = lambda here: max(
+    metric.sign * float(np.mean([*by_seed.values()]))
+    for by_seed in here.values()
+  )
+  first = max(scores, key=lambda setting: best(scores[setting]))
+  return {first: scores[first]}, [*scores[first]]
+
+
+def mean_of(every: Sequence[BySeed]) -> dict[Any, float]:
+  """Returns the mean over settings of each seed that has a value in all."""
+  return {
+    seed: float(np.mean([by_seed[seed] for by_seed in every]))
+    for seed in (every[0] if every else ())
+    if all(seed in by_seed for by_seed in every)
+  }
+
+
+def _difference(
+  one: BySeed, other: BySeed, metric: Metric, pairs: int
+) -> Comparison:
+  """Returns by how much the first is better, paired by seed."""
+  differences = [
+    metric.sign * (one[seed] - other[seed]) for seed in one if seed in other
+  ]
+  return analysis.compare(differences, comparisons=pairs)
+
+
+def _sentence(
+  first: str,
+  second: str,
+  top: str,
+  got: Comparison,
+  words: tables.Words,
+  where: str,
+) -> str:
+  metric = words.metric
+  better = "above" if metric.goal == "max" else "below"
+  if not got.n:
+    return (
+      f"No difference can be told: {first} has the {metric.extreme}"
+      f" {metric.subject}, {top}{where}, and no seed in common with {second},"
+      " the next."
+    )
+  by = f"{words.difference(abs(got.difference))} {better} {second}, the next"
+  interval = f"{words.number(got.low)} to {words.number(got.high)}"
+  if got.told:
+    return (
+      f"{first} wins with {top} {metric.subject}{where},"
+      f" {by} (95 % interval {interval})."
+    )
+  seeds = "1 seed" if got.n == 1 else f"{got.n} seeds"
+  reason = (
+    f"the 95 % interval of that difference, {interval}, contains 0"
+    if np.isfinite(got.low)
+    else "one seed has no interval"
+    if got.n == 1
+    else "all seeds have the same difference, which gives no interval"
+  )
+  return (
+    f"No difference can be told from {seeds}: {first} has the"
+    f" {metric.extreme} {metric.subject}, {top}{where}, {by}, but {reason}."
+  )
+
+
+def _where(shared: Scores, results: Results) -> str:
+  """Returns words for the settings that were compared."""
+  if len(shared) > 1:
+    return f" in the mean of {len(shared)} settings"
+  words = tables.setting_of(next(iter(shared), ()), results.kept)
+  return f" with {words}" if words else ""
+
+
+def _how_often(
+  first: str, shared: Scores, arms: Sequence[str], metric: Metric
+) -> str:
+  """Returns in how many settings the first arm has the best mean."""
+  means = [
+    {arm: metric.sign * float(np.mean([*here[arm].values()])) for arm in arms}
+    for here in shared.values()
+  ]
+  count = sum(mean[first] == max(mean.values()) for mean in means)
+  if count == len(shared):
+    return f"It is ahead in all {count}."
+  # A mean may come from one setting alone.
+  rare = (
+    "But it is ahead in only" if 2 * count < len(shared) else "It is ahead in"
+  )
+  return f"{rare} {count} of the {len(shared)}."
+
+
+def _method(got: Comparison, arms: int, pairs: int, results: Results) -> str:
+  """Returns how the headline was found, in one line."""
+  best = "at its own best learning rate"
+  if results.searched:
+    best = "at the best of the points that were tried with it"
+  lines = [f"Each arm {best}, paired by seed"]
+  if got.n > 1:
+    wider = (
+      f", widened for all {pairs} pairs of the {arms} arms (Bonferroni), as"
+      " the two were picked by these results"
+      if pairs > 1
+      else ""
+    )
+    degrees = "degree" if got.n == 2 else "degrees"
+    lines.append(
+      f"interval of Student's t with {got.n - 1} {degrees} of freedom{wider}"
+    )
+  lines.append(
+    "the rates were picked on the split that they are reported on, for every"
+    " arm alike, which the interval does not count"
+  )
+  return "; ".join(lines) + "."
