@@ -43,9 +43,6 @@ from ws_jax.sweep import log_grid, product, rows, run_sweep
 from ws_jax.sweep.arms import arm_of
 from ws_jax.train import backend
 
-_OUT = flags.DEFINE_string("out", "workdirs/transfer", "Folder of the runs.")
-_TO = flags.DEFINE_string("to", None, "Folder of the results. Default: --out.")
-
 BASE = "configs/resnet8_small.py:width=1,keep_checkpoints=1"
 PHOTOGRAPHS = "workdirs/cifar10_jpeg"
 TARGET = ("cat", "truck")
@@ -158,13 +155,13 @@ def main(argv: list[str]) -> None:
     raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
   logging.set_verbosity(logging.WARNING)
   print(backend.configure(), flush=True)
-  base, out = config.load(BASE), pathlib.Path(_OUT.value)
+  base, out = config.load(BASE), pathlib.Path(flags.FLAGS.out)
   pretrained = run_sweep(base, pretraining(), out / "pretraining")
   tuned = run_sweep(
     base, tuning(pretrained, out / "pretraining"), out / "tuning"
   )
   done = run_sweep(base, final(tuned), out / "final")
-  to = pathlib.Path(_TO.value or out)
+  to = pathlib.Path(flags.FLAGS.to or out)
   to.mkdir(parents=True, exist_ok=True)
   for name in ("pretraining", "tuning", "final"):
     found = rows.read(out / name / "runs.csv")
@@ -220,4 +217,7 @@ def _panel(ax, *, target, arms):
 
 
 if __name__ == "__main__":
+  # Here, since its runs import this file a second time, for its data.
+  flags.DEFINE_string("out", "workdirs/transfer", "Folder of the runs.")
+  flags.DEFINE_string("to", None, "Folder of the results. Default: --out.")
   app.run(main)

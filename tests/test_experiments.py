@@ -6,6 +6,8 @@ import pathlib
 import re
 import runpy
 import shlex
+import subprocess
+import sys
 
 import pytest
 from absl import flags
@@ -141,6 +143,24 @@ def test_readme_of_experiments_has_working_commands_and_links(path):
       assert link[1:] in anchors, link
     else:
       assert (path.parent / link).exists(), link
+
+
+@pytest.mark.parametrize(
+  "path",
+  [x for x in EXPERIMENTS if f'"experiments.{x.stem}:' in x.read_text()],
+  ids=name_of,
+)
+def test_a_file_that_its_runs_import_for_data_can_be_a_program(path):
+  """It is imported beside itself; flags cannot be defined a second time."""
+  code = f"""
+import runpy
+from absl import app
+def main(_):
+  import experiments.{path.stem}
+app.run = main
+runpy.run_path('experiments/{path.name}', run_name='__main__')
+"""
+  subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_every_experiment_is_in_the_readme():

@@ -245,6 +245,20 @@ def test_grids_and_single_changes_are_no_search():
   ]
   keys = ["optim.weight_decay"]
   assert groups.searched_keys(many, keys) == keys
+  # Splits that change together, each with every rate.
+  splits = [
+    make("BN", {"data.eval_split": f"only-{i}", "data.train_split": f"no-{i}",
+                "optim.learning_rate": rate}, 0, 1)
+    for rate in (0.05, 0.2) for i in range(10)
+  ]  # fmt: skip
+  keys = ["data.eval_split", "data.train_split"]
+  assert groups.searched_keys(splits, keys) == []
+  # Rates that were scaled by hand.
+  scaled = [
+    make("BN", {"data.batch_size": 2**i, "optim.learning_rate": 2.0**i}, 0, 1)
+    | {"optimizer_batch": 2**i} for i in range(5)
+  ]  # fmt: skip
+  assert groups.searched_keys(scaled, ["data.batch_size"]) == []
   base = {"optim.momentum": 0.9, "optim.clip_norm": None, "train.epochs": 3}
   base["optim.learning_rate"] = 3.0
   changes = [{}, {"optim.momentum": 0.0}, {"optim.clip_norm": 0.1}]

@@ -101,7 +101,8 @@ def test_winner_is_named_with_an_interval_for_all_pairs():
   half = quantile(1 - 0.025 / 3) * apart.std(ddof=1) / math.sqrt(3)
   low, high = 100 * (apart.mean() - half), 100 * (apart.mean() + half)
   assert got.text == (
-    "GN+WS wins with 85.07 % test accuracy, 5.07 points above BN, the next"
+    "GN+WS wins: it has the highest test accuracy, 85.07 %, 5.07 points above"
+    " BN, the next"
     f" (95 % interval {low:.2f} to {high:.2f})."
   )
   assert "2 degrees of freedom" in got.method
@@ -121,7 +122,8 @@ def test_no_difference_is_said_plainly():
   got = said(sweep({"BN": [0.8, 0.7], "GN": [0.7, 0.6]}))
   assert "all seeds have the same difference" in got.text
   assert (
-    said(sweep({"BN": [0.8, 0.7]})).text == "BN reaches 75.00 % test accuracy."
+    said(sweep({"BN": [0.8, 0.7]})).text
+    == "BN has the highest test accuracy, 75.00 %."
   )
   assert said(sweep({"BN": [None]})).text == "No run has a result yet."
 
@@ -149,13 +151,32 @@ def test_settings_are_averaged_for_each_seed():
   assert got.text.endswith(" It is ahead in 1 of the 2.")
 
 
+def test_best_result_is_not_left_out_of_the_headline():
+  """Regression: an arm that was not in all settings could not win."""
+  rows = []
+  for batch, own in (
+    (32, {"BN": [0.8, 0.81], "GN": [0.7, 0.72], "LN": [0.9, 0.92]}),
+    (256, {"BN": [0.7, 0.71], "GN": [0.6, 0.62]}),
+  ):
+    more = {"data.batch_size": batch}
+    rows += [r | {"optimizer_batch": batch} for r in sweep(own, **more)]
+  assert "LN" in said(rows).text.split(",")[0]
+  assert "optimizer batch 32" in said(rows).text
+  for row in rows:
+    if row["model.norm"] == "layer":
+      row["eval/accuracy"] -= 0.5
+  got = said(rows)
+  assert "in the mean of 2 settings" in got.text
+  assert got.method.endswith("without a result in every setting: LN.")
+
+
 def test_less_is_better_where_the_metric_says_so():
   rows = sweep({"BN": [0.8, 0.81], "GN": [0.7, 0.72]})
   for row in rows:
     row |= {"metric": "loss", "metric_goal": "min", "metric_unit": "nats"}
     row["eval/loss"] = row.pop("eval/accuracy")
   got = said(rows)
-  assert "GN wins with 0.7100 nats test loss, 0.0950 nats below BN" in got.text
+  assert "the lowest test loss, 0.7100 nats, 0.0950 nats below BN" in got.text
 
 
 def test_unfinished_sweep_says_so_far():

@@ -504,6 +504,25 @@ def test_names_that_only_look_like_another_role_count(path, shape):
   assert ws_jax.conv_kernels(path, jax.ShapeDtypeStruct(shape, jnp.float32))
 
 
+@pytest.mark.parametrize(
+  ("name", "known"),
+  [
+    ("Conv_0", True),
+    ("conv", True),
+    ("block1_conv2", True),
+    ("conv1d_3", True),
+    ("conv1_d_1", True),
+    ("conv_proj", False),
+    ("down", False),
+  ],
+)
+def test_a_window_longer_than_its_inputs_needs_a_clear_name(name, known):
+  """A DenseGeneral [in, head, out] of the name conv_proj looks the same."""
+  leaf = jax.ShapeDtypeStruct((9, 8, 12), jnp.float32)
+  verdict = kernels.verdict_on(f"{name}/kernel", leaf)
+  assert verdict.kernel == (True if known else None)
+
+
 def test_a_scale_of_many_axes_is_no_kernel_and_does_not_decay():
   """It became 0, and the output no longer depended on the input."""
   norm = equinox(lambda key: eqx.nn.LayerNorm((8, 6, 6)))["layer"]

@@ -43,8 +43,9 @@ _TRANSPOSED = re.compile(
 )
 _LOCAL = re.compile(r"conv_?local")
 _CONV = re.compile(r"conv")
-# What Flax and Haiku call a convolution that the user gave no name.
-_AUTOMATIC = re.compile(r"conv(_\d+|\d_d(_\d+)?)")
+# What Flax and Haiku call a convolution that the user gave no name, and what
+# users call one: conv1, block1_conv2.
+_CLEARLY_CONV = re.compile(r"(.*_)?conv(\dd|\d_d)?(_?\d+)*")
 _DENSE = re.compile(r"dense|linear|einsum")
 _NORM = re.compile(r"norm|^(ln|bn|gn)(_?\d+)*$")
 _ATTENTION = ("query", "key", "value", "out")
@@ -482,13 +483,13 @@ def _by_shape(array: _Array, convs: list[_Reading], named: bool) -> Verdict:
     return _unknown(shape, "stacked layers, or a convolution of more axes?")
   spatial = axes[:-1]
   kind = _kind(shape, spatial)
-  # A name of the user's own may hide a DenseGeneral [in, head, out], which
-  # seldom has more heads than inputs.
+  # A name as conv_proj may hide a DenseGeneral [in, head, out], which seldom
+  # has more heads than inputs.
   window, inputs = [shape[i] for i in spatial], shape[axes[-1]]
   small = max(window) <= 32
   if len(axes) == 2:
     small = inputs == 1 or window[0] <= inputs
-  if _AUTOMATIC.fullmatch(owner) or (named and small):
+  if _CLEARLY_CONV.fullmatch(owner) or (named and small):
     return Verdict(True, axes, "by its name", kind)
   if len(axes) > 2 and _is_square(window):
     return _likely(array, axes, kind)

@@ -17,7 +17,7 @@ from ws_jax.sweep.arms import arm_of, in_order
 from ws_jax.sweep.rows import OVER_BATCH, Row, seconds
 
 # A search draws at least this many values of a key.
-_SEARCHED = 5
+_SEARCHED = 8
 # More values than this are an axis, and no panel each.
 _AXIS = 12
 
@@ -96,26 +96,35 @@ def searched_keys(rows: Sequence[Row], varied: Sequence[str]) -> list[str]:
   """Returns the varied keys that were searched, and are no grid.
 
   In a grid every value of a key meets every value of the others. Where two keys
-  or more, the rate among them, have many values that meet one partner each,
-  those were drawn at random. A key with very many numbers counts as well.
+  or more, the rate among them if it varies, have many numbers that meet one
+  partner each, those were drawn at random. Splits and data that change together
+  are no search, as the best of them means nothing. A key with very many numbers
+  counts as well.
 
   Args:
     rows: Rows of the sweep.
     varied: Keys that `varied_keys` returns.
   """
-  axes = [rate_key(rows), *varied]
+  rate = rate_key(rows)
+  axes = [rate, *varied]
   points = {tuple(_point(row, key) for key in axes) for row in rows}
-  alone, many, long = set(), 0, set()
+  alone, drawn, long = set(), set(), set()
   for i, key in enumerate(axes):
     values = {point[i] for point in points} - {None}
     partners = {point[:i] + point[i + 1 :] for point in points}
+    numbers = all(map(is_number, values))
+    if key == SWEEP or (key.startswith("data.") and not numbers):
+      continue
     if len(points) < 1.5 * len(partners):
       alone.add(key)
-      many += len(values) >= _SEARCHED
-    if len(values) > _AXIS and all(map(is_number, values)):
+      if numbers and len(values) >= _SEARCHED:
+        drawn.add(key)
+    if numbers and len(values) > _AXIS:
       long.add(key)
-  searched = long | (alone if many > 1 else set())
-  return [key for key in varied if key in searched and key != SWEEP]
+  one_rate = len({point[0] for point in points}) == 1
+  search = len(drawn) > 1 and (one_rate or rate in drawn)
+  searched = long | (alone if search else set())
+  return [key for key in varied if key in searched]
 
 
 def _point(row: Row, key: str) -> Any:

@@ -53,7 +53,8 @@ def of(results: Results) -> Headline:
   top = words.value(float(np.mean([*by_arm[first].values()])))
   where = _where(shared, results)
   if not others:
-    return Headline(f"{first} reaches {top} {metric.subject}{where}.")
+    has = f"{first} has the {metric.extreme} {metric.subject}"
+    return Headline(f"{has}, {top}{where}.")
   second, pairs = others[0], len(by_arm) * (len(by_arm) - 1) // 2
   got = _difference(by_arm[first], by_arm[second], metric, pairs)
   text = _sentence(first, second, top, got, words, where)
@@ -61,7 +62,12 @@ def of(results: Results) -> Headline:
     text += f" {_how_often(first, shared, arms, metric)}"
   if any(row["status"] in ("missing", "interrupted") for row in results.rows):
     text = f"So far: {text}"
-  return Headline(text, _method(got, len(by_arm), pairs, results))
+  method = _method(got, len(by_arm), pairs, results)
+  every = dict.fromkeys(arm for here in scores.values() for arm in here)
+  if left := [arm for arm in every if arm not in by_arm]:
+    where = "every setting" if len(shared) > 1 else "that setting"
+    method += f" Not compared, without a result in {where}: {', '.join(left)}."
+  return Headline(text, method)
 
 
 def _known(scores: Scores) -> dict[Setting, dict[str, BySeed]]:
@@ -77,20 +83,21 @@ def _to_compare(scores: Scores, metric: Metric) -> tuple[Scores, list[str]]:
   """Returns the settings and the arms that the headline is about.
 
   They are all settings, with the arms that have a result in each; or, if those
-  are fewer than two, the setting with the best result.
+  are fewer than two or the best result is not one of theirs, its setting.
   """
-  arms = list(dict.fromkeys(arm for here in scores.values() for arm in here))
-  complete = [
-    arm for arm in arms if all(arm in here for here in scores.values())
-  ]
-  if len(complete) > 1 or len(scores) < 2:
+  means = {
+    (setting, arm): metric.sign * float(np.mean([*by_seed.values()]))
+    for setting, here in scores.items()
+    for arm, by_seed in here.items()
+  }
+  arms = list(dict.fromkeys(arm for _, arm in means))
+  complete = [a for a in arms if all(a in here for here in scores.values())]
+  if len(scores) < 2:
     return scores, complete
-  best = lambda here: max(
-    metric.sign * float(np.mean([*by_seed.values()]))
-    for by_seed in here.values()
-  )
-  first = max(scores, key=lambda setting: best(scores[setting]))
-  return {first: scores[first]}, [*scores[first]]
+  setting, best = max(means, key=lambda at: means[at])
+  if len(complete) > 1 and best in complete:
+    return scores, complete
+  return {setting: scores[setting]}, [*scores[setting]]
 
 
 def mean_of(every: Sequence[BySeed]) -> dict[Any, float]:
@@ -132,8 +139,8 @@ def _sentence(
   interval = f"{words.number(got.low)} to {words.number(got.high)}"
   if got.told:
     return (
-      f"{first} wins with {top} {metric.subject}{where},"
-      f" {by} (95 % interval {interval})."
+      f"{first} wins: it has the {metric.extreme} {metric.subject},"
+      f" {top}{where}, {by} (95 % interval {interval})."
     )
   seeds = "1 seed" if got.n == 1 else f"{got.n} seeds"
   reason = (
