@@ -242,15 +242,18 @@ def _killed(case: Case, **more) -> Problems:
     number += 1
     workdir = case.folder / f"run{number}"
     train = functools.partial(_train, workdir, **more)
+    ended = []
     for _ in range(case.rng.randint(1, 4)):
       pid = case.start(train)
       (code,) = case.kill_after([pid], case.rng.uniform(0.1, 1.1) * took)
       _damage(case, workdir)
-      yield [f"exit code {code}"] if code not in (0, -signal.SIGKILL) else []
+      bad = code not in (0, -signal.SIGKILL)
+      ended.append([f"exit code {code}"] if bad else [])
     code = case.run(train)
     problems = [f"exit code {code}"] if code else []
     problems += case.compare(workdir, reference)
     yield [f"{workdir}: {problem}" for problem in problems]
+    yield from ended
     if not problems:
       shutil.rmtree(workdir)
 
@@ -294,14 +297,15 @@ def _test_processes(case: Case) -> Problems:
   while True:
     number += 1
     workdir = case.folder / f"run{number}"
-    for _ in range(case.rng.randint(1, 3)):
+    kills = case.rng.randint(1, 3)
+    for _ in range(kills):
       case.kill_after(both(workdir), case.rng.uniform(0.2, 1.1) * took)
       _damage(case, workdir)
-      yield []
     codes = [case.finish(pid) for pid in both(workdir)]
     problems = [f"exit codes {codes}"] if any(codes) else []
     problems += case.compare(workdir, reference)
     yield [f"{workdir}: {problem}" for problem in problems]
+    yield from [[]] * kills
 
 
 def _test_sigterm(case: Case) -> Problems:
@@ -365,16 +369,18 @@ def _test_sweep(case: Case) -> Problems:
   while True:
     number += 1
     out = case.folder / f"sweep{number}"
+    ended = []
     for _ in range(case.rng.randint(1, 4)):
       pids = [case.start(work, out) for _ in range(number % 2 + 1)]
       codes = case.kill_after(pids, case.rng.uniform(0, 1) * took)
       bad = set(codes) - {0, -signal.SIGKILL}
-      yield [f"exit codes {codes}"] if bad else []
+      ended.append([f"exit codes {codes}"] if bad else [])
     code = case.run(work, out)
     problems = [f"exit code {code}"] if code else []
     if str(table(out)) != str(table(reference)):
       problems.append("its rows are others")
     yield [f"{out}: {problem}" for problem in problems]
+    yield from ended
 
 
 def _test_report(case: Case) -> Problems:
