@@ -205,7 +205,7 @@ def test_a_second_run_of_the_same_structure_compiles_nothing(
 ):
   compiled = [
     steps._jitted(steps.train_step, donate=1),
-    steps._jitted(steps._eval_step, donate=1),
+    steps._jitted(steps._eval_block, donate=1),
     steps._jitted(
       steps._init_state, options=backend.options_to_compile_quickly
     ),

@@ -192,7 +192,7 @@ KEYS = {
     1.0, "the same in epochs; none: at the end", optional=True
   ),
   "train.keep_checkpoints": key.integer(
-    1, "checkpoints that are kept; 0: none are written"
+    2, "checkpoints that are kept, in case one breaks; 0: none are written"
   ),
   "train.log_every_steps": key.integer(50, "steps between log rows", low=1),
   "train.divergence_factor": key.number(
