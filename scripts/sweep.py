@@ -27,7 +27,7 @@ with extras.program("train", by="scripts/sweep.py"):
   from absl import app, flags, logging
 
 from ws_jax import config
-from ws_jax.base import disk, names, signals
+from ws_jax.base import disk, names, numerics, signals
 from ws_jax.sweep import (
   estimate,
   grid,
@@ -346,6 +346,8 @@ def report_ends(runs: list[grid.Run], out: pathlib.Path, say) -> int:
   ended = [r for r in rows.read(out / "runs.csv") if r["key"] in keys]
   say(f"{len(ended)} rows: {out / 'runs.csv'}")
   say(f"table and figure: python scripts/report.py {out}")
+  for line in numerics.mixed(ended):
+    say(line)
   failed = [row["run"] for row in ended if row["status"] == "failed"]
   if failed:
     say(f"failed (each has an error.txt; --retry_failed): {' '.join(failed)}")
