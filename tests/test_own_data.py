@@ -505,12 +505,14 @@ def test_a_file_larger_than_memory_is_refused_before_it_is_read(
 def test_a_path_that_is_not_there_is_told_so(
   tmp_path, monkeypatch, name, message
 ):
-  monkeypatch.chdir(tmp_path)
+  here = tmp_path / "here"  # so that `..` has nothing of other tests
+  here.mkdir()
+  monkeypatch.chdir(here)
   np.savez("mine.npz", **_arrays())
-  (tmp_path / "pets").mkdir()
-  (tmp_path / "table.csv").write_text("1,2\n")
-  line = _refused(name, dir=str(tmp_path))
-  first, _, last = message.format(tmp_path).partition(".*")
+  (here / "pets").mkdir()
+  (here / "table.csv").write_text("1,2\n")
+  line = _refused(name, dir=str(here))
+  first, _, last = message.format(here).partition(".*")
   assert first in line and last in line
 
 

@@ -133,7 +133,9 @@ def test_workers_share_groups_and_outlive_each_other(folder):
   assert {seed: row["status"] for seed, row in got.items()} == wanted
   assert "died 2 times, signal 9" in got[4]["reason"]
   began = collections.Counter(seed for seed, *_ in notes(folder, "began"))
-  assert began == {0: 1, 1: 2, 2: 1, 3: 1, 4: 2, 5: 1}
+  # Another worker may take the run up before it can be given up.
+  assert began.pop(4) in (2, 3)
+  assert began == {0: 1, 1: 2, 2: 1, 3: 1, 5: 1}
   # The last workers ended by themselves: nobody asked them to stop.
   assert len(list(folder.glob("ended-*"))) == 2
   # The first two workers did not begin with the same program.
