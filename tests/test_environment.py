@@ -2,6 +2,10 @@
 
 import contextlib
 import functools
+import os
+import subprocess
+import sys
+import tempfile
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +13,7 @@ import numpy as np
 import pytest
 
 from ws_jax import config
+from ws_jax.base import disk
 from ws_jax.layers import native
 from ws_jax.train import build, loop, step
 
@@ -55,8 +60,6 @@ def whole():
 
 
 def train(name):
-  import tempfile
-
   c = config.apply(config.default(), SMALL)
   with tempfile.TemporaryDirectory(prefix=name) as folder:
     return loop.train_and_evaluate(c, folder)
@@ -78,14 +81,30 @@ def flag(name):
     lambda: flag("jax_debug_nans"),
     lambda: flag("jax_debug_infs"),
     lambda: jax.enable_x64(True),
-    pytest.param(jax.disable_jit, marks=pytest.mark.slow),
   ],
-  ids=["transfer guard", "debug nans", "debug infs", "x64", "disable jit"],
+  ids=["transfer guard", "debug nans", "debug infs", "x64"],
 )
 def test_a_run_goes_on_under_settings_that_check_it(setting):
   with setting():
     got = train("checked")
   assert got == pytest.approx(whole(), rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_where_nothing_is_compiled(tmp_path):
+  """On one device: JAX itself mixes no devices without its compiler."""
+  path = tmp_path / "plain.py"
+  path.write_text(
+    "from ws_jax import config\n\n"
+    "def get_config(text=''):\n  return config.default()\n"
+  )
+  command = [sys.executable, "-m", "ws_jax.main", f"--config={path}"]
+  command += [f"--workdir={tmp_path / 'run'}"]
+  command += [f"--config.{key}={value}" for key, value in SMALL.items()]
+  environment = os.environ | {"JAX_DISABLE_JIT": "1", "XLA_FLAGS": ""}
+  subprocess.run(command, env=environment, check=True)
+  metrics = disk.read_json(tmp_path / "run" / "status.json")["metrics"]
+  assert metrics == pytest.approx(whole(), rel=1e-3, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", RUNS)
