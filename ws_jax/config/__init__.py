@@ -23,6 +23,7 @@ from ws_jax.config.overrides import (
   apply,
   apply_texts,
   from_saved,
+  on_any_devices,
   use_object,
   variant,
 )
@@ -49,6 +50,7 @@ __all__ = [
   "keys",
   "load",
   "nearest",
+  "on_any_devices",
   "resolve",
   "use_object",
   "variant",

@@ -121,6 +121,23 @@ def from_saved(saved: Mapping[str, Any]) -> ml_collections.ConfigDict:
   return apply(default(), flatten(saved))
 
 
+def on_any_devices(
+  config: ml_collections.ConfigDict,
+) -> ml_collections.ConfigDict:
+  """Returns the configuration of a run for use on other devices than its own.
+
+  They are as many as there are, and each holds every kernel as a whole.
+
+  Example:
+    >>> from ws_jax import config
+    >>> c = config.apply(config.default(), {"mesh.model": 3})
+    >>> on_any_devices(c).mesh.model
+    1
+  """
+  copy = config.copy_and_resolve_references().unlock()
+  return apply(copy, {"mesh.model": 1, "mesh.params": "replicated"})
+
+
 def use_object(
   config: ml_collections.ConfigDict, section: str, one: Any
 ) -> None:

@@ -95,7 +95,7 @@ def measure(
   Raises:
     ValueError: the configuration cannot be run.
   """
-  setup = build.start(config)
+  setup = build.start(config_lib.on_any_devices(config))
   config, program, task = setup.config, setup.program, setup.program.task
   blocks = max(1, -(-probe_size // config.data.batch_size))
   initial, (arrays, _) = setup.state(), setup.source.block(0, blocks)

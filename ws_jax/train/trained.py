@@ -187,9 +187,7 @@ def restore(
   Raises:
     ValueError: the configuration is not one of this version.
   """
-  restored = config_lib.from_saved(config)
-  # The devices that there are need not be those that it was trained on.
-  config_lib.apply(restored, {"mesh.model": 1, "mesh.params": "replicated"})
+  restored = config_lib.on_any_devices(config_lib.from_saved(config))
   dataset = described(data)
   return Trained(
     config=restored.lock(),
