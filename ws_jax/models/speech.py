@@ -63,9 +63,7 @@ _DS_CNN = {
   },
 }
 MODELS: dict[str, dict[str, Any]] = _WIDE | _NARROW | _TC_RESNET | _DS_CNN
-# No `NATIVE`, although the convolutions are those of `ws_jax.layers`: on a CPU
-# a step from clips was 3 to 10 % faster dispatched by itself than in a loop.
-# `python scripts/benchmark.py step --model=tc_resnet8` times both.
+NATIVE = True
 KEYS = {
   "width": keys.number(1.0, "factor on the number of channels", above=0),
   "dropout": keys.number(0.0, "dropout in front of the head", below=1),
