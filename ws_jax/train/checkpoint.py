@@ -129,10 +129,14 @@ class Checkpoints:
     except Exception as error:
       self._error = self._failed(step, error)
 
-  def _failed(self, step: int, error: Exception) -> OSError:
+  def _failed(self, step: int, error: Exception) -> Exception:
     """Frees the place of a draft; returns an error that names what is lost."""
     if processes.first():
       _clean(self._folder)
+    gone = (TimeoutError, jax.errors.JaxRuntimeError)
+    if processes.several() and isinstance(error, gone):
+      # Orbax waited for a process that is gone: that is no fault of the disk.
+      return jax.errors.JaxRuntimeError(str(error))
     path, said = self._folder / str(step), " ".join(str(error).split())
     return OSError(errno.EIO, f"checkpoint not written: {said}", str(path))
 
