@@ -134,6 +134,12 @@ def options_to_run_fast() -> dict[str, str] | None:
   return options
 
 
+def debug_flag() -> str | None:
+  """Returns the flag of JAX by which a NaN or infinity stops, if one is set."""
+  flags = ("jax_debug_nans", "jax_debug_infs")
+  return next((name for name in flags if getattr(jax.config, name)), None)
+
+
 def options_to_compile_quickly() -> dict[str, int] | None:
   """Returns compiler options for a program that runs once.
 

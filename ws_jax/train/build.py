@@ -58,8 +58,7 @@ class Setup:
   def block(self) -> int | None:
     """Number of steps that one compiled loop runs; None: each is dispatched."""
     c = self.config
-    debugs = ("jax_debug_nans", "jax_debug_infs")
-    if any(getattr(jax.config, name) for name in debugs):
+    if backend.debug_flag():
       return None  # so that the step that shows it is known
     if self.dataset.stream is not None:
       return None  # the images of several steps would wait on the device

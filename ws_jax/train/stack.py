@@ -21,7 +21,7 @@ from ws_jax import config as config_lib
 from ws_jax.data import place
 from ws_jax.data.memory import Arrays, MemorySource
 from ws_jax.layers import native
-from ws_jax.train import sharding
+from ws_jax.train import backend, sharding
 
 PyTree = Any
 
@@ -138,9 +138,8 @@ def check(configs: Sequence[ml_collections.ConfigDict]) -> None:
       f"a stack is of one process, and there are {jax.process_count()}: give"
       " each runs of its own (--workers), or --stack=1"
     )
-  for name in ("jax_debug_nans", "jax_debug_infs"):
-    if getattr(jax.config, name):
-      raise ValueError(
-        f"{name.upper()} stops a whole stack at the first run that diverges:"
-        " use --stack=1 with it"
-      )
+  if flag := backend.debug_flag():
+    raise ValueError(
+      f"{flag.upper()} stops a whole stack at the first run that diverges:"
+      " use --stack=1 with it"
+    )
