@@ -6,12 +6,13 @@
       --test="-q tests/test_standardize.py"
   python scripts/environments.py --table
 
-Each environment is a folder of DIR with the extra `test`: `oldest-3.11` has the
-lowest versions that pyproject.toml allows on Python 3.11, `newest-3.13` the
-highest on 3.13. uv makes them (from PyPI, if it is not installed); it looks for
-each Python on PATH, among its own, and on the network. Prints a table of the
-environments and one of licences; exits with 1 unless all that was asked for has
-passed and each licence is known. Needs the network, and 2 GB for each.
+Each environment is a folder of DIR, with the extra `test` or those of
+`--extras`: `oldest-3.11` has the lowest versions that pyproject.toml allows on
+Python 3.11, `newest-3.13` the highest on 3.13. uv makes them (from PyPI, if it
+is not installed); it looks for each Python on PATH, among its own, and on the
+network. Prints a table of the environments and one of licences; exits with 1
+unless all that was asked for has passed and each licence is known. Needs the
+network, and 2 GB for each.
 
 Start with `main`. The standard library is enough to run this.
 """
@@ -44,7 +45,10 @@ for one in importlib.metadata.distributions():
     if line.startswith("License ::")
   ]
   stated = [data.get("License-Expression"), data.get("License"), *classifiers]
-  stated = [text for text in stated if text]
+  for path in one.files or []:
+    if path.name.startswith(("LICENSE", "LICENCE", "COPYING")):
+      stated.append(path.locate().read_text("utf-8", "replace").strip())
+  stated = [text.partition("\\n")[0] for text in stated if text]
   files = [path.name for path in one.files or [] if ".so" in path.name]
   found.append([data["Name"], one.version, stated, files])
 print(json.dumps([platform.python_version(), found]))
@@ -52,7 +56,9 @@ print(json.dumps([platform.python_version(), found]))
 PERMISSIVE = re.compile(
   r"\b(0BSD|AFL|Apache|BSD|CC0|HPND|ISC|MIT|PSF|Python Software|Zlib)\b"
 )
-COPYLEFT = re.compile(r"\b([AL]?GPL|General Public|MPL|Mozilla|EPL|Eclipse)")
+OTHER = re.compile(
+  r"\b([AL]?GPL|General Public|MPL|Mozilla|EPL|Eclipse|Proprietary)"
+)
 # Of libraries that wheels bring, without a word in their metadata.
 BROUGHT = {
   "libgfortran": "GPL-3.0 with the GCC runtime exception",
@@ -60,8 +66,8 @@ BROUGHT = {
   "libquadmath": "LGPL-2.1-or-later",
   "libsndfile": "LGPL-2.1-or-later",
 }
-# Of packages that state none; newer versions of this one state it.
-STATED = {"sentencepiece": "Apache-2.0"}
+# Of packages that state none; newer versions of sentencepiece do.
+STATED = {"cuda-toolkit": "NVIDIA Proprietary", "sentencepiece": "Apache-2.0"}
 
 
 def normal(name: str) -> str:
@@ -110,10 +116,9 @@ def licence(stated: list[str]) -> tuple[str, bool | None]:
     stated: What a package says of its licence, the most exact first.
   """
   for text in stated:
-    line = text.strip().partition("\n")[0]
-    if COPYLEFT.search(line) or PERMISSIVE.search(line):
-      return line, not COPYLEFT.search(line)
-  return "; ".join(text for text in stated if text).partition("\n")[0], None
+    if OTHER.search(text) or PERMISSIVE.search(text):
+      return text, not OTHER.search(text)
+  return "; ".join(text for text in stated if text), None
 
 
 def licences(installed: list[list]) -> tuple[list[list[str]], int]:
@@ -181,7 +186,12 @@ def find_uv(to: pathlib.Path) -> pathlib.Path | str:
 
 
 def check(
-  name: str, to: pathlib.Path, uv: pathlib.Path | str, which: str, tests: str
+  name: str,
+  to: pathlib.Path,
+  uv: pathlib.Path | str,
+  which: str,
+  extras: str,
+  tests: str,
 ) -> tuple[list[str], list[list], bool]:
   """Makes an environment and runs the tests in it.
 
@@ -190,6 +200,7 @@ def check(
     to: Folder of the environments and of their logs.
     uv: The program uv.
     which: Version or path of the Python.
+    extras: Names of the extras to install, with commas.
     tests: Arguments of pytest.
 
   Returns:
@@ -198,13 +209,15 @@ def check(
   log, folder = to / f"{name}.log", to / name
   log.unlink(missing_ok=True)
   print(f"[environments] {name}: see {log}", file=sys.stderr, flush=True)
-  if not run(uv, "venv", "--clear", f"--python={which}", folder, log=log):
+  # With pip, which tests of an install need.
+  venv = ["venv", "--seed", "--clear", f"--python={which}"]
+  if not run(uv, *venv, folder, log=log):
     return [name, f"no Python {which} found", *["-"] * 4], [], False
   python = folder / "bin" / "python"
   resolution = RESOLUTIONS[name.partition("-")[0]]
   if not run(
     *(uv, "pip", "install", f"--python={python}", "--quiet"),
-    *(f"--resolution={resolution}", "--editable", f"{ROOT}[test]"),
+    *(f"--resolution={resolution}", "--editable", f"{ROOT}[{extras}]"),
     log=log,
   ):
     said = f"not installed: {last_line(log)}"
@@ -230,6 +243,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
   add("--to", type=pathlib.Path, help="folder to make the environments in")
   add("--only", default=ENVIRONMENTS, help=f"by default {ENVIRONMENTS}")
   add("--python", action="append", default=[], metavar="3.N=PATH")
+  add("--extras", default="test", help="by default test")
   add("--test", default=TESTS, help="arguments of pytest, in one string")
   add("--table", action="store_true", help="shows what dependencies are for")
   flags = parser.parse_args(arguments)
@@ -261,7 +275,9 @@ def main() -> int:
   for name in flags.names:
     number = name.partition("-")[2]
     which = paths.get(number, number)
-    line, installed, passed = check(name, to, uv, which, flags.test)
+    line, installed, passed = check(
+      name, to, uv, which, flags.extras, flags.test
+    )
     lines.append(line)
     everything |= {tuple(one[:2]): one for one in installed}
     good &= passed

@@ -65,14 +65,15 @@ def test_a_package_has_the_same_versions_in_all_extras():
     (["MIT"], ("MIT", True)),
     (["Apache-2.0 OR BSD-2-Clause"], ("Apache-2.0 OR BSD-2-Clause", True)),
     (["MPL-2.0 AND MIT"], ("MPL-2.0 AND MIT", False)),
-    (["Copyright 2015, the\nauthors", "BSD License"], ("BSD License", True)),
+    (["Copyright 2015, the", "BSD License"], ("BSD License", True)),
     (["Apache v2.0", "Other/Proprietary License"], ("Apache v2.0", True)),
     (
       ["GNU General Public License v3"],
       ("GNU General Public License v3", False),
     ),
     (["LGPL-2.1-or-later"], ("LGPL-2.1-or-later", False)),
-    (["See SUBMITTED\nMIT"], ("See SUBMITTED", None)),
+    (["LicenseRef-Proprietary"], ("LicenseRef-Proprietary", False)),
+    (["See SUBMITTED", "AMITY"], ("See SUBMITTED; AMITY", None)),
     ([], ("", None)),
   ],
 )
