@@ -221,3 +221,17 @@ def test_differences_are_corrected_for_their_number(arms):
     float(line[column].strip("< ")) for line in tables.differences(results)[1:]
   ]
   np.testing.assert_allclose(shown, [e["p_holm"] for e in entries], atol=1e-3)
+
+
+def test_a_key_is_said_of_the_arms_that_have_it():
+  """Regression: it was said of the winner, which did not have it."""
+  rows = sweep({"BN": [0.90, 0.91, 0.92]}, **{"data.batch_size": 32})
+  for batch in (32, 64):
+    rows += sweep({"GN": [0.1, 0.1, 0.1]}, **{"data.batch_size": batch})
+  for clip, value in ((0.02, 0.5), (0.08, 0.8), (0.1, 0.6)):
+    more = {"data.batch_size": 32, "optim.adaptive_clip": clip}
+    rows += sweep({"GN+WS": [value, value + 0.01, value]}, **more)
+  text = said(rows).text
+  # And the next arm is at its best setting, not at its first.
+  assert " with optimizer batch 32, adaptive clip 0.08 (GN+WS+AGC), " in text
+  assert "10.67 points above GN+WS+AGC, the next" in text

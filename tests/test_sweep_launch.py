@@ -380,8 +380,22 @@ def test_every_device_has_its_workers(
     for number in range(workers)
   ]
   assert [env[name] for env in envs] == expected
-  crowded = "XLA_PYTHON_CLIENT_MEM_FRACTION" in envs[0]
+  crowded = "XLA_CLIENT_MEM_FRACTION" in envs[0]
   assert crowded == (workers > count)
+
+
+@pytest.mark.parametrize("old", ["XLA_PYTHON_CLIENT_MEM_FRACTION", ""])
+def test_a_share_of_memory_has_one_name(monkeypatch, old):
+  """Regression: JAX refused to start where the caller had set the other."""
+  names = {"XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"}
+  for name in names:
+    monkeypatch.delenv(name, raising=False)
+  given = old or "XLA_CLIENT_MEM_FRACTION"
+  monkeypatch.setenv(given, "0.9")
+  together = os.environ | shares.share("gpu", 1, 0, 2)[0]
+  assert {name: together[name] for name in names & {*together}} == {
+    given: "0.45"
+  }
 
 
 def test_devices_that_a_cluster_has_chosen_are_kept(monkeypatch):

@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import importlib
 import math
-import os
 import pathlib
 import sys
 import time
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from ws_jax.base import extras
+from ws_jax.base import cores, extras
 from ws_jax.data.request import DataError, check_memory
 
 SUFFIXES = (".wav", ".flac", ".opus", ".ogg")
@@ -284,7 +283,7 @@ def _each(
   began = time.monotonic()
   if items:  # A library that is missing is no matter of one file.
     _soundfile()
-  with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as workers:
+  with concurrent.futures.ThreadPoolExecutor(cores.count()) as workers:
     results = list(workers.map(guarded, items))
   if said:
     seconds = time.monotonic() - began

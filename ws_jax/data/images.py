@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import contextlib
-import os
 import pathlib
 import sys
 import time
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ws_jax.base import extras
+from ws_jax.base import cores, extras
 from ws_jax.data.request import DataError
 
 _CHANNELS = {"L": 1, "RGB": 3}  # By the mode of an image as Pillow names it.
@@ -45,7 +44,7 @@ def decode(
     return len(part)
 
   # Threads, because Pillow lets go of Python's lock while it decodes.
-  workers = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
+  workers = concurrent.futures.ThreadPoolExecutor(cores.count())
   try:
     with _progress(folder, len(files)) as tell:
       for count in workers.map(fill, range(0, len(files), _PIECE)):

@@ -94,7 +94,12 @@ def _to_compare(scores: Scores, metric: Metric) -> tuple[Scores, list[str]]:
   complete = [a for a in arms if all(a in here for here in scores.values())]
   if len(scores) < 2:
     return scores, complete
-  setting, best = max(means, key=lambda at: means[at])
+  # Several settings may show the same runs of the best arm: it is compared in
+  # the one where the next arm comes nearest.
+  in_order = lambda setting: sorted(
+    (means[setting, arm] for arm in scores[setting]), reverse=True
+  )
+  setting, best = max(means, key=lambda at: (means[at], in_order(at[0])))
   if len(complete) > 1 and best in complete:
     return scores, complete
   return {setting: scores[setting]}, [*scores[setting]]
@@ -160,8 +165,16 @@ def _where(shared: Scores, results: Results) -> str:
   """Returns words for the settings that were compared."""
   if len(shared) > 1:
     return f" in the mean of {len(shared)} settings"
-  words = tables.setting_of(next(iter(shared), ()), results.kept)
-  return f" with {words}" if words else ""
+  ((setting, arms),) = shared.items()
+  entries, parts = results.at(results.best, setting), []
+  for key, value in zip(results.kept, setting, strict=True):
+    if words := tables.setting_of([value], [key]):
+      have = {entry["arm"] for entry in entries if entry[key] is not None}
+      some = [arm for arm in arms if arm in have]
+      # An arm without the key is compared beside each of its values.
+      only = "" if len(some) == len(arms) else f" ({', '.join(some)})"
+      parts.append(f"{words}{only}")
+  return f" with {', '.join(parts)}" if parts else ""
 
 
 def _how_often(

@@ -215,9 +215,10 @@ def _errorbar(ax, x, cells, metric, style) -> None:
   error = scale * np.array(spread, float)
   low, high = metric.within([cell[name] for cell in cells])
   down, up = np.minimum(error, y - low), np.minimum(error, high - y)
-  ax.errorbar(
-    x, y, [np.maximum(down, 0), np.maximum(up, 0)], capsize=3, **style
-  )
+  # As lists: matplotlib 3.10 takes an array of one value for a number, which
+  # NumPy 2.0 warns of.
+  sides = [np.maximum(side, 0).tolist() for side in (down, up)]
+  ax.errorbar(x, y, sides, capsize=3, **style)
 
 
 def curves(

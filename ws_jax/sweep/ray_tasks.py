@@ -248,7 +248,7 @@ def _prepare(out: pathlib.Path, cwd: str, cpus: int, gpus: float) -> None:
     os.chdir(cwd)
   if gpus:
     if gpus < 1:  # Each would take three quarters of the GPU's memory.
-      os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 * gpus:.2f}"
+      os.environ.update(shares.memory(0.9 * gpus))
   elif cores := shares.take(cpus):
     os.sched_setaffinity(0, cores)
   print(backend.configure(), flush=True)

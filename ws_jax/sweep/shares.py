@@ -80,9 +80,23 @@ def share(
     mine = _part(given.split(",") if given else every, number, workers)
     env[name] = ",".join(mine)
   if workers > count:  # Each would take three quarters of a GPU's memory.
-    fraction = 0.9 / -(-workers // count)
-    env["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{fraction:.2f}"
+    env |= memory(0.9 / -(-workers // count))
   return env, None
+
+
+def memory(fraction: float) -> dict[str, str]:
+  """Returns the environment that gives a process a part of a GPU's memory.
+
+  Args:
+    fraction: Part of the memory, in (0, 1].
+
+  Example:
+    >>> memory(0.45)
+    {'XLA_CLIENT_MEM_FRACTION': '0.45'}
+  """
+  name, old = "XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"
+  # JAX refuses to start with both: a value that the caller has is replaced.
+  return {old if old in os.environ else name: f"{fraction:.2f}"}
 
 
 def _part(things: Sequence, number: int, parts: int) -> Sequence:
