@@ -44,6 +44,7 @@ _MAY_CHANGE = (
   "train.checkpoint_every_epochs",
   "train.checkpoint_every_steps",
   "train.keep_checkpoints",
+  "train.keep_log_rows",
 )
 
 
