@@ -201,6 +201,9 @@ KEYS = {
   "train.divergence_factor": key.number(
     20.0, "a loss this many times the first is divergence", above=0
   ),
+  "train.divergence_patience": key.integer(
+    0, "log rows within which such a loss may come back, and is a spike then"
+  ),
 }
 
 

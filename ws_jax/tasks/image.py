@@ -83,8 +83,8 @@ class ImageClassification:
       **settings: Values of `KEYS`; augmentation is for images alone.
 
     Raises:
-      ValueError: the labels are not class numbers, or `resize` is smaller than
-        `size`.
+      ValueError: the labels are not class numbers, or all of one class; an
+        input is not finite; or `resize` is smaller than `size`.
     """
     info = dataset.info
     if info.num_classes is None:
@@ -93,6 +93,7 @@ class ImageClassification:
         " so it cannot be classified; choose data.label_key, or a task.name of"
         " your own"
       )
+    classification.check(dataset)
     size, resize = settings.get("size"), settings.get("resize")
     if resize is not None and (size is None or resize < size):
       raise ValueError(
