@@ -104,7 +104,8 @@ def test_the_newest_metrics_are_found_over_borders_of_blocks(
 ):
   monkeypatch.setattr(history, "_BLOCK", 7)
   log(tmp_path, 0, 40, keep=None)
-  assert history.newest(tmp_path) == {"train/loss": 20.0, "eval/loss": 7.0}
+  metrics = {"train/loss": 20.0, "eval/loss": 7.0}
+  assert history.newest(tmp_path) == (metrics, 28)
   lines = (tmp_path / history.NAME).read_bytes().splitlines(keepends=True)
   with (tmp_path / history.NAME).open("rb") as file:
     found = list(history._backwards(file))
@@ -125,6 +126,6 @@ def test_a_run_of_a_million_rows_goes_on_within_seconds(tmp_path):
   found = history.newest(tmp_path)
   writer.close()
   assert time.monotonic() - begun < 5
-  assert found == ROW
+  assert found == (ROW, None)
   used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
   assert used < 100_000  # KiB

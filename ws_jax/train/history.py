@@ -109,22 +109,29 @@ def cut(path: pathlib.Path, step: int) -> None:
       file.write(b"\n")
 
 
-def newest(workdir: pathlib.Path) -> dict[str, float]:
-  """Returns the newest value of each metric that a run has logged."""
-  path, found = workdir / NAME, {}
+def newest(workdir: pathlib.Path) -> tuple[dict[str, float], int | None]:
+  """Returns the newest metrics that a run has logged.
+
+  Returns:
+    The newest row of training and that of evaluations as one, and the step of
+    the latter; None if there was no evaluation.
+  """
+  found = {kind: _newest(workdir / NAME, kind) for kind in (_TRAIN, _EVAL)}
+  metrics = found[_TRAIN] | found[_EVAL]
+  metrics.pop("step", None)
+  return metrics, found[_EVAL].get("step")
+
+
+def _newest(path: pathlib.Path, kind: str) -> dict[str, Any]:
+  """Returns the newest row of one kind; empty if there is none."""
   if not path.exists():
-    return found
-  wanted = {_TRAIN, _EVAL}
+    return {}
+  begins = f'"{kind}'.encode()
   with path.open("rb") as file:
     for _, line in _backwards(file):
-      here = {kind for kind in wanted if f'"{kind}'.encode() in line}
-      if here and (row := parse(line)):
-        found = row | found
-        wanted -= here
-      if not wanted:
-        break
-  found.pop("step", None)
-  return found
+      if begins in line and (row := parse(line)):
+        return row
+  return {}
 
 
 def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:

@@ -272,7 +272,7 @@ def _loop(members: Sequence[_Member], stop: signals.Stop) -> None:
   """Trains, logs, evaluates, saves: in that order at each step that is due."""
   setup, runs = members[0].setup, len(members)
   program, source, train = setup.program, setup.source, setup.config.train
-  block, config = setup.block, setup.config
+  block = setup.block
   if runs > 1:
     source = stack.Sources([member.setup.source for member in members])
     block = block or 1
@@ -286,7 +286,10 @@ def _loop(members: Sequence[_Member], stop: signals.Stop) -> None:
     "save": train.checkpoint_every_steps,
     "end": train.steps,
   }
-  while step < train.steps and _live(members):
+  signum = None
+  if step and _owes(members, step):
+    signum = _evaluate(members, program, state, source, step, stop)
+  while step < train.steps and _live(members) and not signum:
     left = min(every - step % every for every in due.values())
     num_steps = min(left, block or 1)
     arrays, indices = source.block(step, num_steps)
@@ -301,18 +304,52 @@ def _loop(members: Sequence[_Member], stop: signals.Stop) -> None:
       with _timed(members, "train"):
         came_back = _write(members, program, state, step)
         state = _reset(state, came_back or ())
-    if now & {"evaluate", "end"} and _live(members):
-      with _timed(members, "eval"):
-        batches = source.batches(config.data.eval_batch_size)
-        answers = [] if "end" in now else None
-        metrics = steps.evaluate(program, state, batches, answers)
-      _keep(members, state, metrics, answers, step)
+    if now & {"evaluate", "end"} and _live(members) and not signum:
+      signum = _evaluate(members, program, state, source, step, stop)
     if now & {"save", "end"} or signum:
       _save(members, state, step)
-    if signum:
-      for member in members:
-        member.checkpoints.close()
-      raise Interrupted(step, signum)
+  if signum:
+    for member in members:
+      member.checkpoints.close()
+    raise Interrupted(step, signum)
+
+
+def _evaluate(
+  members: Sequence[_Member],
+  program: steps.Program,
+  state: steps.TrainState,
+  source: Any,
+  step: int,
+  stop: signals.Stop,
+) -> int | None:
+  """Evaluates each run, unless a signal comes meanwhile.
+
+  One that goes on then begins with this evaluation, as `_owes` tells. Several
+  processes take it to its end: they would have to agree at each batch.
+
+  Returns:
+    The signal that came.
+  """
+  config = members[0].setup.config
+  with _timed(members, "eval"):
+    batches = source.batches(config.data.eval_batch_size)
+    if not processes.several():
+      batches = signals.until(stop, batches)
+    answers = [] if step == config.train.steps else None
+    metrics = steps.evaluate(program, state, batches, answers)
+  signum = processes.agree(stop.signum)
+  if signum is None or processes.several():
+    _keep(members, state, metrics, answers, step)
+  return signum
+
+
+def _owes(members: Sequence[_Member], step: int) -> bool:
+  """Returns whether a signal kept runs from an evaluation that was due."""
+  train = members[0].setup.config.train
+  due = step == train.steps or step % train.eval_every_steps == 0
+  missing = any(member.run.evaluated != step for member in members)
+  # Process 0 alone knows which rows stay.
+  return bool(processes.agree(int(due and missing and processes.first())))
 
 
 def _begin(members: Sequence[_Member]) -> tuple[steps.TrainState, int]:

@@ -48,6 +48,9 @@ class Run:
     metric: Name of the metric that the progress line shows.
     writes: Whether this process writes; of several only one does.
 
+  Attributes:
+    evaluated: Step of the last evaluation of an earlier attempt, once started.
+
   Raises:
     ValueError: the folder holds a run of another configuration, or files that
       cannot be read; or another process trains in it.
@@ -67,6 +70,7 @@ class Run:
     self.workdir = pathlib.Path(workdir)
     self.clock = clock
     self.metrics: dict[str, float] = {}
+    self.evaluated: int | None = None
     self._about, self._steps, self._writes = about, config.train.steps, writes
     self._keep_rows = config.train.keep_log_rows
     self._every = config.train.log_every_steps
@@ -124,7 +128,8 @@ class Run:
         self.workdir, step, keep=self._keep_rows, every=self._every
       )
       self._progress = Progress(self._steps, step, self._name)
-    self.metrics |= newest(self.workdir)
+    metrics, self.evaluated = newest(self.workdir)
+    self.metrics |= metrics
     self.status("running")
 
   def _compare_machines(self, step: int) -> None:
