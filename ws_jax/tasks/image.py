@@ -37,7 +37,9 @@ class ImageClassification:
       arXiv:1710.09412); 0 for none.
     cutmix: Parameter of that of CutMix (Yun et al. 2019, arXiv:1905.04899); 0
       for none.
-    streamed: Whether the arrays of a step hold its examples alone, in order.
+    streamed: Whether the arrays of a step hold its examples alone, laid out as
+      by `ws_jax.data.stream.source`; then `batch` gets those of a micro-batch,
+      in order. A task without this field takes examples by their indices.
     input_key: Name of the inputs in the data.
     label_key: Name of the labels in the data.
   """
@@ -131,15 +133,6 @@ class ImageClassification:
     batch["other_labels"] = labels[::-1]
     batch["share"] = jnp.full(labels.shape, share, jnp.float32)
     return batch
-
-  def _resized(self, images: jax.Array, key: jax.Array | None) -> jax.Array:
-    """Returns images of the size that the model sees."""
-    if self.size is None:
-      return images
-    if key is None or self.resize is None:
-      return augment.resize(images, self.size)
-    images = augment.resize(images, self.resize)
-    return augment.random_window(jax.random.fold_in(key, 3), images, self.size)
 
   def _take(self, array: jax.Array, indices: jax.Array) -> jax.Array:
     """Returns the examples at `indices`.

@@ -308,7 +308,6 @@ def build_program(
     optimizer=optimizer or build_optimizer(config),
     mesh=sharding.make_mesh(config.mesh.model),
     sharded=config.mesh.params == "sharded",
-    streamed=dataset.stream is not None,
     convention=convention if config.model.ws else None,
     ws_where=_ws_where(config.model, model),
     ws_axes=config.model.ws_axes,

@@ -105,8 +105,6 @@ class Program:
     ema_decay: Decay of `ema_params`, or None.
     divergence_factor: A loss above this many times the first is divergence.
     sharded: Whether parameters and optimizer state are split over `data`, too.
-    streamed: Whether the arrays of a step hold its own examples and no others,
-      as `ws_jax.data.stream.source` lays them.
   """
 
   task: Any
@@ -122,7 +120,6 @@ class Program:
   ema_decay: float | None = None
   divergence_factor: float = 20.0
   sharded: bool = False
-  streamed: bool = False
 
 
 def effective_params(program: Program, params: PyTree) -> PyTree:
@@ -256,7 +253,7 @@ def accumulate(
 ) -> Partial:
   """Adds micro-batch `number` (from 0): the examples at `indices` [B]."""
   batch_key, model_key = keys(state, number)
-  if program.streamed:
+  if getattr(program.task, "streamed", False):
     arrays = _part_of_each_device(program, arrays, len(indices), number)
   batch = _split(program, program.task.batch(arrays, indices, batch_key))
 
