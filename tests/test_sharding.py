@@ -124,8 +124,9 @@ def test_micro_batches_of_a_stream_stay_on_their_devices(streamed):
   assert bool(moved) != streamed
 
 
+@pytest.mark.slow
 def test_a_task_of_the_users_own_gets_the_examples_of_a_stream():
-  """It got the last example of a micro-batch for all of the next one."""
+  """Its indices reached behind the end of each micro-batch but the first."""
   # As a stream lays 2 micro-batches of 8 for 4 devices: by device first.
   order = np.arange(16).reshape(2, 4, 2).swapaxes(0, 1).ravel()
   indices = np.argsort(order).astype(np.int32).reshape(1, 2, 8)
