@@ -38,6 +38,7 @@ from ws_jax.bench import (
   LIBRARIES,
   Options,
   Table,
+  arms_of,
   cost,
   timing,
   worker,
@@ -52,7 +53,9 @@ _BATCH_SIZE = flags.DEFINE_list(
   "Numbers of examples in a step; a table for each.",
 )
 _ARMS = flags.DEFINE_list(
-  "arms", list(_DEFAULT.arms), "Arms to time; ratios are to the last of them."
+  "arms",
+  None,
+  "Arms to time; ratios are to the last of them. Default: those of the model.",
 )
 _ROUNDS = flags.DEFINE_integer(
   "rounds", None, "Number of times each contender is timed."
@@ -107,7 +110,8 @@ def options() -> Options:
     ValueError: an arm or a library is unknown, a setting has another form, or
       an extra is not installed.
   """
-  for arm in _ARMS.value:
+  arms = tuple(_ARMS.value or arms_of(_MODEL.value))
+  for arm in arms:
     names.lookup(ARMS, arm, "arm")
   for library in _AGAINST.value:
     names.lookup(LIBRARIES, library, "library")
@@ -118,7 +122,7 @@ def options() -> Options:
   return Options(
     model=_MODEL.value,
     batch_sizes=tuple(int(size) for size in _BATCH_SIZE.value),
-    arms=tuple(_ARMS.value),
+    arms=arms,
     rounds=_ROUNDS.value,
     steps=_STEPS.value,
     stacks=tuple(int(number) for number in _STACK.value),

@@ -10,10 +10,13 @@ import sys
 import numpy as np
 import pytest
 
+from ws_jax import models
 from ws_jax.bench import (
+  ARMS,
   BENCHMARKS,
   Options,
   Table,
+  arms_of,
   cost,
   micro,
   norm,
@@ -168,6 +171,15 @@ def test_cost_is_written_and_drawn(tmp_path):
   assert [arms.arm_of(row) for row in written] == ["GN+WS", "BN"] * 2
   assert "GN+WS" in (tmp_path / "summary.md").read_text()
   assert (tmp_path / "figure.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+  "model",
+  ["transformer_lm", "transformer_classifier"],  # the text CNN has all
+)
+def test_the_arms_of_a_model_are_some_that_it_has(model):
+  for arm in arms_of(model):
+    models.create(model, num_outputs=2, norm=ARMS[arm]["model.norm"])
 
 
 @pytest.mark.slow

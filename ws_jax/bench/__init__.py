@@ -41,6 +41,12 @@ LIBRARIES = {
 }
 
 DEFAULT_MODEL = "resnet20"
+# Where they are not `_IMAGES`.
+_ARMS_OF = {
+  "transformer_lm": ("LN", "LN+WS"),
+  "transformer_classifier": ("LN", "LN+WS"),
+  "text_cnn": ("no norm", "WS"),
+}
 
 Row = dict[str, Any]
 
@@ -86,6 +92,16 @@ class Options:
   settings: Mapping[str, Mapping[str, str]] = dataclasses.field(
     default_factory=dict
   )
+
+
+def arms_of(model: str | None) -> tuple[str, ...]:
+  """Returns the arms of a model that are timed by default.
+
+  Example:
+    >>> arms_of("text_cnn")
+    ('no norm', 'WS')
+  """
+  return _ARMS_OF.get(model or DEFAULT_MODEL, _IMAGES)
 
 
 @dataclasses.dataclass(frozen=True)
