@@ -263,6 +263,12 @@ def _test_train(case: Case) -> Problems:
   yield from _killed(case, data__name=_images(case.folder / "images.npz"))
 
 
+def _test_rows(case: Case) -> Problems:
+  """Kills a run whose log rows are thinned out again and again."""
+  images = _images(case.folder / "images.npz")
+  yield from _killed(case, data__name=images, train__keep_log_rows=3)
+
+
 def _test_stream(case: Case) -> Problems:
   """Kills training on images that are decoded meanwhile."""
   _jpegs(case.folder / "jpegs")
@@ -549,6 +555,7 @@ def _jpegs(folder: pathlib.Path) -> None:
 
 TESTS = {
   "train": _test_train,
+  "rows": _test_rows,
   "stream": _test_stream,
   "processes": _test_processes,
   "sigterm": _test_sigterm,

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 import ws_jax
 from tests import small
+from tests.quick import quick
 from ws_jax import data, tasks
 from ws_jax.data import place
 from ws_jax.layers.norm import NormSpec
@@ -108,7 +109,7 @@ def test_a_mesh_computes_what_one_device_does(layout, norm, micro_batches):
 @pytest.mark.parametrize("streamed", [True, False])
 def test_micro_batches_of_a_stream_stay_on_their_devices(streamed):
   """Taken by their indices, all images of the step went to every device."""
-  program = make((4, 1), streamed=streamed)
+  program = make((4, 1))
   task = dataclasses.replace(program.task, streamed=streamed)
   program = dataclasses.replace(program, task=task)
   by_example = sharding.by_example(program.mesh)
@@ -121,6 +122,24 @@ def test_micro_batches_of_a_stream_stay_on_their_devices(streamed):
   moves = "all-gather|all-to-all|collective-permute|all-reduce"
   moved = re.findall(rf"= u8\[[\d,]+\]\S* (?:{moves})", text)
   assert bool(moved) != streamed
+
+
+@pytest.mark.slow
+def test_a_task_of_the_users_own_gets_the_examples_of_a_stream():
+  """Its indices reached behind the end of each micro-batch but the first."""
+  # As a stream lays 2 micro-batches of 8 for 4 devices: by device first.
+  order = np.arange(16).reshape(2, 4, 2).swapaxes(0, 1).ravel()
+  indices = np.argsort(order).astype(np.int32).reshape(1, 2, 8)
+  images = {k: x[order] for k, x in small.images()["train"].items()}
+  states = []
+  for streamed in (True, False):
+    program = make((4, 1))
+    task = dataclasses.replace(program.task, streamed=streamed)
+    program = dataclasses.replace(program, task=task)
+    arrays = place.put(images, sharding.by_example(program.mesh))
+    train_step = quick(step.train_step, static_argnums=0)
+    states.append(train_step(program, fresh(program), arrays, indices[0]))
+  assert_close(states[0].params, states[1].params)
 
 
 def test_parameters_and_optimizer_state_are_stored_in_parts():

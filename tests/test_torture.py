@@ -42,7 +42,7 @@ def test_a_run_that_is_killed_ends_as_if_it_had_not_been(tmp_path):
 @pytest.mark.parametrize(
   "name",
   [
-    *("train", "stream", "processes", "sigterm"),
+    *("train", "rows", "stream", "processes", "sigterm"),
     *("sweep", "report", "disk", "bytes"),
   ],
 )

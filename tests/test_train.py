@@ -10,6 +10,7 @@ import pytest
 
 from ws_jax import config, data
 from ws_jax.base import disk
+from ws_jax.data import memory
 from ws_jax.train import backend, build, checkpoint, clock, loop, record
 from ws_jax.train import step as steps
 
@@ -125,6 +126,35 @@ def test_a_stopped_run_resumes_to_the_same_bits(
   assert (tmp_path / "metrics.jsonl").read_text() == (
     finished / "metrics.jsonl"
   ).read_text()
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    final_state(tmp_path, tiny()),
+    final_state(finished, tiny()),
+  )
+
+
+@pytest.mark.parametrize("when", [15, 30])
+def test_a_signal_ends_an_evaluation_which_then_comes_first(
+  finished, tmp_path, monkeypatch, when
+):
+  """A scheduler waits for seconds, and an evaluation may take minutes."""
+  batches, evaluations = memory.MemorySource.batches, iter((15, 30))
+
+  def signalled(source, size):
+    if next(evaluations) == when:
+      os.kill(os.getpid(), signal.SIGTERM)
+    yield from batches(source, size)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(memory.MemorySource, "batches", signalled)
+    with pytest.raises(loop.Interrupted, match=f"after step {when}: .*SIGT"):
+      loop.train_and_evaluate(tiny(), tmp_path)
+  assert record.read_metrics(tmp_path)[-1].keys() >= {"train/loss"}
+  loop.train_and_evaluate(tiny(), tmp_path)
+  assert (tmp_path / "metrics.jsonl").read_text() == (
+    finished / "metrics.jsonl"
+  ).read_text()
+  assert json.loads((tmp_path / "status.json").read_text())["status"] == "done"
   jax.tree.map(
     np.testing.assert_array_equal,
     final_state(tmp_path, tiny()),

@@ -3,7 +3,7 @@
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 _CAUGHT = (signal.SIGTERM, signal.SIGINT)
@@ -30,6 +30,14 @@ def stop_on_first() -> Iterator[Stop]:
 
   with _handled(receive):
     yield stop
+
+
+def until(stop: Stop, items: Iterable[Any]) -> Iterator[Any]:
+  """Yields items until a signal has come."""
+  for item in items:
+    if stop.signum is not None:
+      return
+    yield item
 
 
 @contextlib.contextmanager

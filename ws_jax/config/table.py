@@ -195,8 +195,14 @@ KEYS = {
     2, "checkpoints that are kept, in case one breaks; 0: none are written"
   ),
   "train.log_every_steps": key.integer(50, "steps between log rows", low=1),
+  "train.keep_log_rows": key.integer(
+    None, "training rows to which older ones are thinned out; none: all", low=2
+  ),
   "train.divergence_factor": key.number(
     20.0, "a loss this many times the first is divergence", above=0
+  ),
+  "train.divergence_patience": key.integer(
+    0, "log rows within which such a loss may come back, and is a spike then"
   ),
 }
 

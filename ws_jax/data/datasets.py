@@ -17,7 +17,7 @@ import dataclasses
 
 import numpy as np
 
-from ws_jax.data import arrays, labels, sources, splits
+from ws_jax.data import arrays, labels, sources, splits, values
 from ws_jax.data.request import Arrays, Request, Source
 from ws_jax.data.stream import Stream, open_stream
 
@@ -128,9 +128,11 @@ def load(request: Request) -> Dataset:
   parts = splits.ranges(request, source.splits, source.sizes)
   whole = {}
   for split, content in source.read().items():
+    for key in (source.input_key, source.label_key):
+      values.check_range(content[key], source.name, split, key)
     whole[split] = arrays.finish(content, source.input_key, source.label_key)
-    values = whole[split][source.label_key]
-    labels.check(values, source.name, split, source.num_classes)
+    targets = whole[split][source.label_key]
+    labels.check(targets, source.name, split, source.num_classes)
   train, test = (
     {key: array[part.start : part.stop] for key, array in whole[split].items()}
     for split, part in zip(source.splits, parts, strict=True)
@@ -141,6 +143,7 @@ def load(request: Request) -> Dataset:
     source.num_classes,
     f"{source.name}: train_split={request.train_split!r}",
   )
+  labels.warn_of_one(train[source.label_key], source.num_classes, source.name)
   mean, std = _statistics(source, train[source.input_key])
   return Dataset(_info(request, source), train, test, mean, std)
 

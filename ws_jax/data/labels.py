@@ -87,6 +87,20 @@ def _refuse(
     )
 
 
+def warn_of_one(
+  values: np.ndarray, num_classes: int | None, where: str
+) -> None:
+  """Warns if all training examples are of one class of several."""
+  if (
+    num_classes is not None and num_classes > 1 and (values == values[0]).all()
+  ):
+    logging.warning(
+      "%s: every training example is of class %d: nothing else can be learned",
+      where,
+      values[0],
+    )
+
+
 def warn_of_unseen(
   whole: np.ndarray, cut: np.ndarray, num_classes: int | None, what: str
 ) -> None:

@@ -179,7 +179,8 @@ def _statistics(
   if mean is None or std is None or callable(mean) or not len(mean):
     return None
   mean, std = tuple(map(float, mean)), tuple(map(float, std))
-  if not len(mean) == len(std) == shape[-1] or min(std) <= 0:
+  finite = np.isfinite([*mean, *std]).all()
+  if not len(mean) == len(std) == shape[-1] or min(std) <= 0 or not finite:
     raise DataError(
       f"{where}: mean={mean} and std={std} must be one number for each of the "
       f"{shape[-1]} channels, and std above 0"

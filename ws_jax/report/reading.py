@@ -189,14 +189,9 @@ def read_history(
   workdir: pathlib.Path, names: Sequence[str]
 ) -> gallery.History:
   """Returns what a run logged under the given names; finite values only."""
-  lines = record.read_metrics(workdir)
-  history = {}
-  for name in names:
-    points = [
-      (line["step"], line[name])
-      for line in lines
-      if line.get(name) is not None and math.isfinite(line[name])
-    ]
-    if points:
-      history[name] = np.array(points, float).T
-  return history
+  points: dict[str, list[tuple[int, float]]] = {name: [] for name in names}
+  for row in record.iterate(workdir):  # one by one: there may be a million
+    for name in names:
+      if row.get(name) is not None and math.isfinite(row[name]):
+        points[name].append((row["step"], row[name]))
+  return {name: np.array(x, float).T for name, x in points.items() if x}

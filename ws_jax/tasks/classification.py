@@ -1,8 +1,31 @@
 """The loss and the metric that all tasks of classification share."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
+
+from ws_jax.data import values
+
+
+def check(dataset: Any) -> None:
+  """Refuses data of which nothing can be learned, before a step is compiled.
+
+  Args:
+    dataset: The data, as `ws_jax.data.load` returns them; or what `status.json`
+      says of them, without examples, which passes.
+
+  Raises:
+    ValueError: there is one class, or an input is not finite.
+  """
+  info = dataset.info
+  if dataset.train and info.num_classes == 1:
+    raise ValueError(
+      f"data set {info.name!r} has one class, so that every answer is right:"
+      " needed are two or more"
+    )
+  values.check_finite(dataset)
 
 
 def sums(

@@ -37,7 +37,9 @@ class ImageClassification:
       arXiv:1710.09412); 0 for none.
     cutmix: Parameter of that of CutMix (Yun et al. 2019, arXiv:1905.04899); 0
       for none.
-    streamed: Whether the arrays of a step hold its examples alone, in order.
+    streamed: Whether the arrays of a step hold its examples alone, laid out as
+      by `ws_jax.data.stream.source`; then `batch` gets those of a micro-batch,
+      in order. A task without this field takes examples by their indices.
     input_key: Name of the inputs in the data.
     label_key: Name of the labels in the data.
   """
@@ -83,8 +85,8 @@ class ImageClassification:
       **settings: Values of `KEYS`; augmentation is for images alone.
 
     Raises:
-      ValueError: the labels are not class numbers, or `resize` is smaller than
-        `size`.
+      ValueError: the labels are not class numbers, or all of one class; an
+        input is not finite; or `resize` is smaller than `size`.
     """
     info = dataset.info
     if info.num_classes is None:
@@ -93,6 +95,7 @@ class ImageClassification:
         " so it cannot be classified; choose data.label_key, or a task.name of"
         " your own"
       )
+    classification.check(dataset)
     size, resize = settings.get("size"), settings.get("resize")
     if resize is not None and (size is None or resize < size):
       raise ValueError(
@@ -130,15 +133,6 @@ class ImageClassification:
     batch["other_labels"] = labels[::-1]
     batch["share"] = jnp.full(labels.shape, share, jnp.float32)
     return batch
-
-  def _resized(self, images: jax.Array, key: jax.Array | None) -> jax.Array:
-    """Returns images of the size that the model sees."""
-    if self.size is None:
-      return images
-    if key is None or self.resize is None:
-      return augment.resize(images, self.size)
-    images = augment.resize(images, self.resize)
-    return augment.random_window(jax.random.fold_in(key, 3), images, self.size)
 
   def _take(self, array: jax.Array, indices: jax.Array) -> jax.Array:
     """Returns the examples at `indices`.

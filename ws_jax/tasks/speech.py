@@ -126,6 +126,7 @@ class KeywordSpotting:
     settings = {name: key.default for name, key in cls.KEYS.items()} | settings
     info, rate = dataset.info, settings["sample_rate"]
     _check_data(dataset, rate)
+    classification.check(dataset)
     names.lookup(NORMALIZATIONS, settings["normalize"], "normalization")
     if dataset.train or "/" not in settings["noise"]:
       _check_noise(settings["noise"])

@@ -75,6 +75,7 @@ class TextClassification:
     info = dataset.info
     if not info.tokenizer or info.num_classes is None:
       raise ValueError(f"data set {info.name!r} is no text with labels")
+    classification.check(dataset)
     return cls(
       tokenizer=info.tokenizer,
       num_inputs=tokenizers.load(info.tokenizer).size,

@@ -308,7 +308,6 @@ def build_program(
     optimizer=optimizer or build_optimizer(config),
     mesh=sharding.make_mesh(config.mesh.model),
     sharded=config.mesh.params == "sharded",
-    streamed=dataset.stream is not None,
     convention=convention if config.model.ws else None,
     ws_where=_ws_where(config.model, model),
     ws_axes=config.model.ws_axes,
@@ -365,6 +364,8 @@ def check_program(
       key=jax.random.key(1),
     )
     mask = jnp.ones(indices.shape, jnp.float32)
+    if isinstance(program.task, tuple(tasks.TASKS.values())):
+      _check_outputs(program, dataset, outputs)
     sums = program.task.sums(outputs, batch, mask, True)
     return state, new, sums
 
@@ -387,6 +388,22 @@ def check_program(
     raise ValueError(
       f"sums of task {type(program.task).__name__} has {sorted(sums)}, but must"
       f" have {sorted(wanted)}"
+    )
+
+
+def _check_outputs(
+  program: step.Program, dataset: data.Dataset, outputs: Any
+) -> None:
+  """Refuses a model with fewer outputs than there are classes or tokens.
+
+  A label without an output would count as an answer that costs nothing.
+  """
+  wanted = getattr(program.task, "num_outputs", None) or dataset.num_classes
+  shape = getattr(outputs, "shape", None)
+  if wanted and shape is not None and (not shape or shape[-1] < wanted):
+    raise ValueError(
+      f"the model has outputs {list(shape)}, and there are {wanted} classes:"
+      f" needed is [..., {wanted}]"
     )
 
 

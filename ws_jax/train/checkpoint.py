@@ -83,6 +83,11 @@ class Checkpoints:
     if keep and folder.is_dir() and processes.first():
       _clean(self._folder)
 
+  @property
+  def folder(self) -> pathlib.Path:
+    """Folder of all of them."""
+    return self._folder
+
   def latest(self) -> int | None:
     """Returns the newest step on disk, or None."""
     found = steps.steps(self._folder) if self._keep else []

@@ -23,6 +23,7 @@ from ws_jax.train import (
   backend,
   build,
   checkpoint,
+  nonfinite,
   optim,
   predictions,
   processes,
@@ -44,6 +45,7 @@ _MAY_CHANGE = (
   "train.checkpoint_every_epochs",
   "train.checkpoint_every_steps",
   "train.keep_checkpoints",
+  "train.keep_log_rows",
 )
 
 
@@ -108,7 +110,8 @@ def train_and_evaluate(
   Raises:
     ConfigError: the configuration cannot be run, or not in this workdir, which
       another process may hold. Raised before anything is compiled or written;
-      or no checkpoint there is whole.
+      or no checkpoint there is whole. Later, if the loss is not finite since
+      the data, or the parameters before the first step, are not.
     OSError: the disk is full, broken or read-only, or the workdir is gone.
     Diverged: the loss left its bounds; recorded in `status.json`.
     Interrupted: SIGTERM or SIGINT came; the state has been saved.
@@ -153,7 +156,8 @@ def train_stack(
   Example:
     >>> from ws_jax import config
     >>> c = config.apply(config.default(), {"train.epochs": 0.1})
-    >>> two = [config.apply(c, {"optim.learning_rate": x}) for x in (0.1, 0.4)]
+    >>> two = [c.copy_and_resolve_references() for _ in range(2)]
+    >>> two[1].optim.base_learning_rate = 0.4
     >>> train_stack(two, ["/tmp/a", "/tmp/b"])  # doctest: +SKIP
     [{'train/loss': 0.81, ...}, {'train/loss': 0.66, ...}]
   """
@@ -194,7 +198,7 @@ def _train(
       _loop(members, stop)
     for member in _live(members):
       member.checkpoints.close()  # what is not on disk is not done
-      member.run.status("done")
+      member.run.status("done", reason=_odd(member.run.metrics))
       member.outcome = member.run.metrics
     return [member.outcome for member in members]
   except Diverged as error:
@@ -244,6 +248,12 @@ def _member(setup: build.Setup, workdir: pathlib.Path, runs: int) -> _Member:
   return _Member(setup, run, checkpoints)
 
 
+def _odd(metrics: dict[str, float]) -> str:
+  """Returns which metrics of the last evaluation are not finite, in words."""
+  ours = {name: x for name, x in metrics.items() if name.startswith("eval/")}
+  return ", ".join(f"{k} is {x}" for k, x in ours.items() if not np.isfinite(x))
+
+
 def _live(members: Sequence[_Member]) -> list[_Member]:
   """Returns the runs that have not ended."""
   return [member for member in members if member.outcome is None]
@@ -262,7 +272,7 @@ def _loop(members: Sequence[_Member], stop: signals.Stop) -> None:
   """Trains, logs, evaluates, saves: in that order at each step that is due."""
   setup, runs = members[0].setup, len(members)
   program, source, train = setup.program, setup.source, setup.config.train
-  block, config = setup.block, setup.config
+  block = setup.block
   if runs > 1:
     source = stack.Sources([member.setup.source for member in members])
     block = block or 1
@@ -276,7 +286,10 @@ def _loop(members: Sequence[_Member], stop: signals.Stop) -> None:
     "save": train.checkpoint_every_steps,
     "end": train.steps,
   }
-  while step < train.steps and _live(members):
+  signum = None
+  if step and _owes(members, step):
+    signum = _evaluate(members, program, state, source, step, stop)
+  while step < train.steps and _live(members) and not signum:
     left = min(every - step % every for every in due.values())
     num_steps = min(left, block or 1)
     arrays, indices = source.block(step, num_steps)
@@ -289,20 +302,54 @@ def _loop(members: Sequence[_Member], stop: signals.Stop) -> None:
     signum = processes.agree(stop.signum)
     if now & {"log", "end"}:
       with _timed(members, "train"):
-        _write(members, program, state, step)
-        state = _reset(state)
-    if now & {"evaluate", "end"} and _live(members):
-      with _timed(members, "eval"):
-        batches = source.batches(config.data.eval_batch_size)
-        answers = [] if "end" in now else None
-        metrics = steps.evaluate(program, state, batches, answers)
-      _keep(members, metrics, answers, step)
+        came_back = _write(members, program, state, step)
+        state = _reset(state, came_back or ())
+    if now & {"evaluate", "end"} and _live(members) and not signum:
+      signum = _evaluate(members, program, state, source, step, stop)
     if now & {"save", "end"} or signum:
       _save(members, state, step)
-    if signum:
-      for member in members:
-        member.checkpoints.close()
-      raise Interrupted(step, signum)
+  if signum:
+    for member in members:
+      member.checkpoints.close()
+    raise Interrupted(step, signum)
+
+
+def _evaluate(
+  members: Sequence[_Member],
+  program: steps.Program,
+  state: steps.TrainState,
+  source: Any,
+  step: int,
+  stop: signals.Stop,
+) -> int | None:
+  """Evaluates each run, unless a signal comes meanwhile.
+
+  One that goes on then begins with this evaluation, as `_owes` tells. Several
+  processes take it to its end: they would have to agree at each batch.
+
+  Returns:
+    The signal that came.
+  """
+  config = members[0].setup.config
+  with _timed(members, "eval"):
+    batches = source.batches(config.data.eval_batch_size)
+    if not processes.several():
+      batches = signals.until(stop, batches)
+    answers = [] if step == config.train.steps else None
+    metrics = steps.evaluate(program, state, batches, answers)
+  signum = processes.agree(stop.signum)
+  if signum is None or processes.several():
+    _keep(members, state, metrics, answers, step)
+  return signum
+
+
+def _owes(members: Sequence[_Member], step: int) -> bool:
+  """Returns whether a signal kept runs from an evaluation that was due."""
+  train = members[0].setup.config.train
+  due = step == train.steps or step % train.eval_every_steps == 0
+  missing = any(member.run.evaluated != step for member in members)
+  # Process 0 alone knows which rows stay.
+  return bool(processes.agree(int(due and missing and processes.first())))
 
 
 def _begin(members: Sequence[_Member]) -> tuple[steps.TrainState, int]:
@@ -330,10 +377,13 @@ def _write(
   program: steps.Program,
   state: steps.TrainState,
   step: int,
-) -> None:
+) -> list[bool]:
   """Writes a row of each run, and ends those that have diverged.
 
   A row has the means since the last one, and the learning rate.
+
+  Returns:
+    Whether the loss of each was out of bounds, and has come back.
   """
   last = steps.number(program, step - 1)
   rate = _learning_rate(program.optimizer, state.opt_state, last)
@@ -341,43 +391,101 @@ def _write(
     params=None, model_state=None, opt_state=None, ema_params=None
   )
   seen = stack.parts(jax.device_get((few, rate)), len(members))
-  for member, (state, rate) in zip(members, seen, strict=True):
+  came_back = [False] * len(members)
+  for i, (member, (state, rate)) in enumerate(zip(members, seen, strict=True)):
     if member.outcome is not None:
       continue
     metrics = steps.means(state.sums) | steps.means(state.motion)
     metrics["learning_rate"] = float(rate)
     metrics["first_loss"] = float(state.first_loss)
+    verdict = _verdict(member.setup, state, metrics["loss"], step)
+    if verdict == "spike":
+      came_back[i] = True
+      metrics["spike_step"] = int(state.diverged_at)
+      metrics["spike_loss"] = float(state.diverged_loss)
     member.run.write({f"train/{name}": x for name, x in metrics.items()})
-    if int(state.diverged_at) >= 0:
-      member.diverge(_divergence(program, state))
+    if verdict == "diverged":
+      member.diverge(_divergence(member, program, state))
+  return came_back
 
 
-def _divergence(program: steps.Program, state: steps.TrainState) -> Diverged:
-  """Returns what was out of bounds since the last row."""
+def _verdict(
+  setup: build.Setup, state: steps.TrainState, loss: float, step: int
+) -> str:
+  """Returns what a loss that was out of bounds is by now.
+
+  Args:
+    setup: The run.
+    state: What its state says of divergence, in host memory.
+    loss: Mean training loss since the last row.
+    step: Number of steps done.
+
+  Returns:
+    "" if there was none, or for it to be seen in the next row; "spike" if the
+    loss has come back; "diverged".
+  """
+  train, at = setup.config.train, int(state.diverged_at)
+  if at < 0:
+    return ""
+  if not train.divergence_patience or not np.isfinite(state.diverged_loss):
+    return "diverged"
+  if loss <= setup.program.divergence_factor * float(state.first_loss):
+    return "spike"
+  rows = (step - 1) // train.log_every_steps - at // train.log_every_steps
+  waits = rows < train.divergence_patience and np.isfinite(loss)
+  return "" if waits else "diverged"
+
+
+def _divergence(
+  member: _Member, program: steps.Program, state: steps.TrainState
+) -> Diverged:
+  """Returns what was out of bounds since the last row.
+
+  Raises:
+    ConfigError: the data, or the first parameters, hold what is not finite.
+  """
   loss, first = float(state.diverged_loss), float(state.first_loss)
-  reason = f"training loss is {loss:.4g}"
+  at, reason = int(state.diverged_at), f"training loss is {loss:.4g}"
   if np.isfinite(loss):
-    reason += (
-      f", over {program.divergence_factor:g} times the first, {first:.3g}"
-    )
-  return Diverged(int(state.diverged_at), reason)
+    bound = f"{program.divergence_factor:g} times the first, {first:.3g}"
+    return Diverged(at, f"{reason}, over {bound}")
+  found = nonfinite.find(member.setup, member.checkpoints, at)
+  return _explained(at, reason, found)
+
+
+def _explained(at: int, reason: str, found: nonfinite.Found | None) -> Diverged:
+  """Returns a divergence with what was not finite first.
+
+  Raises:
+    ConfigError: the run was given it, and has not diverged.
+  """
+  if found is None:
+    return Diverged(at, reason)
+  if found.given:
+    raise config_lib.ConfigError(f"{reason} at step {at}, as {found.reason}")
+  return Diverged(at, f"{reason}; first {found.reason}")
 
 
 def _keep(
   members: Sequence[_Member],
+  state: steps.TrainState,
   metrics: dict[str, Any],
   answers: list[jax.Array] | None,
   step: int,
 ) -> None:
   """Writes what an evaluation found of each run, and its last answers."""
   found = stack.parts((metrics, answers), len(members))
-  for member, (metrics, answers) in zip(members, found, strict=True):
+  for i, (member, (metrics, answers)) in enumerate(
+    zip(members, found, strict=True)
+  ):
     if member.outcome is not None:
       continue
     member.run.write({f"eval/{name}": float(x) for name, x in metrics.items()})
     if not np.isfinite(metrics["loss"]):
-      loss = float(metrics["loss"])
-      member.diverge(Diverged(step, f"evaluation loss is {loss}"))
+      reason = f"evaluation loss is {float(metrics['loss'])}"
+      own = stack.parts(state, len(members))[i]
+      why = nonfinite.find_in_evaluation(member.setup, own)
+      member.diverge(_explained(step, reason, why))
     elif answers:
       info = member.setup.dataset.info
       member.run.keep(predictions.gather(answers, info))
@@ -389,8 +497,16 @@ def _save(
   """Starts to write the state of each run that has not ended."""
   states = stack.parts(state, len(members))
   for member, one in zip(members, states, strict=True):
-    if member.outcome is None:
+    if member.outcome is None and not _is_lost(one):
       member.checkpoints.save(step, one)
+
+
+def _is_lost(state: steps.TrainState) -> bool:
+  """Returns whether nothing can be made of a state: its loss is not finite.
+
+  The next row ends its run. Until then the newest checkpoint is a sound one.
+  """
+  return int(state.diverged_at) >= 0 and not np.isfinite(state.diverged_loss)
 
 
 @contextlib.contextmanager
@@ -406,9 +522,17 @@ def _debugged(step: int) -> Iterator[None]:
     raise Diverged(step, f"{what} ({at})") from error
 
 
-def _reset(state: steps.TrainState) -> steps.TrainState:
-  """Returns the state with its sums at zero."""
+def _reset(
+  state: steps.TrainState, came_back: Sequence[bool]
+) -> steps.TrainState:
+  """Returns the state with its sums at zero, and spikes forgotten."""
   zero = lambda x: place.put(np.zeros(x.shape, x.dtype), x.sharding)
+  if any(came_back):
+    at = state.diverged_at
+    calm = np.asarray(came_back).reshape(at.shape)
+    now = np.where(calm, np.int32(-1), jax.device_get(at))
+    sharding: Any = at.sharding
+    state = state.replace(diverged_at=place.put(now, sharding))
   return state.replace(
     sums=jax.tree.map(zero, state.sums),
     motion=jax.tree.map(zero, state.motion),

@@ -18,18 +18,22 @@ from ws_jax.base import numerics
 from ws_jax.base.disk import (
   NO_LOCKS,
   clean,
-  from_json,
   holder,
   locked,
   overwrite_json,
   read_json,
-  to_json,
   write_json,
-  write_text,
 )
-from ws_jax.train.events import Events
+from ws_jax.train.history import (
+  MetricWriter,
+  iterate,
+  newest,
+  read_metrics,
+)
 from ws_jax.train.predictions import Predictions
 from ws_jax.train.progress import Progress
+
+__all__ = ["MetricWriter", "Run", "about", "iterate", "read_metrics"]
 
 
 class Run:
@@ -43,6 +47,9 @@ class Run:
     clock: Clock whose seconds `status.json` tells.
     metric: Name of the metric that the progress line shows.
     writes: Whether this process writes; of several only one does.
+
+  Attributes:
+    evaluated: Step of the last evaluation of an earlier attempt, once started.
 
   Raises:
     ValueError: the folder holds a run of another configuration, or files that
@@ -63,7 +70,10 @@ class Run:
     self.workdir = pathlib.Path(workdir)
     self.clock = clock
     self.metrics: dict[str, float] = {}
+    self.evaluated: int | None = None
     self._about, self._steps, self._writes = about, config.train.steps, writes
+    self._keep_rows = config.train.keep_log_rows
+    self._every = config.train.log_every_steps
     self._shown = {
       f"{split}/{name}"
       for split in ("train", "eval")
@@ -114,11 +124,12 @@ class Run:
     self._step = step
     self._compare_machines(step)
     if self._writes:
-      self._writer = MetricWriter(self.workdir, step)
+      self._writer = MetricWriter(
+        self.workdir, step, keep=self._keep_rows, every=self._every
+      )
       self._progress = Progress(self._steps, step, self._name)
-    for row in read_metrics(self.workdir):
-      self.metrics.update(row)
-    self.metrics.pop("step", None)
+    metrics, self.evaluated = newest(self.workdir)
+    self.metrics |= metrics
     self.status("running")
 
   def _compare_machines(self, step: int) -> None:
@@ -243,47 +254,3 @@ def _status(path: pathlib.Path) -> dict[str, Any]:
 def _same(old: Any, new: Any) -> bool:
   """Compares two values as JSON, which has no tuples, stores them."""
   return json.dumps(old, default=str) == json.dumps(new, default=str)
-
-
-class MetricWriter:
-  """Appends rows to `metrics.jsonl` and to TensorBoard events.
-
-  Args:
-    workdir: Folder of the run.
-    step: Step that it goes on from; later rows of an earlier attempt are
-      dropped, so that a resumed run leaves what an uninterrupted one would.
-  """
-
-  def __init__(self, workdir: pathlib.Path, step: int):
-    path = workdir / "metrics.jsonl"
-    if path.exists():
-      kept = [row for row in read_metrics(workdir) if row["step"] <= step]
-      write_text(path, "".join(to_json(row) + "\n" for row in kept))
-    self._file = path.open("a", encoding="utf-8")
-    self._events = Events(workdir, step)
-
-  def write(self, step: int, metrics: Mapping[str, float]) -> None:
-    """Writes one row, `step` and the metrics, and flushes it."""
-    self._file.write(to_json({"step": step, **metrics}) + "\n")
-    self._file.flush()
-    self._events.write(step, metrics)
-
-  def close(self) -> None:
-    """Closes both files."""
-    self._file.close()
-    self._events.close()
-
-
-def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
-  """Returns the rows of `metrics.jsonl`, but for any that is cut or damaged."""
-  path = workdir / "metrics.jsonl"
-  rows = []
-  text = path.read_text("utf-8", "replace") if path.exists() else ""
-  for line in text.splitlines():
-    try:
-      row = from_json(line)
-    except ValueError:
-      continue
-    if isinstance(row, dict) and isinstance(row.get("step"), int):
-      rows.append(row)
-  return rows

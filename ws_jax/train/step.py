@@ -105,8 +105,6 @@ class Program:
     ema_decay: Decay of `ema_params`, or None.
     divergence_factor: A loss above this many times the first is divergence.
     sharded: Whether parameters and optimizer state are split over `data`, too.
-    streamed: Whether the arrays of a step hold its own examples and no others,
-      as `ws_jax.data.stream.source` lays them.
   """
 
   task: Any
@@ -122,7 +120,6 @@ class Program:
   ema_decay: float | None = None
   divergence_factor: float = 20.0
   sharded: bool = False
-  streamed: bool = False
 
 
 def effective_params(program: Program, params: PyTree) -> PyTree:
@@ -255,9 +252,8 @@ def accumulate(
   number: jax.Array | int,
 ) -> Partial:
   """Adds micro-batch `number` (from 0): the examples at `indices` [B]."""
-  key = jax.random.fold_in(jax.random.key(state.seed), state.step)
-  batch_key, model_key = jax.random.split(jax.random.fold_in(key, number))
-  if program.streamed:
+  batch_key, model_key = keys(state, number)
+  if getattr(program.task, "streamed", False):
     arrays = _part_of_each_device(program, arrays, len(indices), number)
   batch = _split(program, program.task.batch(arrays, indices, batch_key))
 
@@ -285,14 +281,29 @@ def accumulate(
   )
 
 
-def finish(program: Program, state: TrainState, partial: Partial) -> TrainState:
-  """Pulls the summed gradient back through WS and updates the parameters."""
+def keys(
+  state: TrainState, number: jax.Array | int
+) -> tuple[jax.Array, jax.Array]:
+  """Returns the random keys of the batch and the model, of a micro-batch."""
+  key = jax.random.fold_in(jax.random.key(state.seed), state.step)
+  batch_key, model_key = jax.random.split(jax.random.fold_in(key, number))
+  return batch_key, model_key
+
+
+def gradient(program: Program, state: TrainState, partial: Partial) -> PyTree:
+  """Returns the gradient of the mean loss by the raw parameters."""
   count = jnp.maximum(partial.sums["count"], 1.0)
   standardize = functools.partial(effective_params, program)
   _, pull_back = jax.vjp(standardize, state.params)
   (grads,) = pull_back(jax.tree.map(lambda g: g / count, partial.grads))
+  return grads
+
+
+def finish(program: Program, state: TrainState, partial: Partial) -> TrainState:
+  """Pulls the summed gradient back through WS and updates the parameters."""
+  count = jnp.maximum(partial.sums["count"], 1.0)
   params, opt_state = program.optimizer.update(
-    grads, state.opt_state, state.params
+    gradient(program, state, partial), state.opt_state, state.params
   )
   ema_params = state.ema_params
   if program.ema_decay is not None:
@@ -300,7 +311,10 @@ def finish(program: Program, state: TrainState, partial: Partial) -> TrainState:
     ema_params = jax.tree.map(mix, ema_params, params)
   loss = partial.sums["loss"] / count
   first = jnp.where(state.step == 0, loss, state.first_loss)
-  out = ~jnp.isfinite(loss) | (loss > program.divergence_factor * first)
+  # Of a loss that began at 0 or below, as a log-likelihood, no multiple says
+  # anything.
+  far = (first > 0) & (loss > program.divergence_factor * first)
+  out = ~jnp.isfinite(loss) | far
   newly = (state.diverged_at < 0) & out
   state = state.replace(
     step=state.step + 1,

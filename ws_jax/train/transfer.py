@@ -16,7 +16,7 @@ import numpy as np
 from ws_jax import weights
 from ws_jax.base import names
 from ws_jax.core.kernels import by_path, path_string
-from ws_jax.data import place
+from ws_jax.data import place, values
 from ws_jax.train import calling
 from ws_jax.train.step import Program, TrainState, init_params
 
@@ -147,8 +147,8 @@ def start_from(
       Transfer starts a new head there.
 
   Raises:
-    ValueError: an array is missing, of another shape, or has no place; the
-      message lists the paths.
+    ValueError: an array is missing, of another shape, not finite, or has no
+      place; the message lists the paths.
   """
   left = (*skip, *zero)
   params = _exchanged("params", state.params, given["params"], left)
@@ -204,6 +204,12 @@ def _matched(
     f"{name} is of shape {list(arrays[name].shape)}, not {list(leaf.shape)}"
     for name, leaf in wanted.items()
     if name in arrays and arrays[name].shape != leaf.shape
+  ]
+  flat = lambda name: np.asarray(arrays[name]).astype(np.float32).reshape(-1)
+  problems += [
+    f"{name} holds {found[1]}"
+    for name in wanted.keys() & arrays.keys()
+    if (found := values.first_not_finite(flat(name)))
   ]
   if problems:
     problems.sort()

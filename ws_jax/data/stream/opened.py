@@ -190,6 +190,7 @@ def _open_prepared(
   if kind not in _RECORDS:
     raise DataError(f"{path} is stored as {kind}, not {' or '.join(_RECORDS)}")
   keys = _keys(path, info, request, tfds)
+  label = info.features[keys[1]]
   pair = splits.choose(request, info.splits, str(path))
   records: dict[str, Records] = {}
   for split in dict.fromkeys(pair):
@@ -197,7 +198,7 @@ def _open_prepared(
     if kind == "tfrecord":
       kept = path / f"{split}.ws_jax_index.npz"
       index = shards.tfrecord_index(files, kept, report)
-      records[split] = Packed(files, index, keys)
+      records[split] = Packed(files, index, keys, label.num_classes)
     else:
       whole = [
         _is_whole(*one, report) for one in zip(files, sizes, strict=True)
@@ -206,8 +207,7 @@ def _open_prepared(
       sizes = [size for size, fine in zip(sizes, whole, strict=True) if fine]
       if not files:
         raise DataError(f"{path}: no file of {split!r} can be read")
-      records[split] = ArrayRecords(files, sizes, keys)
-  label = info.features[keys[1]]
+      records[split] = ArrayRecords(files, sizes, keys, label.num_classes)
   # TFDS calls classes without names "0", "1", ...
   unnamed = tuple(label.names) == tuple(map(str, range(label.num_classes)))
   classes = () if unnamed else tuple(label.names)

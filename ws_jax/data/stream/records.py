@@ -74,6 +74,7 @@ class Packed:
       `name` is what to call the image. Without `label` each piece is a record
       of TFDS that holds image and label.
     keys: the keys of image and label in such a record.
+    num_classes: the number of classes, if the labels are to be checked.
   """
 
   def __init__(
@@ -81,9 +82,10 @@ class Packed:
     paths: list[pathlib.Path],
     index: dict[str, np.ndarray],
     keys: tuple[str, str] = ("", ""),
+    num_classes: int | None = None,
   ):
     self._paths = [os.fspath(path) for path in paths]
-    self._index, self._keys = index, keys
+    self._index, self._keys, self._classes = index, keys, num_classes
 
   def __len__(self) -> int:
     return len(self._index["shard"])
@@ -107,7 +109,7 @@ class Packed:
       raise DataError(f"is cut off: {len(piece)} bytes of {size} are there")
     if "label" in self._index:
       return piece, int(self._index["label"][index])
-    return parse_example(piece, self._keys)
+    return parse_example(piece, self._keys, self._classes)
 
 
 class ArrayRecords:
@@ -117,14 +119,20 @@ class ArrayRecords:
     paths: the files.
     sizes: the number of records in each.
     keys: the keys of image and label in a record.
+    num_classes: the number of classes, if the labels are to be checked.
   """
 
   def __init__(
-    self, paths: list[pathlib.Path], sizes: list[int], keys: tuple[str, str]
+    self,
+    paths: list[pathlib.Path],
+    sizes: list[int],
+    keys: tuple[str, str],
+    num_classes: int | None = None,
   ):
     from array_record.python import array_record_data_source as source
 
     self._paths, self._keys = [os.fspath(path) for path in paths], keys
+    self._classes = num_classes
     self._ends = np.cumsum(sizes)
     # With their sizes, so that it need not open all of them to count.
     spans = [
@@ -145,18 +153,21 @@ class ArrayRecords:
       record = self._source[index]
     except Exception as error:  # Its reader raises RuntimeError and others.
       raise DataError(f"cannot be read: {_line(error)}") from error
-    return parse_example(record, self._keys)
+    return parse_example(record, self._keys, self._classes)
 
 
-def parse_example(record: bytes, keys: tuple[str, str]) -> tuple[bytes, int]:
+def parse_example(
+  record: bytes, keys: tuple[str, str], num_classes: int | None = None
+) -> tuple[bytes, int]:
   """Returns the image and the label of a record of TFDS.
 
   Args:
     record: the bytes of a `tf.train.Example`.
     keys: the keys of image and label.
+    num_classes: the number of classes, if the label is to be checked.
 
   Raises:
-    DataError: it is no such record, or lacks a key.
+    DataError: it is no such record, lacks a key, or its label is no class.
   """
   from tensorflow_datasets.proto import tf_example_pb2
 
@@ -164,9 +175,12 @@ def parse_example(record: bytes, keys: tuple[str, str]) -> tuple[bytes, int]:
   try:
     features = message.Example.FromString(record).features.feature
     image, label = (features[key] for key in keys)
-    return image.bytes_list.value[0], int(label.int64_list.value[0])
+    found = image.bytes_list.value[0], int(label.int64_list.value[0])
   except Exception as error:  # Protobuf raises what its parser raises.
     raise DataError(f"is no record of TFDS: {_line(error)}") from error
+  if num_classes is not None and not 0 <= found[1] < num_classes:
+    raise DataError(f"has label {found[1]}, which is not in [0, {num_classes})")
+  return found
 
 
 def _line(error: Exception) -> str:
