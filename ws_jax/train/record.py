@@ -217,7 +217,8 @@ def _same_run(workdir, config, may_change, finished) -> None:
       " that one."
     ) from error
   new = config_lib.flatten(config)
-  longer = finished and new["train.steps"] > old["train.steps"]
+  steps = old["train.steps"]
+  longer = finished and steps is not None and new["train.steps"] > steps
   allowed = {*may_change, *(("train.steps", "train.epochs") if longer else ())}
   changed = [
     f"{key} was {old.get(key)!r}, is {new.get(key)!r}"
@@ -232,12 +233,21 @@ def _same_run(workdir, config, may_change, finished) -> None:
 
 
 def _status(path: pathlib.Path) -> dict[str, Any]:
-  """Returns what an earlier attempt wrote; it is only informative."""
+  """Returns what an earlier attempt wrote; it is only informative.
+
+  Without what is damaged: the run makes a new one.
+  """
   try:
     status = read_json(path)
-  except ValueError:  # damaged; the run makes a new one
+  except ValueError:
     status = None
-  return status if isinstance(status, dict) else {}
+  status = status if isinstance(status, dict) else {}
+  seconds, mixed = status.get("seconds"), status.get("mixed")
+  if not isinstance(seconds, dict) or not all(map(_number, seconds.values())):
+    status.pop("seconds", None)
+  if not isinstance(mixed, list):
+    status.pop("mixed", None)
+  return status
 
 
 def _same(old: Any, new: Any) -> bool:
@@ -284,6 +294,13 @@ def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
       row = from_json(line)
     except ValueError:
       continue
-    if isinstance(row, dict) and isinstance(row.get("step"), int):
-      rows.append(row)
+    if isinstance(row, dict) and all(map(_number, row.values())):
+      if isinstance(row.get("step"), int):
+        rows.append(row)
   return rows
+
+
+def _number(value: Any) -> bool:
+  """Returns whether a value is a number that arrays can hold."""
+  kind = type(value)
+  return kind is float or (kind is int and abs(value) < 2**63)

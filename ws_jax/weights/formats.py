@@ -219,8 +219,9 @@ def _read_header(path: pathlib.Path) -> tuple[dict[str, Any], int]:
     if size < 8 or length > min(size - 8, _LONGEST_HEADER):
       raise ValueError(f"{path}: damaged: its header does not fit into it")
     try:
-      header = json.loads(file.read(length), object_pairs_hook=_object)
-    except (RecursionError, ValueError) as error:
+      text = file.read(length)
+      header = disk.parse_json(text, object_pairs_hook=_object)
+    except ValueError as error:
       raise ValueError(f"{path}: damaged header: {error}") from None
   if not isinstance(header, dict):
     raise ValueError(f"{path}: damaged header: not an object")

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ws_jax.base import extras
+from ws_jax.base import disk, extras
 from ws_jax.core.conventions import CONVENTIONS, Convention, get_convention
 from ws_jax.core.kernels import path_string
 from ws_jax.weights import formats, steps
@@ -131,13 +131,13 @@ def read_info(path: str | os.PathLike[str]) -> Info:
   if not text:
     return Info()
   try:
-    stored = json.loads(text)
+    stored = disk.parse_json(text)
     fields = stored["convention"]
     info = Info(stored["folded"], Convention(**fields) if fields else None)
     str(info)  # a number of a thousand digits cannot be printed
     return info
   except (
-    *(AttributeError, KeyError, OverflowError, RecursionError, TypeError),
+    *(AttributeError, KeyError, OverflowError, TypeError),
     ValueError,
   ) as error:
     raise ValueError(

@@ -23,7 +23,7 @@ import numpy as np
 
 import ws_jax
 from ws_jax import tasks, train
-from ws_jax.base import extras
+from ws_jax.base import disk, extras
 from ws_jax.train import calling
 
 PyTree = Any
@@ -167,7 +167,7 @@ def loads(text: str, path: pathlib.Path) -> dict[str, Any]:
     ValueError: the text is not what `fold` has made.
   """
   try:
-    about = json.loads(text)
+    about = disk.parse_json(text)
     shape = about["input"]["shape"]
     wanted = all(isinstance(n, int) for n in shape[1:])
     if not wanted or not {"classes", "output", "run"} <= about.keys():
