@@ -237,7 +237,9 @@ def _test(
   return test
 
 
-def _guided(kind: str, cases: int, seed: int, folder: pathlib.Path) -> None:
+def _guided(
+  kind: str, cases: int, seed: int, folder: pathlib.Path, until: float
+) -> None:
   """Runs cases that atheris chooses; prints its report and ends the process."""
   atheris: Any = importlib.import_module("atheris")
   with atheris.instrument_imports(include=["ws_jax"]):
@@ -246,7 +248,9 @@ def _guided(kind: str, cases: int, seed: int, folder: pathlib.Path) -> None:
 
   def run(value: Any) -> None:
     watch.run(case, value)
-    if watch.cases >= cases:
+    if watch.cases % 100 == 0 or watch.cases >= cases:
+      _tell(watch)
+    if watch.cases >= cases or time.monotonic() > until:
       _tell(watch)
       os._exit(0)
 
@@ -275,7 +279,7 @@ def _work(
   """Runs the cases of one worker."""
   until = time.monotonic() + 60 * minutes
   if _ENGINE.value == "atheris":
-    _guided(kind, cases, seed, pathlib.Path(folder))
+    _guided(kind, cases, seed, pathlib.Path(folder), until)
   for watch in fuzz(kind, cases, seed, pathlib.Path(folder), until):
     _tell(watch)
 
@@ -308,8 +312,8 @@ def _together(
     try:
       code = process.wait(60 * minutes + 10 * _IS_DEAD_AFTER)
     except subprocess.TimeoutExpired:
-      process.kill()  # only atheris has no end by time
-      code = process.wait() * (_ENGINE.value != "atheris")
+      process.kill()
+      code = process.wait()
     folder = root / kind / str(i)
     told = (folder / "out").read_text().splitlines()
     found = json.loads(told[-1]) if told else {}

@@ -23,6 +23,7 @@ from ws_jax.sweep import rows
 from ws_jax.train import build, predictions, record, trained
 from ws_jax.weights import __main__ as command
 from ws_jax.weights import predict
+from ws_jax.weights.export import network
 
 ROOT = pathlib.Path(__file__).parents[1]
 DEEP = "[" * 100_000
@@ -231,6 +232,25 @@ def test_weights_of_a_run_whose_config_is_damaged_are_refused(
   assert command.main(["describe", str(tmp_path)]) == 2
   said = capsys.readouterr().err
   assert "config.json" in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+  "changes",
+  [
+    {"run": 3},
+    {"run": {"config": {}, "data": {}}},
+    {"classes": 3},
+    {"input": {"shape": [None, 6], "dtype": 3}},
+    {},
+  ],
+)
+def test_a_network_that_does_not_say_its_task_or_data_is_refused(changes):
+  named = {"name": "x"}
+  run = {"config": {"model": named, "task": named}, "data": {"name": "x"}}
+  about = {"input": {"shape": [None, 6], "dtype": "uint8"}, "run": run}
+  about |= {"classes": [], "output": {}, "features": None, "step": 1}
+  with pytest.raises(ValueError, match="does not say what it takes"):
+    network.loads(json.dumps(about | changes), pathlib.Path("x.safetensors"))
 
 
 def kept(folder, **changes):

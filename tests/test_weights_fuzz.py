@@ -8,6 +8,7 @@ import tracemalloc
 import zipfile
 from unittest import mock
 
+import numpy as np
 import pytest
 
 from ws_jax import weights
@@ -103,10 +104,22 @@ def test_reading_takes_no_more_memory_than_a_file_can_hold(tmp_path):
   assert bomb.stat().st_size < size / 8
   tracemalloc.start()
   try:
-    with mock.patch.object(formats, "_LARGEST_UNPACKED", size):
+    with mock.patch.object(formats, "LARGEST_UNPACKED", size):
       for path in (overlapping, bomb):
         with pytest.raises(ValueError, match=r"bytes 0 to|would unpack to"):
           weights.read_params(path)
     assert tracemalloc.get_traced_memory()[1] < 20 * size
   finally:
     tracemalloc.stop()
+
+
+def test_a_checkpoint_whose_shapes_lie_takes_no_memory(tmp_path):
+  """Orbax fills what it does not find in its files, whatever the size."""
+  from orbax.checkpoint import v1 as ocp
+
+  kernel = np.ones((2, 3), np.float32)
+  ocp.save(str(tmp_path / "1"), {"params": {"kernel": kernel}})
+  assert weights.read_params(tmp_path / "1")["kernel"].shape == (2, 3)
+  with mock.patch.object(formats, "LARGEST_UNPACKED", -(10**9)):
+    with pytest.raises(ValueError, match="would take 24 bytes"):
+      weights.read_params(tmp_path / "1")
