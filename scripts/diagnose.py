@@ -51,7 +51,7 @@ def diagnose(
   Raises:
     ValueError: no run is finished, or none kept a step that is wanted.
   """
-  runs = rows.read_runs(folder / "runs.csv")
+  runs = rows.read(folder / "runs.csv")
   runs = [run for run in runs if run["status"] in ("done", "diverged")]
   if not runs:
     raise ValueError(f"no finished run in {folder / 'runs.csv'}")
