@@ -76,7 +76,7 @@ def main(argv: list[str]) -> None:
     rows.write(target / f"best_{name}.csv", results.best)
     disk.write_text(target / f"best_{name}.md", tables.markdown(lines))
   except (ValueError, OSError) as error:
-    sys.exit(f"error: {error}")
+    sys.exit(f"error: {' '.join(str(error).split())}")
   tables.show(lines)
 
 

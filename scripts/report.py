@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
   try:
     lines = report.write(outs, target, _TITLE.value, _FIGURES.value)
   except (ValueError, OSError) as error:
-    sys.exit(f"error: {error}")
+    sys.exit(f"error: {' '.join(str(error).split())}")
   tables.show(lines)
   print((target / "headline.md").read_text(encoding="utf-8"))
   print(f"page:   {target / 'report.html'}")

@@ -343,7 +343,7 @@ def main(argv: list[str]) -> None:
 def report_ends(runs: list[grid.Run], out: pathlib.Path, say) -> int:
   """Says how the runs ended; returns the exit code."""
   keys = {run.key for run in runs}
-  ended = [r for r in rows.read(out / "runs.csv") if r["key"] in keys]
+  ended = [r for r in rows.read_runs(out / "runs.csv") if r["key"] in keys]
   say(f"{len(ended)} rows: {out / 'runs.csv'}")
   say(f"table and figure: python scripts/report.py {out}")
   for line in numerics.mixed(ended):

@@ -528,6 +528,18 @@ def _test_bytes(case: Case) -> Problems:
       yield [] if read == older else [f"{path}: {broken!r:.200}"]
 
 
+def _test_fuzz(case: Case) -> Problems:
+  """Feeds commands with random and damaged input; see `fuzz.py`."""
+  script = pathlib.Path(__file__).with_name("fuzz.py")
+  flags = ["--cases=2000", "--minutes=10"]
+  env = os.environ | {"TMPDIR": str(case.folder)}
+  while True:
+    more = [*flags, f"--seed={case.rng.randrange(2**20)}"]
+    command = [sys.executable, str(script), *more]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    yield [done.stdout + done.stderr] if done.returncode else []
+
+
 def _images(path: pathlib.Path) -> pathlib.Path:
   """Writes images whose brightness tells the class; returns the path."""
   rng = np.random.default_rng(0)
@@ -563,6 +575,7 @@ TESTS = {
   "report": _test_report,
   "disk": _test_disk,
   "bytes": _test_bytes,
+  "fuzz": _test_fuzz,
 }
 
 

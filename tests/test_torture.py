@@ -43,7 +43,7 @@ def test_a_run_that_is_killed_ends_as_if_it_had_not_been(tmp_path):
   "name",
   [
     *("train", "rows", "stream", "processes", "sigterm"),
-    *("sweep", "report", "disk", "bytes"),
+    *("sweep", "report", "disk", "bytes", "fuzz"),
   ],
 )
 def test_what_is_killed_leaves_nothing_wrong(tmp_path, name):

@@ -1,11 +1,13 @@
 """Files written whole or not at all, and locks between processes."""
 
 import contextlib
+import csv
 import datetime
 import errno
 import fcntl
 import functools
 import hashlib
+import io
 import json
 import math
 import os
@@ -21,6 +23,8 @@ _OF_DISKS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE}
 
 # Errors of a file system that has no locks, as some of clusters.
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+
+_TOO_DEEP = "nested too deep"
 
 _NOT_FINITE = {
   "NaN": math.nan,
@@ -151,7 +155,50 @@ def from_json(text: str) -> Any:
   Raises:
     ValueError: the text is not JSON.
   """
-  return _with_nan(json.loads(text))
+  value = parse_json(text)
+  try:
+    return _with_nan(value)
+  except RecursionError:  # The parser of some versions of Python goes deeper.
+    raise ValueError(_TOO_DEEP) from None
+
+
+def parse_json(text: str | bytes, **how: Any) -> Any:
+  """Returns the value of JSON text that others may have written.
+
+  Args:
+    text: The text.
+    **how: Arguments of `json.loads`.
+
+  Raises:
+    ValueError: the text is not JSON, or is nested too deep to be read.
+
+  Example:
+    >>> parse_json("[" * 100_000)
+    Traceback (most recent call last):
+    ValueError: nested too deep
+  """
+  try:
+    return json.loads(text, **how)
+  except RecursionError:
+    raise ValueError(_TOO_DEEP) from None
+
+
+def parse_csv(text: str) -> list[list[str]]:
+  """Returns the cells of each line of CSV text that others may have written.
+
+  Raises:
+    ValueError: the text is not CSV.
+  """
+  try:
+    return list(csv.reader(io.StringIO(text, newline="")))
+  except csv.Error as error:
+    raise ValueError(f"damaged, not CSV: {error}") from None
+
+
+def is_number(value: Any) -> bool:
+  """Returns whether a value of JSON is a number that arrays can hold."""
+  kind = type(value)
+  return kind is float or (kind is int and abs(value) < 2**63)
 
 
 def _without_nan(value: Any) -> Any:

@@ -60,9 +60,9 @@ class Key:
       if isinstance(value, str):
         raise TypeError
       return tuple(self._one(item) for item in value)
-    except TypeError:
+    except (OverflowError, TypeError):  # A float has no 10**400.
       raise ValueError(
-        f"{path}={value}: config key {path!r} takes {self.type_name}"
+        f"{path}={_shown(value)}: config key {path!r} takes {self.type_name}"
       ) from None
 
   def parse(self, path: str, text: str) -> Any:
@@ -89,7 +89,7 @@ class Key:
       return tuple(read(part) for part in parts if part)
     except ValueError:
       raise ValueError(
-        f"{path}={text}: config key {path!r} takes {self.type_name}"
+        f"{path}={_shown(text)}: config key {path!r} takes {self.type_name}"
       ) from None
 
   def check(self, path: str, value: Any) -> None:
@@ -100,7 +100,7 @@ class Key:
     """
     taken = self.take(path, value)
     if taken is not None and not self.allowed(taken):
-      raise ValueError(f"{path}={value} must be {self.rule}")
+      raise ValueError(f"{path}={_shown(value)} must be {self.rule}")
 
   def fits(self, value: Any) -> bool:
     """Returns whether a value is of this type and in range."""
@@ -243,8 +243,8 @@ def literal(word: str) -> Any:
     return words[word.lower()]
   try:
     return ast.literal_eval(word)
-  except (ValueError, SyntaxError):
-    return word
+  except (MemoryError, RecursionError, SyntaxError, TypeError, ValueError):
+    return word  # Also "{[]: 1}", and what is nested too deep for the parser.
 
 
 def listing(declared: Mapping[str, Key], values: Mapping[str, Any]) -> str:
@@ -289,6 +289,15 @@ def _range(above, below, high) -> tuple[Callable[[Any], bool], str]:
   return allowed, rule
 
 
+def _shown(value: Any) -> str:
+  """Returns a value for a message, cut where it is long."""
+  try:
+    text = str(value)
+  except ValueError:  # Python prints no whole number of 5000 digits.
+    text = f"a {type(value).__name__} too long to print"
+  return text if len(text) <= 200 else f"{text[:200]}..."
+
+
 def _integer(word: str) -> int:
   value = _number(word)
   if not value.is_integer():
@@ -297,11 +306,10 @@ def _integer(word: str) -> int:
 
 
 def _number(word: str) -> float:
+  # A fraction is exact: 1e999999999 as one would take all memory.
   try:
-    return float(fractions.Fraction(word.strip()))  # 1/3 as well
-  except ValueError:
-    return float(word)
-  except ZeroDivisionError:
+    return float(fractions.Fraction(word) if "/" in word else word)
+  except (OverflowError, ZeroDivisionError):
     raise ValueError from None
 
 

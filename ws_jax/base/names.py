@@ -44,7 +44,7 @@ def lookup(table: Mapping[str, T], name: str, what: str) -> T:
 
 def suggest(name: Any, known: Iterable[str]) -> str:
   """Returns the tail of a message on an unknown name: the nearest, then all."""
-  known = sorted(known)
+  known = sorted(map(str, known))
   near = difflib.get_close_matches(str(name), known, n=1)
   hint = f"did you mean {near[0]!r}? " if near else ""
   return f"{hint}Known: {', '.join(known)}"

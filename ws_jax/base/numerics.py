@@ -77,4 +77,8 @@ def mixed(records: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def _text(value: Any) -> str:
-  return " ".join(value) if isinstance(value, (list, tuple)) else str(value)
+  return (
+    " ".join(map(str, value))
+    if isinstance(value, (list, tuple))
+    else str(value)
+  )

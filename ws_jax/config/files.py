@@ -1,6 +1,7 @@
 """Finds and loads config files."""
 
 import importlib.util
+import os
 import pathlib
 
 import ml_collections
@@ -49,7 +50,7 @@ def find(name: str) -> pathlib.Path:
   # The checkout; and the package, where a wheel brings its own copy.
   roots = (package.parent, package)
   for place in (pathlib.Path(name), *(root / name for root in roots)):
-    if place.is_file():
+    if os.path.isfile(place):  # False for a name that is too long
       return place
   files = [file for root in roots for file in root.glob("configs/*.py")]
   known = {f"configs/{file.name}" for file in files}

@@ -24,6 +24,7 @@ from ws_jax.data.request import DataError, check_memory
 SUFFIXES = (".wav", ".flac", ".opus", ".ogg")
 # Longest noise of a user's files: the six of Speech Commands have 400 s.
 NOISE_SECONDS = 1200
+_LARGEST_RATE = 768_000  # The rate of no recorder is larger.
 _SHOWN = 10  # Files that a warning names.
 
 
@@ -105,8 +106,15 @@ def read_clip(path: pathlib.Path, sample_rate: int) -> np.ndarray:
   """
   soundfile = _soundfile()
   try:
-    # Not as int16: what overshoots in a lossy format would wrap around.
-    samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    with soundfile.SoundFile(path) as file:
+      rate = _checked(path, file)
+      # Float64 twice, and float32: before and after it is resampled.
+      size = file.frames * (4 * file.channels + 8)
+      check_memory(path, size + 16 * file.frames * sample_rate // rate)
+      # Not as int16: what overshoots in a lossy format would wrap around.
+      samples = file.read(dtype="float32", always_2d=True)
+  except DataError:
+    raise
   except Exception as error:  # libsndfile and the disk have their own.
     raise DataError(f"{path} cannot be read: {error}") from error
   mono = samples.mean(axis=1, dtype=np.float64)
@@ -188,9 +196,24 @@ def read_header(path: pathlib.Path) -> tuple[int, int]:
     info = soundfile.info(path)
   except Exception as error:
     raise DataError(f"{path} cannot be read: {error}") from error
+  return _checked(path, info), info.frames
+
+
+def _checked(path: pathlib.Path, info: Any) -> int:
+  """Returns the sample rate of a file that holds samples.
+
+  Raises:
+    DataError: it holds none, or has a rate that no clip has.
+  """
   if not info.frames:
     raise DataError(f"{path} cannot be read: no samples")
-  return info.samplerate, info.frames
+  # The filter that resamples is as long as 20 times the rate.
+  if not 0 < info.samplerate <= _LARGEST_RATE:
+    raise DataError(
+      f"{path} cannot be read: a sample rate of {info.samplerate} Hz, and it"
+      f" must be from 1 to {_LARGEST_RATE}"
+    )
+  return info.samplerate
 
 
 def resample(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:

@@ -9,14 +9,14 @@ Splits come from the first of these that is there:
 - the speakers: some are for validation, some for the test, the others train.
 """
 
-import csv
 import dataclasses
 import hashlib
+import os
 import pathlib
 import re
 from collections.abc import Iterable, Sequence
 
-from ws_jax.base import names
+from ws_jax.base import disk, names
 from ws_jax.data import audio_files
 from ws_jax.data.request import DataError
 
@@ -135,8 +135,11 @@ def _from_csv(folder: pathlib.Path) -> list[File]:
 
 def _read_csv(path: pathlib.Path) -> list[tuple[str, str]]:
   """Returns the path and the class of each line; "" for a class not given."""
-  with open(path, encoding="utf-8-sig", newline="") as file:
-    lines = [line for line in csv.reader(file) if line]
+  try:
+    text = path.read_bytes().decode("utf-8-sig")
+    lines = [line for line in disk.parse_csv(text) if line]
+  except ValueError as error:
+    raise DataError(f"{path}: {error}") from None
   header = [cell.strip().lower() for cell in lines[0]] if lines else []
   files = [i for i, cell in enumerate(header) if cell in _FILE_COLUMNS]
   labels = [i for i, cell in enumerate(header) if cell in _CLASS_COLUMNS]
@@ -151,6 +154,8 @@ def _read_csv(path: pathlib.Path) -> list[tuple[str, str]]:
   label_at = labels[0] if labels else (-1 if files else 1)
   rows = []
   for line in lines:
+    if at >= len(line):
+      raise DataError(f"{path}: the line {','.join(line)!r} names no file")
     label = line[label_at] if 0 <= label_at < len(line) else ""
     rows.append((line[at].strip(), label.strip()))
   return rows
@@ -165,7 +170,8 @@ def _inside(folder: pathlib.Path, name: str, where: pathlib.Path) -> str:
   shorter = pathlib.PurePosixPath(*path.parts[1:])
   for inside in (path, shorter):
     outside = inside.is_absolute() or ".." in inside.parts
-    if not outside and (folder / inside).is_file():
+    # False for a name that is too long.
+    if not outside and os.path.isfile(folder / inside):
       return inside.as_posix()
   raise DataError(f"{where}: there is no file {folder / path}")
 
@@ -194,7 +200,11 @@ def _by_lists(found: list[File], lists: dict[str, pathlib.Path]) -> list[File]:
   known = {file.path for file in found}
   for split, path in lists.items():
     if path.is_file():
-      for line in path.read_text(encoding="utf-8").split("\n"):
+      try:
+        text = path.read_text(encoding="utf-8")
+      except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8: {error}") from None
+      for line in text.split("\n"):
         if line.strip() and line.strip() not in known:
           raise DataError(f"{path}: there is no file {line.strip()}")
         split_of[line.strip()] = split

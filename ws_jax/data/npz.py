@@ -100,6 +100,18 @@ def open_file(path: pathlib.Path, request: Request) -> Source:
   )
 
 
+def read_all(path: pathlib.Path) -> Arrays:
+  """Returns all arrays of a file.
+
+  Raises:
+    DataError: the file is not an .npz file, an array in it is damaged, or they
+      do not fit in memory.
+  """
+  stored = read_headers(path)
+  check_memory(path, sum(map(_num_bytes, stored.values())))
+  return {name: _read(path, name) for name in stored}
+
+
 def read_headers(path: pathlib.Path) -> dict[str, _Stored]:
   """Returns shape and dtype of each array of a file, without reading any.
 

@@ -54,7 +54,7 @@ def read(out: pathlib.Path) -> Sweep:
   """
   rows = [
     {name: legible(value) for name, value in row.items()}
-    for row in rows_lib.read(out / "runs.csv")
+    for row in rows_lib.read_runs(out / "runs.csv")
   ]
   if not rows:
     raise ValueError(
@@ -74,11 +74,21 @@ def read(out: pathlib.Path) -> Sweep:
   base = runner.base_config(out)
   plan = disk.read_json(out / "plan.json")
   ended = {row["key"] for row in rows}
-  for key in plan or ():
+  keys = [] if plan is None else plan
+  if not isinstance(keys, list) or not all(map(rows_lib.is_key, keys)):
+    raise ValueError(
+      f"{out / 'plan.json'} is damaged: it is no list of overrides. The command"
+      " that ran the sweep writes it again"
+    )
+  for key in keys:
     if key not in ended:
-      overrides = json.loads(key)
+      overrides = {
+        name: rows_lib.plain(value) for name, value in json.loads(key).items()
+      }
       status = {"status": "missing"}
-      rows.append(rows_lib.make(key, "", overrides, base | overrides, status))
+      row = rows_lib.make(key, "", overrides, base | overrides, status)
+      rows_lib.check(out / "plan.json", row)
+      rows.append(row)
   _fill(rows, lambda row: base)
   incomplete = rows_lib.incomplete(out / "runs.csv")
   return Sweep(rows, histories, folders, plan is not None, incomplete)

@@ -40,11 +40,25 @@ OVER_BATCH = ("batch", "batch_channel")
 _MACHINE = ("device", "cpu_count", "xla_flags", "commit")
 # The same, in rows of runs that say so.
 _MORE = ("backend", "native", "stack", "mixed")
+# Values of status.json that are tables.
+_TABLES = ("metric", "metrics", "seconds", "versions")
 # These columns are text, read as it stands: a commit 12e4567 is not a number.
 _TEXT = {
   *("key", "run", "status", "reason", "device", "xla_flags", "commit"),
   *("metric", "metric_goal", "metric_unit", "data.eval_split", "backend"),
 }
+
+# Columns that are of one kind. A file of an older version may lack some.
+_NEEDED = ("key", "run", "status")
+_ALWAYS = ("step", "reason", "seed", "model.norm", "model.ws")
+_MEASURED = ("eval/", "best/", "train/", "seconds.")
+_NUMBERS = {
+  *("step", "steps", "epochs", "seed", "best_step", "optimizer_batch"),
+  *("normalization_batch", "micro_batch", "optim.learning_rate"),
+  *("optim.base_learning_rate", "optim.adaptive_clip"),
+}
+_SWITCHES = {"model.ws", "optim.centralize"}
+_WORDS = {"model.norm", "model.ws_convention"}
 
 
 def make(
@@ -183,7 +197,7 @@ def read(path: pathlib.Path, keys: Collection[str] | None = None) -> list[Row]:
       find that there are none of them yet.
 
   Raises:
-    ValueError: The file is not UTF-8.
+    ValueError: The file is not UTF-8, or is damaged.
   """
   if not path.exists():
     return []
@@ -193,8 +207,82 @@ def read(path: pathlib.Path, keys: Collection[str] | None = None) -> list[Row]:
   return [
     {name: _parse(name, text) for name, text in row.items()}
     for row, complete in _records(path, content)
-    if complete and (keys is None or row["key"] in keys)
+    if complete and (keys is None or row.get("key") in keys)
   ]
+
+
+def read_runs(
+  path: pathlib.Path, keys: Collection[str] | None = None
+) -> list[Row]:
+  """Returns the rows of a `runs.csv`, as `read`, after it has checked them.
+
+  Args:
+    path: Path of the file.
+    keys: Keys of the rows to return; None for all.
+
+  Raises:
+    ValueError: As `read`, or the file is no table of runs, or a value is of a
+      kind that it cannot be.
+  """
+  rows = read(path, keys)
+  for row in rows:
+    check(path, row)
+    for name in _ALWAYS:
+      row.setdefault(name, None)
+  return rows
+
+
+def check(path: pathlib.Path, row: Row) -> None:
+  """Refuses a row in which a value is of a kind that it cannot be.
+
+  Args:
+    path: Path of the file that the row comes from, for the message.
+    row: Row, as `make` returns it.
+
+  Raises:
+    ValueError: The message names the file, the run and the column.
+  """
+  _check_columns(path, row, _NEEDED)
+  for name, value in row.items():
+    text = name in _NEEDED
+    number = name in _NUMBERS or name.startswith(_MEASURED)
+    wanted = ""
+    if text and not isinstance(value, str):
+      wanted = "a text"
+    elif name == "key" and not is_key(value):
+      wanted = "a table of overrides, as JSON"
+    elif number and not (value is None or disk.is_number(value)):
+      wanted = "a number"
+    elif name in _SWITCHES and not (value is None or isinstance(value, bool)):
+      wanted = "true or false"
+    elif name in _WORDS and not (value is None or isinstance(value, str)):
+      wanted = "a text"
+    if wanted:
+      raise ValueError(
+        f"{path}, run {str(row['run'])[:200]!r}: {name} is {str(value)[:80]!r},"
+        f" and must be {wanted}. Delete the row: the command that ran the sweep"
+        " adds it again"
+      )
+
+
+def _check_columns(
+  path: pathlib.Path, row: Mapping[str, Any], names: Sequence[str]
+) -> None:
+  if missing := [name for name in names if name not in row]:
+    raise ValueError(f"{path} is no table of runs: no column {missing[0]!r}")
+
+
+def is_key(text: Any) -> bool:
+  """Returns whether a text is the key of a row: overrides as JSON.
+
+  Example:
+    >>> is_key('{"seed": 1}'), is_key("[1]")
+    (True, False)
+  """
+  try:
+    return isinstance(text, str) and isinstance(disk.parse_json(text), dict)
+  except ValueError:
+    return False
 
 
 def _may_hold(content: bytes, key: str) -> bool:
@@ -231,7 +319,10 @@ def _records(
     text = content.decode("utf-8", "strict" if ended else "ignore")
   except UnicodeDecodeError as error:
     raise ValueError(f"{path} is not UTF-8: {error}") from None
-  columns, *records = list(csv.reader(io.StringIO(text, newline=""))) or [[]]
+  try:
+    columns, *records = disk.parse_csv(text) or [[]]
+  except ValueError as error:
+    raise ValueError(f"{path}: {error}") from None
   for number, record in enumerate(records, start=1):
     complete = len(record) == len(columns)
     complete = complete and (ended or number < len(records))
@@ -245,6 +336,9 @@ def append(path: pathlib.Path, row: Row) -> None:
   Args:
     path: Path of the `runs.csv`. A file or a column that is missing is added.
     row: Row of the run, as `make` returns it.
+
+  Raises:
+    ValueError: The file is not UTF-8, is damaged, or is no table of runs.
   """
   with disk.locked(path.with_name(f".{path.name}.lock")):
     content = path.read_bytes() if path.exists() else b""
@@ -253,11 +347,10 @@ def append(path: pathlib.Path, row: Row) -> None:
       with disk.whole(path) as file:
         file.writelines([content, line])
       return
-    kept = [
-      old
-      for old, complete in _records(path, content)
-      if complete and old["key"] != row["key"]
-    ]
+    there = [old for old, complete in _records(path, content) if complete]
+    for old in there:
+      _check_columns(path, old, ("key",))
+    kept = [old for old in there if old["key"] != row["key"]]
     write(path, [*kept, row])
 
 
@@ -268,7 +361,10 @@ def _line_more(content: bytes, row: Row) -> bytes:
   have a row of that key, or its last one is cut short.
   """
   head, _, _ = content.partition(b"\n")
-  columns = next(csv.reader([head.decode(errors="replace")]), [])
+  try:
+    columns, *_ = disk.parse_csv(head.decode(errors="replace")) or [[]]
+  except ValueError:
+    return b""
   if (
     not content.endswith(b"\n")
     or row.keys() - set(columns)
@@ -311,9 +407,20 @@ def _parse(name: str, text: str) -> Any:
   if name in _TEXT or name.startswith("versions."):
     return text
   try:
-    return json.loads(text)
-  except json.JSONDecodeError:
+    value = disk.parse_json(text)
+  except ValueError:
     return text
+  return plain(value)
+
+
+def plain(value: Any) -> Any:
+  """Returns the value of a key as runs can be grouped by: a table as text.
+
+  Also a number that no array holds.
+  """
+  odd = isinstance(value, int) and not isinstance(value, bool)
+  odd = odd and abs(value) >= 2**63
+  return json.dumps(value) if odd or isinstance(value, dict) else value
 
 
 def status_of(workdir: pathlib.Path) -> dict[str, Any]:
@@ -326,4 +433,9 @@ def status_of(workdir: pathlib.Path) -> dict[str, Any]:
     status = disk.read_json(workdir / "status.json")
   except ValueError:
     status = None
-  return status if isinstance(status, dict) else {}
+  status = status if isinstance(status, dict) else {}
+  return {
+    name: value
+    for name, value in status.items()
+    if name not in _TABLES or isinstance(value, dict)
+  }

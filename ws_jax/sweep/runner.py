@@ -105,7 +105,7 @@ def run_sweep(
       if stop is not None:
         raise stop
   keys = {run.key for run in runs}
-  rows = {row["key"]: row for row in rows_lib.read(out / "runs.csv", keys)}
+  rows = {row["key"]: row for row in rows_lib.read_runs(out / "runs.csv", keys)}
   return [rows[run.key] for run in runs if run.key in rows]
 
 
@@ -138,7 +138,7 @@ def choose(
   if retry_failed:
     # This is written to the file, and not only remembered: otherwise each of
     # the processes that share the sweep would retry what has failed again.
-    for row in rows_lib.read(out / "runs.csv"):
+    for row in rows_lib.read_runs(out / "runs.csv"):
       if row["status"] == "failed" and row["key"] in {run.key for run in runs}:
         rows_lib.append(out / "runs.csv", row | {"status": "interrupted"})
   return unfinished(runs, out)[:limit]
@@ -187,7 +187,7 @@ def give_up(run: Run, out: pathlib.Path, reason: str) -> Row | None:
 
 def unfinished(runs: Sequence[Run], out: pathlib.Path) -> list[Run]:
   """Returns the runs whose row in `runs.csv` is missing or not final."""
-  rows = rows_lib.read(out / "runs.csv", {run.key for run in runs})
+  rows = rows_lib.read_runs(out / "runs.csv", {run.key for run in runs})
   ended = {row["key"] for row in rows if row["status"] in _FINAL}
   return [run for run in runs if run.key not in ended]
 
@@ -323,7 +323,7 @@ def _row(run: Run, out: pathlib.Path, outcome: dict[str, Any]) -> Row:
     run.key,
     run.name,
     run.overrides,
-    resolved or base | run.overrides,
+    resolved if isinstance(resolved, dict) else base | run.overrides,
     rows_lib.status_of(workdir) | outcome,
     record.read_metrics(workdir),
   )

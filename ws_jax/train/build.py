@@ -141,6 +141,9 @@ def start(
     # The user's mistake, as opposed to a ValueError from inside a running
     # program.
     raise config_lib.ConfigError(" ".join(str(error).split())) from error
+  except OSError as error:  # of the user's data, as nothing is written yet
+    where = f"{error.filename}: " if error.filename else ""
+    raise config_lib.ConfigError(f"{where}{error.strerror or error}") from error
   make = MemorySource if loaded.stream is None else StreamSource
   source = make(
     loaded,

@@ -161,9 +161,9 @@ def parse(line: bytes) -> dict[str, Any] | None:
     row = disk.from_json(line.decode("utf-8", "replace"))
   except (RecursionError, ValueError):
     return None
-  if isinstance(row, dict) and isinstance(row.get("step"), int):
-    return row
-  return None
+  if not isinstance(row, dict) or not all(map(disk.is_number, row.values())):
+    return None
+  return row if isinstance(row.get("step"), int) else None
 
 
 def _has(names: Any, kind: str) -> bool:

@@ -6,13 +6,14 @@ matrix and the accuracy of each group, such as that of each speaker.
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from ws_jax.base import disk
+from ws_jax.data import npz
 
 FILE_NAME = "predictions.npz"
 _TEXTS = ("classes", "groups")
@@ -89,15 +90,35 @@ def gather(found: Sequence[jax.Array], info: Any) -> Predictions:
 
 
 def read(workdir: pathlib.Path) -> Predictions | None:
-  """Returns what a run kept; None if it kept nothing."""
-  try:
-    # np.load leaves a damaged file open that it has opened itself.
-    with (
-      open(workdir / FILE_NAME, "rb") as raw,
-      np.load(raw, allow_pickle=False) as archive,
-    ):
-      loaded: dict[str, Any] = dict(archive)
-  except FileNotFoundError:
+  """Returns what a run kept; None if it kept nothing.
+
+  Raises:
+    ValueError: the file is damaged; the message names it.
+  """
+  path = workdir / FILE_NAME
+  if not path.exists():
     return None
+  loaded: dict[str, Any] = npz.read_all(path)
+  fields = {field.name for field in dataclasses.fields(Predictions)}
+  if loaded.keys() != fields or not _fits(loaded):
+    raise ValueError(
+      f"{path}: is damaged: it does not hold what a run answered"
+    )
   loaded |= {name: tuple(loaded[name].tolist()) for name in _TEXTS}
   return Predictions(**loaded | {"group_key": str(loaded["group_key"])})
+
+
+def _fits(loaded: Mapping[str, np.ndarray]) -> bool:
+  """Returns whether the arrays of a file fit each other."""
+  texts = [loaded[name] for name in _TEXTS]
+  if any(x.ndim != 1 or x.size and x.dtype.kind != "U" for x in texts):
+    return False
+  classes, groups = map(len, texts)
+  numbers = [loaded[name] for name in ("label", "answer", "group")]
+  if len({x.shape for x in numbers}) > 1 or numbers[0].ndim != 1:
+    return False
+  limits = ((0, classes), (0, classes), (-1, groups))
+  return loaded["group_key"].ndim == 0 and all(
+    x.dtype.kind in "iu" and ((low <= x) & (x < high)).all()
+    for x, (low, high) in zip(numbers, limits, strict=True)
+  )

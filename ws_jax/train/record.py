@@ -19,6 +19,7 @@ from ws_jax.base.disk import (
   NO_LOCKS,
   clean,
   holder,
+  is_number,
   locked,
   overwrite_json,
   read_json,
@@ -228,7 +229,8 @@ def _same_run(workdir, config, may_change, finished) -> None:
       " that one."
     ) from error
   new = config_lib.flatten(config)
-  longer = finished and new["train.steps"] > old["train.steps"]
+  steps = old["train.steps"]
+  longer = finished and steps is not None and new["train.steps"] > steps
   allowed = {*may_change, *(("train.steps", "train.epochs") if longer else ())}
   changed = [
     f"{key} was {old.get(key)!r}, is {new.get(key)!r}"
@@ -243,12 +245,21 @@ def _same_run(workdir, config, may_change, finished) -> None:
 
 
 def _status(path: pathlib.Path) -> dict[str, Any]:
-  """Returns what an earlier attempt wrote; it is only informative."""
+  """Returns what an earlier attempt wrote; it is only informative.
+
+  Without what is damaged: the run makes a new one.
+  """
   try:
     status = read_json(path)
-  except ValueError:  # damaged; the run makes a new one
+  except ValueError:
     status = None
-  return status if isinstance(status, dict) else {}
+  status = status if isinstance(status, dict) else {}
+  seconds, mixed = status.get("seconds"), status.get("mixed")
+  if not isinstance(seconds, dict) or not all(map(is_number, seconds.values())):
+    status.pop("seconds", None)
+  if not isinstance(mixed, list):
+    status.pop("mixed", None)
+  return status
 
 
 def _same(old: Any, new: Any) -> bool:

@@ -2,8 +2,9 @@
 
 import dataclasses
 import functools
+import math
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -156,10 +157,10 @@ def load_run(path: str | pathlib.Path) -> Trained:
   folder = pathlib.Path(path)
   workdir = folder if folder.parent.name != "checkpoints" else folder.parents[1]
   saved = disk.read_json(workdir / "config.json")
-  status = disk.read_json(workdir / "status.json") or {}
+  status = disk.read_json(workdir / "status.json")
   if saved is None:
     raise ValueError(f"{workdir} holds no run: there is no config.json")
-  if "data" not in status:
+  if not isinstance(status, dict) or "data" not in status:
     raise ValueError(
       f"{workdir}/status.json does not describe the data: start the run again"
       " (it goes on from its checkpoint), or train it with this version"
@@ -202,13 +203,58 @@ def restore(
 
 
 def described(saved: Mapping[str, Any]) -> data_lib.Dataset:
-  """Returns a data set without examples, from what `status.json` says of it."""
+  """Returns a data set without examples, from what `status.json` says of it.
+
+  Raises:
+    ValueError: it does not say what `record.about` makes it say.
+  """
+  fields = dataclasses.fields(data_lib.Info)
+  needed = {f.name for f in fields if f.default is dataclasses.MISSING}
+  known = {field.name for field in fields}
+  wrong = not isinstance(saved, Mapping)
+  wrong = wrong or not needed | {"mean", "std"} <= saved.keys()
+  wrong = wrong or not saved.keys() <= known | {"mean", "std"}
+  if wrong or not all(_KINDS[name](x) for name, x in saved.items()):
+    raise ValueError("what is said of the data of the run is damaged")
   saved = {
     name: tuple(x) if isinstance(x, list) else x for name, x in saved.items()
   }
   mean, std = saved.pop("mean"), saved.pop("std")
   info = data_lib.Info(**saved)
   return data_lib.Dataset(info=info, train={}, test={}, mean=mean, std=std)
+
+
+def _each(kind: Any) -> Callable[[Any], bool]:
+  """Returns whether a value is a list of values of that kind."""
+  return lambda x: (
+    isinstance(x, (list, tuple)) and all(isinstance(one, kind) for one in x)
+  )
+
+
+def _is_shape(x: Any) -> bool:
+  return _each(int)(x) and math.prod(x) < 2**31 and all(n > 0 for n in x)
+
+
+def _is_dtype(x: Any) -> bool:
+  return isinstance(x, str) and x in np.sctypeDict
+
+
+def _is_count(x: Any) -> bool:
+  return isinstance(x, int) and 0 <= x < 2**31
+
+
+_is_text = lambda x: isinstance(x, str)
+# What the entries of `data` in a `status.json` can be.
+_KINDS: dict[str, Callable[[Any], bool]] = {
+  **dict.fromkeys(("name", "input_key", "label_key"), _is_text),
+  **dict.fromkeys(("tokenizer", "group_key"), _is_text),
+  **dict.fromkeys(("train_size", "eval_size"), _is_count),
+  "input_shape": _is_shape,
+  "input_dtype": _is_dtype,
+  "num_classes": lambda x: x is None or _is_count(x),
+  **dict.fromkeys(("classes", "groups"), _each(str)),
+  **dict.fromkeys(("mean", "std"), _each((int, float))),
+}
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -104,9 +104,27 @@ def _selection(model: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
 
 
 def _model_of(source: pathlib.Path) -> dict[str, Any]:
-  """Returns the `config.model` of a run; nothing for other sources."""
-  config = disk.read_json(source / "config.json") if source.is_dir() else None
-  return config["model"] if config else {}
+  """Returns the `config.model` of a run; nothing for other sources.
+
+  Raises:
+    ValueError: the file is damaged; the message names it.
+  """
+  path = source / "config.json"
+  config = disk.read_json(path) if source.is_dir() else None
+  if config is None:
+    return {}
+  model = config.get("model") if isinstance(config, dict) else None
+  texts = ("name", "ws_convention", "ws_axes", "ws_depthwise")
+  kinds = {"ws": bool, "ws_where": list} | dict.fromkeys(texts, str)
+  if not isinstance(model, dict) or any(
+    not isinstance(model[key], kind)
+    for key, kind in kinds.items()
+    if key in model or key in ("name", "ws", "ws_convention")
+  ):
+    raise ValueError(f"{path}: is damaged: it describes no model")
+  if not all(isinstance(glob, str) for glob in model.get("ws_where", ())):
+    raise ValueError(f"{path}: is damaged: model.ws_where must be texts")
+  return model
 
 
 def _is_imported(model: Mapping[str, Any]) -> bool:

@@ -48,7 +48,7 @@ DTYPES = {
 _LONGEST_HEADER = 100_000_000
 # A compressed archive may unpack to this many bytes more than a hundred times
 # its own size: zeros shrink to a thousandth.
-_LARGEST_UNPACKED = 1 << 30
+LARGEST_UNPACKED = 1 << 30
 _PART = 1 << 20  # bytes that are unpacked at a time
 
 
@@ -106,7 +106,7 @@ def _read_npz(path: pathlib.Path, only: str | None = None) -> Arrays:
       for entry in archive.infolist():
         _add(entries, entry.filename.removesuffix(".npy"), entry)
       size = sum(entry.file_size for entry in entries.values())
-      if size > _LARGEST_UNPACKED + 100 * path.stat().st_size:
+      if size > LARGEST_UNPACKED + 100 * path.stat().st_size:
         raise ValueError(f"would unpack to {size:,} bytes")
       return {
         name: _read_npy(archive, entry)
@@ -219,8 +219,9 @@ def _read_header(path: pathlib.Path) -> tuple[dict[str, Any], int]:
     if size < 8 or length > min(size - 8, _LONGEST_HEADER):
       raise ValueError(f"{path}: damaged: its header does not fit into it")
     try:
-      header = json.loads(file.read(length), object_pairs_hook=_object)
-    except (RecursionError, ValueError) as error:
+      text = file.read(length)
+      header = disk.parse_json(text, object_pairs_hook=_object)
+    except ValueError as error:
       raise ValueError(f"{path}: damaged header: {error}") from None
   if not isinstance(header, dict):
     raise ValueError(f"{path}: damaged header: not an object")

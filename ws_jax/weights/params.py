@@ -7,6 +7,7 @@ on.
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ws_jax.base import extras
+from ws_jax.base import disk, extras
 from ws_jax.core.conventions import CONVENTIONS, Convention, get_convention
 from ws_jax.core.kernels import path_string
 from ws_jax.weights import formats, steps
@@ -131,13 +132,13 @@ def read_info(path: str | os.PathLike[str]) -> Info:
   if not text:
     return Info()
   try:
-    stored = json.loads(text)
+    stored = disk.parse_json(text)
     fields = stored["convention"]
     info = Info(stored["folded"], Convention(**fields) if fields else None)
     str(info)  # a number of a thousand digits cannot be printed
     return info
   except (
-    *(AttributeError, KeyError, OverflowError, RecursionError, TypeError),
+    *(AttributeError, KeyError, OverflowError, TypeError),
     ValueError,
   ) as error:
     raise ValueError(
@@ -296,6 +297,7 @@ def _read_orbax(folder: pathlib.Path, keys: tuple[str, ...]) -> PyTree:
     # It is read into host memory, whatever devices it was written from; the
     # optimizer's state is not read at all.
     as_array = lambda x: np.empty(x.shape, x.dtype)
+    _check_size(folder, metadata, keys)
     if isinstance(metadata, dict) and "params" in metadata:
       wanted = {
         key: jax.tree.map(
@@ -313,6 +315,28 @@ def _read_orbax(folder: pathlib.Path, keys: tuple[str, ...]) -> PyTree:
     raise ValueError(
       f"{folder}: no orbax checkpoint that can be read: {error}"
     ) from error
+
+
+def _check_size(
+  folder: pathlib.Path, metadata: Any, keys: tuple[str, ...]
+) -> None:
+  """Refuses arrays that the files of a folder cannot hold.
+
+  What orbax does not find in its files it fills: a shape that lies takes all
+  memory.
+
+  Raises:
+    ValueError: They would be larger than any compression explains.
+  """
+  if isinstance(metadata, dict) and "params" in metadata:
+    metadata = {key: metadata[key] for key in keys if key in metadata}
+  sizes = [
+    math.prod(x.shape) * np.dtype(x.dtype).itemsize
+    for x in jax.tree.leaves(metadata)
+  ]
+  held = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+  if sum(sizes) > formats.LARGEST_UNPACKED + 100 * held:
+    raise ValueError(f"its arrays would take {sum(sizes):,} bytes, of {held:,}")
 
 
 def newest_step(folder: pathlib.Path) -> int | None:

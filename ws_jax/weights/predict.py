@@ -9,6 +9,9 @@ import numpy as np
 
 from ws_jax.weights.export import network, verb
 
+# Of those of Pillow that need no other program: it gives EPS to Ghostscript.
+_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the arguments of the verb."""
@@ -126,7 +129,7 @@ def read_image(path: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray:
   """Reads an image as a model takes it.
 
   Args:
-    path: Image file of any format that Pillow reads.
+    path: Image file of one of `_FORMATS`.
     shape: Height, width and channels (1 or 3) of the model's inputs; an image
       of another size is scaled to it.
 
@@ -136,14 +139,14 @@ def read_image(path: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray:
   Raises:
     ValueError: the model takes no images, or the file is no image.
   """
-  from PIL import Image, UnidentifiedImageError
+  from PIL import Image
 
   if len(shape) != 3 or shape[2] not in (1, 3):
     raise ValueError(f"the run was not trained on images, but on {list(shape)}")
   try:
-    with Image.open(path) as file:
+    with Image.open(path, formats=_FORMATS) as file:
       image = file.convert("L" if shape[2] == 1 else "RGB")
-  except (OSError, UnidentifiedImageError) as error:
+  except Exception as error:  # Pillow raises whatever its parsers raise.
     raise ValueError(f"{path}: cannot be read as an image: {error}") from None
   if image.size != (shape[1], shape[0]):
     image = image.resize((shape[1], shape[0]), Image.Resampling.BICUBIC)

@@ -236,7 +236,12 @@ def _shards_of(
 ) -> tuple[list[pathlib.Path], list[int]]:
   """Returns the files of a split that are there, with their lengths."""
   files, sizes = [], []
-  for file, size in zip(split.filepaths, split.shard_lengths, strict=True):
+  try:
+    listed = [*zip(split.filepaths, split.shard_lengths, strict=True)]
+  except Exception as error:  # TFDS makes the names of what the set says.
+    line = " ".join(str(error).split())
+    raise DataError(f"{split.name!r} has no files: {line}") from error
+  for file, size in listed:
     if pathlib.Path(file).exists():
       files.append(pathlib.Path(file))
       sizes.append(size)

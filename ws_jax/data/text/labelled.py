@@ -11,10 +11,9 @@ The keys `text` and `label`, or other usual names of them, are taken unless
 `data.input_key` and `data.label_key` say others.
 """
 
-import csv
 import dataclasses
 import functools
-import json
+import io
 import pathlib
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from ws_jax.base import names
+from ws_jax.base import disk, names
 from ws_jax.data import prepared, splits
 from ws_jax.data.request import (
   Arrays,
@@ -197,7 +196,7 @@ def _find(request: Request) -> _Found:
 
 def _read_json(path: pathlib.Path) -> dict[str, list[Any]]:
   """Returns the list of each split of a .json file."""
-  content = _parse(path.read_text(encoding="utf-8-sig"), str(path))
+  content = _parse(_read(path), str(path))
   lists = {
     key: value
     for key, value in (content.items() if isinstance(content, dict) else ())
@@ -213,19 +212,36 @@ def _read_json(path: pathlib.Path) -> dict[str, list[Any]]:
 
 def _rows(path: pathlib.Path) -> list[Any]:
   """Returns the rows of a .csv file, or the objects of a .jsonl file."""
-  with path.open(encoding="utf-8-sig", newline="") as file:
-    if path.suffix == ".csv":
-      return list(csv.DictReader(file))
+  text = _read(path)
+  if path.suffix != ".csv":
     return [
       _parse(line, f"{path}, line {number}")
-      for number, line in enumerate(file, 1)
+      for number, line in enumerate(io.StringIO(text, newline=""), 1)
       if line.strip()
     ]
+  try:
+    columns, *lines = [line for line in disk.parse_csv(text) if line] or [[]]
+  except ValueError as error:
+    raise DataError(f"{path}: {error}") from None
+  for number, line in enumerate(lines, 1):
+    if len(line) > len(columns):
+      raise DataError(
+        f"{path}: row {number} has {len(line)} cells, of {len(columns)} columns"
+      )
+  none = dict.fromkeys(columns)
+  return [none | dict(zip(columns, line, strict=False)) for line in lines]
+
+
+def _read(path: pathlib.Path) -> str:
+  try:
+    return path.read_bytes().decode("utf-8-sig")
+  except UnicodeDecodeError as error:
+    raise DataError(f"{path} is not UTF-8: {error}") from None
 
 
 def _parse(text: str, where: str) -> Any:
   try:
-    return json.loads(text)
+    return disk.parse_json(text)
   except ValueError as error:
     raise DataError(f"{where} is not JSON: {error}") from None
 

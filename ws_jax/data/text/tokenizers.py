@@ -35,6 +35,9 @@ KINDS = {
   "words": "frequent words and marks in lower case; for classification",
 }
 _WORD = re.compile(r"\w+(?:'\w+)*|[^\w\s]")
+# Bytes of a saved tokenizer: a few of it could unpack to all memory there is.
+_LARGEST = 1 << 26
+_MOST_WORDS = 2**16 - 2  # Tokens are uint16; two are special.
 _SPACE = "\u2581"  # How sentencepiece writes a space.
 
 
@@ -119,7 +122,11 @@ class Pieces:
 
   @functools.cached_property
   def _processor(self) -> Any:
-    return _sentencepiece().SentencePieceProcessor(model_proto=self.model)
+    library = _sentencepiece()
+    try:
+      return library.SentencePieceProcessor(model_proto=self.model)
+    except RuntimeError as error:
+      raise DataError(f"no model of sentencepiece: {error}") from None
 
   @property
   def size(self) -> int:
@@ -230,11 +237,17 @@ def load(saved: str) -> Tokenizer:
   """
   kind, _, packed = saved.partition(":")
   try:
-    content = zlib.decompress(base64.b64decode(packed)) if packed else b""
+    unpack = zlib.decompressobj()
+    content = unpack.decompress(base64.b64decode(packed), _LARGEST)
+    if packed and not unpack.eof:
+      raise ValueError
     if kind == "bytes":
       return Bytes()
     if kind == "words":
-      return Words(tuple(json.loads(content)))
+      words = disk.parse_json(content)
+      listed = isinstance(words, list) and len(words) <= _MOST_WORDS
+      if listed and all(isinstance(word, str) for word in words):
+        return Words(tuple(words))
     if kind == "pieces" and content:
       return Pieces(content)
   except (ValueError, zlib.error):

@@ -23,7 +23,7 @@ import numpy as np
 
 import ws_jax
 from ws_jax import tasks, train
-from ws_jax.base import extras
+from ws_jax.base import disk, extras
 from ws_jax.train import calling
 
 PyTree = Any
@@ -167,17 +167,31 @@ def loads(text: str, path: pathlib.Path) -> dict[str, Any]:
     ValueError: the text is not what `fold` has made.
   """
   try:
-    about = json.loads(text)
+    about = disk.parse_json(text)
     shape = about["input"]["shape"]
     wanted = all(isinstance(n, int) for n in shape[1:])
-    if not wanted or not {"classes", "output", "run"} <= about.keys():
+    needed = {"classes", "output", "run", "features", "step"}
+    if not wanted or not needed <= about.keys():
       raise ValueError("an entry is missing")
+    saved, data = about["run"]["config"], about["run"]["data"]
+    names = [saved[section]["name"] for section in ("model", "task")]
+    texts = [*names, *about["classes"], about["input"]["dtype"]]
+    if not all(isinstance(text, str) for text in texts):
+      raise ValueError("an entry is no text")
+    _check_data(data)
   except (KeyError, TypeError, ValueError) as error:
     raise ValueError(
       f"{path}: does not say what it takes and returns, as a file of"
       f" `python -m ws_jax.weights export` does: {error}"
     ) from None
   return about
+
+
+def _check_data(data: Any) -> None:
+  """Refuses what no file says of its data; the import takes a while."""
+  from ws_jax.train import trained
+
+  trained.described(data)
 
 
 def _about(folded: Folded, outputs: Any) -> dict[str, Any]:

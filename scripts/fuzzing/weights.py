@@ -1,0 +1,136 @@
+"""Weights: npz and safetensors files, and checkpoints of orbax."""
+
+import contextlib
+import functools
+import io
+import json
+import pathlib
+from typing import Any
+from unittest import mock
+
+import numpy as np
+from hypothesis import strategies as st
+
+from fuzzing.inputs import (
+  NAMES,
+  Made,
+  archives,
+  as_json,
+  changed,
+  damaged,
+  tensors,
+)
+from ws_jax import weights
+from ws_jax.weights import __main__ as command
+from ws_jax.weights import convert, steps
+
+_OURS = {
+  "stem/kernel": np.full((3, 3, 2, 4), 0.5, np.float32),
+  "stem/bias": np.zeros(4, np.float32),
+  "head/kernel": np.ones((4, 2), np.float16),
+}
+# Of a ResNet-18 of timm, so that `import` comes as far as its arrays.
+_PUBLISHED = {
+  "conv1.weight": np.ones((64, 3, 7, 7), np.float16),
+  "fc.weight": np.ones((2, 512), np.float32),
+  "fc.bias": np.ones(2, np.float32),
+}
+_SKIP = ("params/stage*", "params/stem_norm/*", "batch_stats/*")
+# The verbs, with the arguments behind the files.
+VERBS = {
+  "describe": [],
+  "fold": ["--convention=bit"],
+  "fold ": ["--preset=bit"],
+  "import": ["--model=resnet18", *(f"--skip={x}" for x in _SKIP)],
+  "publish": ["--layout=timm"],
+}
+
+
+# The parser takes longer than most files.
+_parser = functools.cache(command._parser)
+
+
+def run(verb: str, path: pathlib.Path, lines: int = 1) -> None:
+  """Runs a verb of `python -m ws_jax.weights`; raises if it does not end well.
+
+  Args:
+    verb: Name of one of `VERBS`.
+    path: Path of the weights.
+    lines: Most lines that it may say where it cannot read them.
+  """
+  out = path.with_name("out.npz")
+  out.unlink(missing_ok=True)
+  files = [path] if verb == "describe" else [path, out]
+  said, error = io.StringIO(), io.StringIO()
+  with (
+    contextlib.redirect_stdout(said),
+    contextlib.redirect_stderr(error),
+    mock.patch.object(command, "_parser", _parser),
+  ):
+    code = command.main([verb.strip(), *map(str, files), *VERBS[verb]])
+  told = error.getvalue().count("\n")
+  assert (code == 0 and told < lines) or (code == 2 and 0 < told <= lines), (
+    error.getvalue()
+  )
+  assert out.exists() == (code == 0 and verb != "describe")
+
+
+def files(folder: pathlib.Path) -> Made:
+  """Makes files of weights: npz and safetensors, damaged or made up."""
+  made: list[st.SearchStrategy[Any]] = []
+  for suffix in (".npz", ".safetensors"):
+    for arrays in (_OURS, _OURS, _PUBLISHED):
+      path = folder / f"whole{suffix}"
+      weights.write_params(path, arrays)
+      made.append(st.tuples(st.just(suffix), damaged(path.read_bytes())))
+  made.append(st.tuples(st.just(".npz"), archives(NAMES)))
+  made.append(st.tuples(st.just(".safetensors"), tensors()))
+  shapes = functools.cache(convert._shapes)  # those of a model take a second
+
+  def case(value):
+    verb, (suffix, data) = value
+    path = folder / f"x{suffix}"
+    path.write_bytes(data)
+    with mock.patch.object(convert, "_shapes", shapes):
+      run(verb, path)
+
+  return st.tuples(st.sampled_from([*VERBS]), st.one_of(made)), case
+
+
+def orbax(folder: pathlib.Path) -> Made:
+  """Makes checkpoints of which a file is damaged, sealed or not."""
+  from orbax.checkpoint import v1 as ocp
+
+  one = folder / "run" / "checkpoints" / "1"
+  kernel = np.ones((3, 3, 2, 4), np.float32)
+  tree: Any = {
+    "params": {"conv": {"kernel": kernel}},
+    "step": np.ones(2, np.int32),
+  }
+  ocp.save(str(one), tree)
+  steps.seal(one, 1, {})
+  whole = {p: p.read_bytes() for p in sorted(one.rglob("*")) if p.is_file()}
+  made = [st.tuples(st.just(p), damaged(x)) for p, x in whole.items()]
+  for path, content in whole.items():
+    with contextlib.suppress(ValueError):
+      value = changed(json.loads(content)).map(as_json)
+      made.append(st.tuples(st.just(path), value))
+  own = [one / name for name in ("checksums.json", "run.json")]
+
+  def case(value):
+    verb, (path, content), seal = value
+    path.write_bytes(content)
+    if path not in own and seal == "anew":
+      steps.seal(one, 1, {})
+    elif path not in own and seal == "not":
+      for file in own:
+        file.unlink()
+    try:
+      run(verb, folder / "run", lines=2)
+    finally:
+      for place, before in whole.items():
+        place.write_bytes(before)
+
+  verbs = st.sampled_from(["describe", "fold"])
+  seals = st.sampled_from(["as it was", "anew", "not"])
+  return st.tuples(verbs, st.one_of(made), seals), case
