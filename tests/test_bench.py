@@ -131,6 +131,7 @@ TINY = {
   "compile": RESNET,
   "sweep": ["--batch_size=2", "--steps=1", "--arms=GN"],
   "fold": RESNET,
+  "export": RESNET,
   "micro": ["--model=resnet8", "--batch_size=64,128"],
   "profile": RESNET,
   "memory": RESNET,

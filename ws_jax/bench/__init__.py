@@ -22,6 +22,7 @@ BENCHMARKS = {
   "compile": "from the start of a process to its first finished step",
   "sweep": "runs per hour, against one process for each run",
   "fold": "inference with folded weights",
+  "export": "exported networks: size, time to write, read and call",
   "micro": "one optimizer batch as micro-batches of every size",
   "scaling": "memory and communication of a step, against devices; compiles",
   "profile": "where the time of a step goes, against the machine's peaks",
