@@ -48,6 +48,7 @@ ELSEWHERE = {
   "python scripts/benchmark.py": "test_bench.py",
   "python scripts/prepare_data.py": "test_prepare_data.py",
   "python scripts/report.py": "test_report.py",
+  "python scripts/fuzz.py": "test_fuzz.py",
   "python scripts/torture.py": "test_torture.py",
   "srun": "by hand: it needs Slurm",
 }
