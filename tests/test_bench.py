@@ -131,7 +131,7 @@ TINY = {
   "compile": RESNET,
   "sweep": ["--batch_size=2", "--steps=1", "--arms=GN"],
   "fold": RESNET,
-  "export": RESNET,
+  "export": ["--model=resnet8", "--batch_size=2"],
   "micro": ["--model=resnet8", "--batch_size=64,128"],
   "profile": RESNET,
   "memory": RESNET,

@@ -1,4 +1,8 @@
-"""`export`: the folded network in each format, written, read and called."""
+"""`export`: the folded network in each format, written, read and called.
+
+The networks have the settings that they were published with, and weights that
+were not trained.
+"""
 
 import functools
 import pathlib
@@ -8,10 +12,26 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import jax
+
+from ws_jax import config
 from ws_jax.base import extras
-from ws_jax.bench import DEFAULT_MODEL, Options, Row, Table, ours, timing
-from ws_jax.train import record, trained
+from ws_jax.bench import (
+  DEFAULT_MODEL,
+  Options,
+  Row,
+  Table,
+  speech,
+  text,
+  timing,
+)
+from ws_jax.data.text import tokenizers
+from ws_jax.train import backend, calling, trained
 from ws_jax.weights.export import network, verb
+
+PyTree = Any
+
+_RATE = 16_000  # samples of a clip of one second
 
 
 def run(options: Options) -> list[Table]:
@@ -19,27 +39,59 @@ def run(options: Options) -> list[Table]:
 
   A format whose extra is not installed has a row that says so.
   """
-  name, arm = options.model or DEFAULT_MODEL, options.arms[-1]
-  model = _model(name, arm, options.size)
-  return [
-    _table(
-      f"{name}, {arm}, {options.size}x{options.size}", model, size, options
-    )
-    for size in options.batch_sizes
-  ]
+  name = options.model or DEFAULT_MODEL
+  model = _model(name, options.size)
+  return [_table(name, model, size, options) for size in options.batch_sizes]
 
 
-def _model(name: str, arm: str, size: int) -> trained.Trained:
+def _model(name: str, size: int) -> trained.Trained:
   """Returns a run that has not been trained."""
-  setup = ours.set_up(name, arm, batch_size=2, size=size)
-  data: Any = record.about(setup)["data"]
-  state = setup.state()
-  variables = {"params": state.params, **state.model_state}
-  return trained.restore(setup.config.to_dict(), data, variables, step=0)
+  data, task = _data(name, size)
+  data |= {"name": "noise", "train_size": 100, "eval_size": 10}
+  given = config.apply(config.default(), {"model.name": name, **task})
+  resolved = config.resolve(given, num_examples=100, num_devices=1).to_dict()
+  empty = trained.restore(resolved, data, {"params": {}}, step=0)
+  inputs = jax.ShapeDtypeStruct((2, *data["input_shape"]), data["input_dtype"])
+
+  def init(inputs: jax.Array) -> tuple[PyTree, PyTree]:
+    taken = network.preprocess(empty.program.task, empty.data, inputs)
+    return calling.init(empty.program.model, jax.random.key(0), taken)
+
+  quickly = backend.options_to_compile_quickly()
+  zeros = jax.numpy.zeros(inputs.shape, inputs.dtype)
+  params, state = jax.jit(init, compiler_options=quickly)(zeros)
+  return trained.restore(resolved, data, {"params": params, **state}, step=0)
+
+
+def _data(name: str, size: int) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Returns what a run says of its data, and the settings of its task."""
+  labels = {"label_key": "label", "num_classes": 10, "tokenizer": ""}
+  labels |= {
+    "classes": [f"class {i}" for i in range(10)],
+    "mean": [],
+    "std": [],
+  }
+  if name == "transformer_lm":
+    tokens = {"input_key": "tokens", "label_key": "bytes", "classes": []}
+    data = labels | tokens | {"num_classes": None, "tokenizer": "bytes"}
+    shape, dtype, task = [text.LENGTHS[name] + 1], "uint16", "language_model"
+  elif name in text.LENGTHS:
+    words = tokenizers.save(tokenizers.Words(("stop", "go", "please")))
+    data = labels | {"input_key": "tokens", "tokenizer": words}
+    shape, dtype, task = [text.LENGTHS[name]], "uint16", "text_classification"
+  elif name in speech.MODELS:
+    data = labels | {"input_key": "audio"}
+    shape, dtype, task = [_RATE], "int16", "keyword_spotting"
+  else:
+    colours = {"mean": [0.5] * 3, "std": [0.25] * 3}
+    data = labels | {"input_key": "image"} | colours
+    shape, dtype, task = [size, size, 3], "uint8", "classification"
+  data |= {"input_shape": shape, "input_dtype": dtype}
+  return data, {} if task == "classification" else {"task.name": task}
 
 
 def _table(
-  title: str, model: trained.Trained, size: int, options: Options
+  name: str, model: trained.Trained, size: int, options: Options
 ) -> Table:
   rows: list[Row] = []
   calls: dict[str, Callable[[], float]] = {}
@@ -57,21 +109,25 @@ def _table(
     if times := seconds.get(row["format"]):
       row["ms a call"] = 1e3 * statistics.median(times)
       row["seconds"] = times
-  return Table(f"export: {title}, calls of {size}", rows)
+  shape = "x".join(map(str, model.input_shape))
+  return Table(f"export: {name}, inputs {shape}, calls of {size}", rows)
 
 
 def _format(
   model: trained.Trained, path: pathlib.Path, format: str, size: int
 ) -> tuple[Row, Callable[[], float]]:
   """Returns the row of a format, and what calls the network of its file."""
-  done = verb.export(model, path, format=format)
+  # Weights say nothing of the inputs, and ONNX has no features of clips.
+  clips = model.data.input_dtype == "int16"
+  ready = format == "safetensors" or (format == "onnx" and clips)
+  inputs = "float" if format == "onnx" and clips else None
+  done = verb.export(model, path, format=format, inputs=inputs)
   began = time.perf_counter()
   found = verb.read(path)
   read = time.perf_counter() - began
-  weights = format == "safetensors"  # which say nothing of the pictures
-  folded = network.fold(model, preprocessed=weights)
-  inputs = folded.taken(folded.samples(size))
-  call = timing.timed(functools.partial(found.call, inputs))
+  folded = network.fold(model, preprocessed=ready)
+  batch = folded.taken(folded.samples(size))
+  call = timing.timed(functools.partial(found.call, batch))
   row = {
     "format": format,
     "runtime": found.runtime,
