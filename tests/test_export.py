@@ -77,6 +77,16 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "images",
     {"name": "nf_resnet8", "width": 0.5, "ws_convention": "timm_scaled"},
   ),
+  # Its pool pads, and takes numbers below 0.
+  "norm_free_pooled": (
+    "images",
+    {
+      "name": "nf_resnet8",
+      "width": 0.5,
+      "stem": "imagenet",
+      "ws_convention": "timm_scaled",
+    },
+  ),
   "efficientnet": (
     "colours",
     {"name": "efficientnet_b0", "width": 0.25, "norm": "batch", **SCALED},

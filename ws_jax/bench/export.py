@@ -37,7 +37,8 @@ _RATE = 16_000  # samples of a clip of one second
 def run(options: Options) -> list[Table]:
   """Returns a table for each batch size, a row for each format.
 
-  A format whose extra is not installed has a row that says so.
+  A format whose extra is not installed, or that the network cannot be written
+  in, has a row that says so.
   """
   name = options.model or DEFAULT_MODEL
   model = _model(name, options.size)
@@ -101,7 +102,10 @@ def _table(
         rows.append({"format": format, "runtime": "is not installed"})
         continue
       path = pathlib.Path(folder, f"x{module.SUFFIX}")
-      row, calls[format] = _format(model, path, format, size)
+      try:
+        row, calls[format] = _format(model, path, format, size)
+      except ValueError as error:  # as when the file computes something else
+        row = {"format": format, "runtime": str(error)}
       rows.append(row)
     # A SavedModel is read as it is called: the files stay until then.
     seconds = timing.interleave(calls, options.rounds or 20)

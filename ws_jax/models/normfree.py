@@ -132,9 +132,10 @@ class NFNet(nn.Module):
       x = self._conv(round(part * self.stem_channels), size, stride, name)(x)
     if self.stem != "imagenet":
       return x
-    return nn.max_pool(
-      x, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1))
-    )
+    # A converter to ONNX forgets the padding that `nn.max_pool` is given.
+    around = ((0, 0), (1, 1), (1, 1), (0, 0))
+    x = jnp.pad(x, around, constant_values=-jnp.inf)
+    return nn.max_pool(x, window_shape=(3, 3), strides=(2, 2))
 
   def _conv(self, channels, size, stride, name):
     same = self.same_padding
