@@ -2,11 +2,8 @@
 
 import base64
 import json
-import os
 import pathlib
 import re
-import subprocess
-import sys
 import time
 import zlib
 
@@ -14,6 +11,7 @@ import fuzz
 import numpy as np
 import pytest
 
+from tests.test_torture import script
 from ws_jax import config, report
 from ws_jax.base import disk, keys, names, numerics
 from ws_jax.data import audio_files, audio_folder
@@ -25,7 +23,6 @@ from ws_jax.weights import __main__ as command
 from ws_jax.weights import predict
 from ws_jax.weights.export import network
 
-ROOT = pathlib.Path(__file__).parents[1]
 DEEP = "[" * 100_000
 
 
@@ -58,15 +55,7 @@ def test_no_input_ends_in_a_traceback(tmp_path, monkeypatch, kind):
 
 def run(*flags, folder):
   """Runs the script; returns number of cases and of failures, by kind."""
-  env = os.environ | {"TMPDIR": str(folder), "PYTHONPATH": str(ROOT)}
-  env.pop("XLA_FLAGS", None)
-  done = subprocess.run(
-    [sys.executable, "scripts/fuzz.py", *flags],
-    cwd=ROOT,
-    env=env,
-    capture_output=True,
-    text=True,
-  )
+  done = script("fuzz", *flags, folder=folder)
   table = re.findall(
     r"^\| (\w+) \| (\d+) \|.*\| (\d+) \|.*\|$", done.stdout, re.M
   )

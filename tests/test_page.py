@@ -15,12 +15,13 @@ import urllib.parse
 import urllib.request
 
 import pytest
+from fuzzing.runs import everywhere
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import synthetic
 from ws_jax import report
-from ws_jax.report import contents, headline, page, summary, tables
+from ws_jax.report import contents, page, summary, tables
 from ws_jax.sweep import rows
 
 RATES = (0.02, 0.2, 5.0)
@@ -110,28 +111,6 @@ texts = (
   .map("".join)
   .filter(bool)
 )
-
-
-def everywhere(text):
-  """Returns a page that has the text at every place of one."""
-  picture = page.Picture(text, "<svg/>", "<svg/>")
-  sections = [
-    page.Section(
-      "Table", [text], [picture], [("a", text), (text, text)], [text]
-    ),
-    page.Section("Folded", lines=[(text, "b"), (text, text)], folded=True),
-    page.Section("Matrix", lines=[("", text), (text, text)], shades=[[0.5]]),
-  ]
-  run = {"run": text, "arm": text, "values": [text], "href": text}
-  curves = {"arms": {text: {}}, "fields": [text], "metrics": [text]}
-  return page.render(
-    text,
-    [text],
-    [text],
-    sections,
-    curves | {"runs": [run]},
-    headline.Headline(text, text),
-  )
 
 
 @settings(max_examples=60, deadline=None)

@@ -11,18 +11,23 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def torture(*flags, folder):
-  """Runs the script; returns number of cases and of failures, by test."""
+def script(name, *flags, folder):
+  """Runs a script that works in a folder; returns how it ended."""
   env = os.environ | {"TMPDIR": str(folder), "PYTHONPATH": str(ROOT)}
   # A run on several virtual devices would need several cores to be quick.
   env.pop("XLA_FLAGS", None)
-  done = subprocess.run(
-    [sys.executable, "scripts/torture.py", *flags],
+  return subprocess.run(
+    [sys.executable, f"scripts/{name}.py", *flags],
     cwd=ROOT,
     env=env,
     capture_output=True,
     text=True,
   )
+
+
+def torture(*flags, folder):
+  """Runs the script; returns number of cases and of failures, by test."""
+  done = script("torture", *flags, folder=folder)
   table = re.findall(r"^\| (\w+) \| (\d+) \| (\d+) \|$", done.stdout, re.M)
   assert table, done.stdout + done.stderr
   found = {name: (int(cases), int(failed)) for name, cases, failed in table}

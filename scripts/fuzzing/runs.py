@@ -213,12 +213,12 @@ _READERS = {
 
 def page(folder: pathlib.Path) -> Made:
   """Makes texts at every place of a page: none becomes HTML or an address."""
-  plain = _elements(_everywhere("plain"))
+  plain = _elements(everywhere("plain"))
   shape = lambda page: [(tag, {*own} - {"class"}) for tag, own in page]
 
   def case(text):
     text = reading.legible(text) or "x"
-    found = _elements(_everywhere(text))
+    found = _elements(everywhere(text))
     assert shape(found) == shape(plain), text
     for (_, own), (_, before) in zip(found, plain, strict=True):
       for name in own.keys() - {"class"}:  # a number stands on the right
@@ -247,7 +247,7 @@ def _elements(content: str) -> list[tuple[str, dict[str, str]]]:
   return found
 
 
-def _everywhere(text: str) -> str:
+def everywhere(text: str) -> str:
   """Returns a page that has the text at every place of one."""
   picture = page_lib.Picture(text, "<svg/>", "<svg/>")
   lines = [("a", text), (text, text)]
