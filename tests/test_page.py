@@ -16,7 +16,7 @@ import urllib.request
 
 import pytest
 from fuzzing.runs import everywhere
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests import synthetic
@@ -115,8 +115,12 @@ texts = (
 
 @settings(max_examples=60, deadline=None)
 @given(texts)
+@example("0")  # the page gives a column of numbers a class
 def test_no_text_becomes_html(text):
   plain, found = Elements(everywhere("plain")), Elements(everywhere(text))
+  for tag, attributes in plain.tags + found.tags:
+    if tag in ("th", "td"):  # a column that holds numbers alone is told so
+      attributes.pop("class", None)
   shape = lambda page: [(tag, [*attributes]) for tag, attributes in page.tags]
   assert shape(found) == shape(plain)
   for (_, one), (_, other) in zip(plain.tags, found.tags, strict=True):
