@@ -1,5 +1,6 @@
 """The C++ that XLA calls, against float64 and XLA's own code."""
 
+import contextlib
 import os
 import pathlib
 import subprocess
@@ -129,9 +130,16 @@ def is_ours(function, *arguments):
 
 @pytest.mark.usefixtures("convolution")
 @pytest.mark.parametrize("case", CASES)
-def test_equals_the_sums_in_float64(case):
-  apply, x, kernel, dy = arrays(case, convolve.conv_general_dilated)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "widened"])
+def test_equals_the_sums_in_float64(case, dtype, monkeypatch):
+  apply, *inputs = arrays(case, convolve.conv_general_dilated)
+  if dtype == "widened":  # as a processor does that cannot multiply bfloat16
+    monkeypatch.setattr(native, "_has_bfloat16", lambda: False)
+    dtype = "bfloat16"
+  x, kernel, dy = (a.astype(dtype) for a in inputs)
   assert is_ours(apply, x, kernel)
+  # Sums are float32, and rounded once: half of the distance to the next number.
+  ulp = float(jnp.finfo(dtype).eps) if dtype == "bfloat16" else 0.0
 
   @jax.jit
   def all_three(x, kernel, dy):
@@ -141,8 +149,9 @@ def test_equals_the_sums_in_float64(case):
   for got, want in zip(
     all_three(x, kernel, dy), exact(case, x, kernel, dy), strict=True
   ):
-    assert got.shape == want.shape
-    assert np.abs(got - want).max() / np.abs(want).max() < 2e-6
+    assert got.shape == want.shape and got.dtype == dtype
+    error = np.abs(np.asarray(got, np.float64) - want)
+    assert np.all(error <= 0.5 * ulp * np.abs(want) + 2e-6 * np.abs(want).max())
 
 
 @pytest.mark.usefixtures("convolution")
@@ -237,8 +246,10 @@ def test_what_it_does_not_take_is_left_to_xla():
   call = convolve.conv_general_dilated
   usual = lambda x, kernel: call(x, kernel, *given, **how)
   assert is_ours(usual, x, kernel)
-  half = (x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16))
-  assert not is_ours(usual, *half)
+  for dtypes in (("float16", "float16"), ("bfloat16", "float32")):
+    mixed = [a.astype(d) for a, d in zip((x, kernel), dtypes, strict=True)]
+    with contextlib.suppress(TypeError):  # XLA wants one dtype
+      assert not is_ours(usual, *mixed)
   strides, padding = given
   for changed in (
     lambda x, k: call(x, k, strides, "SAME", **how),

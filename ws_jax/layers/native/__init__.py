@@ -5,7 +5,8 @@ It normalizes (`normalization.cc`) on all processors, and convolves by oneDNN
 (`pip install 'ws_jax[onednn]'`). Both are behind XLA's foreign function
 interface, compiled when a program first asks for them (`enable`), and kept in
 the user's cache folder. XLA's own code runs without `enable()`, on other
-backends, on several devices, and for dtypes other than float32.
+backends, on several devices, and for dtypes other than float32 and, where it
+convolves, bfloat16.
 
 Start reading at `enable`. Layers ask `enabled` while they are traced.
 """
@@ -34,6 +35,10 @@ _HANDLERS = {
   "convolution": ("WsJaxConvolve",),
   "normalization": ("WsJaxNormalize", "WsJaxNormalizeBackward"),
 }
+_DTYPES = {
+  "convolution": (jnp.float32, jnp.bfloat16),
+  "normalization": (jnp.float32,),
+}
 _ONEDNN = ("onednn-cpu-gomp", "onednn-devel-cpu-gomp")
 _COMPILERS = ("c++", "g++", "clang++")
 
@@ -47,8 +52,8 @@ _portable = False
 def enable() -> str:
   """Makes this process use the native code that is faster than XLA here.
 
-  It is for float32 on one CPU device: XLA cannot split foreign code over
-  several. With AVX2 alone XLA's convolutions are as fast as oneDNN's.
+  It is for one CPU device: XLA cannot split foreign code over several. With
+  AVX2 alone XLA's convolutions are as fast as oneDNN's.
 
   Returns:
     The decision, in words for the caller to announce; empty if there was
@@ -88,7 +93,7 @@ def enabled(name: str, dtype: DTypeLike) -> bool:
   # Only the compiler knows foreign code.
   if _portable or getattr(jax.config, _DISABLE_JIT):
     return False
-  return name in _enabled and jnp.dtype(dtype) == jnp.float32
+  return name in _enabled and jnp.dtype(dtype) in _DTYPES[name]
 
 
 @contextlib.contextmanager
@@ -115,6 +120,11 @@ def is_portable() -> bool:
   return _portable
 
 
+def multiplies(dtype: DTypeLike) -> bool:
+  """Returns whether the processor multiplies and adds numbers of a dtype."""
+  return jnp.dtype(dtype) != jnp.bfloat16 or _has_bfloat16()
+
+
 def in_use() -> list[str]:
   """Returns the names of the native code in use, for the record of a run."""
   return sorted(_enabled)
@@ -132,6 +142,11 @@ def processor_flags() -> str:
   lines = info.read_text().splitlines() if info.exists() else []
   flags = ("flags", "Features")  # on x86, on Arm
   return next((line for line in lines if line.startswith(flags)), "")
+
+
+@functools.cache
+def _has_bfloat16() -> bool:
+  return "avx512_bf16" in processor_flags()
 
 
 @functools.cache

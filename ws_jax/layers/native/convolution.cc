@@ -3,7 +3,8 @@
 // y = convolution(x, kernel), with x [N, spatial..., C], kernel [spatial...,
 // C / groups, O] and y [N, spatial..., O]. One handler serves the three maps
 // that are linear in each argument: `result` says which of y (0), x (1) and
-// kernel (2) is computed from the other two.
+// kernel (2) is computed from the other two. All three are float32 or all
+// bfloat16; sums are float32.
 //
 // The examples are split over XLA's own threads, and oneDNN computes each part
 // with one thread. Threads of oneDNN's own would compete with XLA's for the
@@ -35,7 +36,8 @@ namespace ffi = xla::ffi;
 using namespace ws_jax;
 using dnnl::memory;
 using Dims = memory::dims;
-using Array = ffi::Buffer<ffi::F32>;
+using Type = memory::data_type;
+using Array = ffi::AnyBuffer;
 
 enum Result : int64_t { kOutput = 0, kInput = 1, kKernel = 2 };
 
@@ -60,7 +62,7 @@ class OneThread {
   int before_;
 };
 
-enum class Use { kPacked, kScratch, kShares, kCount };
+enum class Use { kPacked, kScratch, kShares, kTotal, kCount };
 
 // Returns memory that a thread keeps for its next call, at least `size` bytes.
 char* Kept(Use which, size_t size) {
@@ -75,14 +77,15 @@ char* Kept(Use which, size_t size) {
 // All that a oneDNN primitive depends on; x and y are those of one part.
 struct Geometry {
   Result result;
+  Type type;
   Dims x, kernel, y, strides, low, high, dilation;
   int64_t groups;
 };
 
 bool operator<(const Geometry& a, const Geometry& b) {
   auto tie = [](const Geometry& g) {
-    return std::tie(g.result, g.x, g.kernel, g.y, g.strides, g.low, g.high,
-                    g.dilation, g.groups);
+    return std::tie(g.result, g.type, g.x, g.kernel, g.y, g.strides, g.low,
+                    g.high, g.dilation, g.groups);
   };
   return tie(a) < tie(b);
 }
@@ -109,16 +112,17 @@ int64_t AddSpatial(Dims::const_iterator begin, Dims::const_iterator end,
 
 // Describes [N, spatial..., C] in memory, which oneDNN calls
 // [N, C, spatial...].
-memory::desc Images(const Dims& shape) {
+memory::desc Images(const Dims& shape, Type type) {
   Dims dims{shape.front(), shape.back()}, strides{0, 1};
   strides[0] = AddSpatial(shape.begin() + 1, shape.end() - 1, shape.back(),
                           dims, strides);
-  return {dims, memory::data_type::f32, strides};
+  return {dims, type, strides};
 }
 
 // Describes [spatial..., I, O] in memory, which oneDNN calls
 // [groups, O / groups, I, spatial...].
-std::pair<Dims, memory::desc> Kernel(const Dims& shape, int64_t groups) {
+std::pair<Dims, memory::desc> Kernel(const Dims& shape, int64_t groups,
+                                     Type type) {
   const int64_t outputs = shape.back(), inputs = shape[shape.size() - 2];
   Dims dims{outputs / groups, inputs}, strides{1, outputs};
   if (groups > 1) {
@@ -126,14 +130,17 @@ std::pair<Dims, memory::desc> Kernel(const Dims& shape, int64_t groups) {
     strides.insert(strides.begin(), outputs / groups);
   }
   AddSpatial(shape.begin(), shape.end() - 2, inputs * outputs, dims, strides);
-  return {dims, {dims, memory::data_type::f32, strides}};
+  return {dims, {dims, type, strides}};
 }
 
 Plan MakePlan(const Geometry& g) {
   const auto algorithm = dnnl::algorithm::convolution_direct;
-  memory::desc x = Images(g.x), y = Images(g.y);
-  auto [dims, plain] = Kernel(g.kernel, g.groups);
-  memory::desc any(dims, memory::data_type::f32, memory::format_tag::any);
+  memory::desc x = Images(g.x, g.type), y = Images(g.y, g.type);
+  // What the parts give for the kernel is summed before it is rounded.
+  auto [dims, plain] =
+      Kernel(g.kernel, g.groups, g.result == kKernel ? Type::f32 : g.type);
+  memory::desc any(dims, g.type, memory::format_tag::any);
+  memory::desc sums(dims, Type::f32, memory::format_tag::any);
   dnnl::primitive_attr attr;
   attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
   auto plan = [&](const auto& desc, dnnl::query kernel) {
@@ -155,7 +162,7 @@ Plan MakePlan(const Geometry& g) {
     return plan(backward, dnnl::query::weights_md);
   }
   dnnl::convolution_backward_weights::primitive_desc backward(
-      Engine(), algorithm, x, any, y, g.strides, g.dilation, g.low, g.high,
+      Engine(), algorithm, x, sums, y, g.strides, g.dilation, g.low, g.high,
       forward, attr);
   return plan(backward, dnnl::query::diff_weights_md);
 }
@@ -185,8 +192,7 @@ int64_t Size(const Dims& shape) {
 }
 
 // Computes one part, in one thread.
-void Compute(const Plan& plan, Result result, float* x, float* kernel,
-             float* y) {
+void Compute(const Plan& plan, Result result, char* x, char* kernel, char* y) {
   auto kept = [](Use use, const memory::desc& desc) {
     return Place(desc, Kept(use, desc.get_size()));
   };
@@ -204,23 +210,27 @@ void Compute(const Plan& plan, Result result, float* x, float* kernel,
 }
 
 // Computes all parts, and sums what they give for the kernel.
-ffi::Error Run(ffi::ThreadPool& pool, Geometry g, float* x, float* kernel,
-               float* y) {
+ffi::Error Run(ffi::ThreadPool& pool, Geometry g, char* x, char* kernel,
+               char* y) {
   const int64_t examples = g.x[0], count = Parts(pool, examples);
-  const int64_t x_size = Size(g.x) / examples, y_size = Size(g.y) / examples;
+  const int64_t width = memory::data_type_size(g.type);
+  const int64_t x_size = Size(g.x) / examples * width;
+  const int64_t y_size = Size(g.y) / examples * width;
   auto first = [&](int64_t part) { return Start(examples, part, count); };
   std::vector<const Plan*> plans;
   for (int64_t i = 0; i < count; ++i) {
     g.x[0] = g.y[0] = first(i + 1) - first(i);
     plans.push_back(&GetPlan(g));
   }
-  // Each part writes a kernel gradient of its own; that of the first part is
-  // `kernel`.
+  // Each part writes a kernel gradient of its own, in float32; that of the first
+  // part becomes the sum.
   const int64_t size = Size(g.kernel);
   const int64_t others = g.result == kKernel ? (count - 1) * size : 0;
-  float* shares = reinterpret_cast<float*>(Kept(Use::kShares, 4 * others));
+  const bool rounds = g.result == kKernel && g.type != Type::f32;
+  char* total = rounds ? Kept(Use::kTotal, 4 * size) : kernel;
+  char* shares = Kept(Use::kShares, 4 * others);
   auto share = [&](int64_t i) {
-    return i && others ? shares + (i - 1) * size : kernel;
+    return i && others ? shares + 4 * (i - 1) * size : total;
   };
   std::string error = Split(pool, count, [&](int64_t i) {
     OneThread one;
@@ -229,15 +239,22 @@ ffi::Error Run(ffi::ThreadPool& pool, Geometry g, float* x, float* kernel,
   });
   if (!error.empty()) return ffi::Error(ffi::ErrorCode::kInternal, error);
   // The sum is in the order of the examples, whichever thread computes it.
+  auto sum = reinterpret_cast<float*>(total);
+  auto added = reinterpret_cast<const float*>(shares);
   const int64_t ranges = std::clamp<int64_t>(others >> 18, 1, count);
   Split(pool, ranges, [&](int64_t range) {
     const int64_t end = Start(size, range + 1, ranges);
     for (int64_t from = 0; from < others; from += size) {
       for (int64_t j = Start(size, range, ranges); j < end; ++j) {
-        kernel[j] += shares[from + j];
+        sum[j] += added[from + j];
       }
     }
   });
+  if (rounds) {
+    memory from = Place({{size}, Type::f32, Dims{1}}, total);
+    memory to = Place({{size}, g.type, Dims{1}}, kernel);
+    dnnl::reorder(from, to).execute(Stream(), from, to);
+  }
   return ffi::Error::Success();
 }
 
@@ -250,7 +267,9 @@ ffi::Error Convolve(ffi::ThreadPool pool, Array a, Array b,
   Array& x = result == kInput ? *out : a;
   Array& kernel = result == kKernel ? *out : b;
   Array& y = result == kOutput ? *out : result == kInput ? a : b;
+  const bool narrow = x.element_type() == ffi::BF16;
   Geometry geometry{static_cast<Result>(result),
+                    narrow ? Type::bf16 : Type::f32,
                     ToDims(x.dimensions()),
                     ToDims(kernel.dimensions()),
                     ToDims(y.dimensions()),
@@ -261,8 +280,8 @@ ffi::Error Convolve(ffi::ThreadPool pool, Array a, Array b,
                     groups};
   try {
     OneThread one;
-    return Run(pool, std::move(geometry), x.typed_data(), kernel.typed_data(),
-               y.typed_data());
+    auto bytes = [](Array& a) { return static_cast<char*>(a.untyped_data()); };
+    return Run(pool, std::move(geometry), bytes(x), bytes(kernel), bytes(y));
   } catch (const std::exception& error) {
     return ffi::Error(ffi::ErrorCode::kInternal, error.what());
   }

@@ -67,7 +67,7 @@ def geometry(
     how: All other arguments, by name.
   """
   ours = functools.partial(native.enabled, "convolution")
-  if not (ours(x.dtype) and ours(kernel.dtype)) or isinstance(padding, str):
+  if not ours(x.dtype) or x.dtype != kernel.dtype or isinstance(padding, str):
     return None
   if not 3 <= x.ndim <= 5:
     return None
@@ -82,7 +82,7 @@ def geometry(
     numbers == expected
     and tuple(how.get("lhs_dilation") or ones) == ones
     and how.get("batch_group_count", 1) == 1
-    and how.get("preferred_element_type") in (None, np.float32)
+    and how.get("preferred_element_type") in (None, x.dtype)
     and min(map(min, padding)) >= 0
   )
   if not plain:
@@ -103,8 +103,21 @@ def geometry(
 
 
 def convolve(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
-  """Convolves in float32; can be differentiated as often as one likes."""
-  return _bind("y", geometry, x=x, kernel=kernel)
+  """Convolves; can be differentiated as often as one likes.
+
+  Args:
+    x: Input of `geometry.x`, float32 or bfloat16. A processor that does not
+      multiply bfloat16 computes it in float32.
+    kernel: Kernel of `geometry.kernel`, of the same dtype.
+    geometry: Shapes and settings.
+
+  Returns:
+    Array of `geometry.y`, of the same dtype; its sums are float32.
+  """
+  dtype = x.dtype
+  if not native.multiplies(dtype):
+    x, kernel = x.astype(jnp.float32), kernel.astype(jnp.float32)
+  return _bind("y", geometry, x=x, kernel=kernel).astype(dtype)
 
 
 _primitive = core.Primitive("ws_jax_convolve")
@@ -118,9 +131,10 @@ def _bind(result: str, geometry: Geometry, **known: jax.Array) -> jax.Array:
   )
 
 
-def _abstract(*_, result, geometry):
+def _abstract(first, second, *, result, geometry):
   """Returns the shape and dtype of the result."""
-  return jax.core.ShapedArray(getattr(geometry, result), jnp.float32)
+  assert first.dtype == second.dtype
+  return jax.core.ShapedArray(getattr(geometry, result), first.dtype)
 
 
 def _transpose(which, cotangent, first, second, *, result, geometry):
@@ -140,7 +154,7 @@ def _by_xla(first, second, *, result, geometry):
   else:
     apply = lambda kernel: _xla(geometry, first, kernel)
     given = second
-  like = jax.ShapeDtypeStruct(getattr(geometry, result), jnp.float32)
+  like = jax.ShapeDtypeStruct(getattr(geometry, result), first.dtype)
   return jax.linear_transpose(apply, like)(given)[0]
 
 
