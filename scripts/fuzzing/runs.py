@@ -18,7 +18,7 @@ from ws_jax.report import headline, reading
 from ws_jax.report import page as page_lib
 from ws_jax.sweep import grid, runner
 from ws_jax.sweep import rows as rows_lib
-from ws_jax.train import record, trained
+from ws_jax.train import history, record, trained
 
 _DATA = {
   "name": "x",
@@ -164,6 +164,9 @@ def jsons(folder: pathlib.Path) -> Made:
       disk.write_json(run / "status.json", json.loads(status))
 
   status = (run / "status.json").read_text()
+  for path, names in readers.items():
+    for name in names:  # what is whole is read, to the end of each reader
+      case((path, path.read_bytes(), name))
   return st.one_of(made), case
 
 
@@ -187,7 +190,7 @@ def _resume(run: pathlib.Path, chosen: Any) -> None:
   try:
     with (
       mock.patch.object(record, "Progress"),
-      mock.patch.object(record, "Events"),
+      mock.patch.object(history, "Events"),
     ):
       again.start(4)
     again.status("interrupted")
