@@ -219,8 +219,8 @@ def test_torch_takes_the_same_step():
 @pytest.mark.parametrize(
   ("model", "arms"),
   [
-    ("transformer_lm", "LN+WS,RMS"),
-    ("transformer_classifier", "LN"),
+    ("transformer_lm", "LN+scaled WS,RMS"),
+    ("transformer_classifier", "LN+scaled WS,LN"),
     ("text_cnn", "BN+WS,no norm"),
   ],
 )

@@ -32,6 +32,13 @@ BENCHMARKS = {
 _IMAGES = ("BN", "BN+WS", "GN", "GN+WS")
 _TEXT = ("LN", "LN+WS", "RMS", "RMS+WS", "no norm", "WS")
 ARMS = {name: arms.ARMS[name] for name in (*_IMAGES, *_TEXT)}
+# What `configs/austen.py` standardizes with. Without the scale the outputs of
+# attention's query and key are so large that rounding decides where it looks.
+ARMS |= {
+  f"{norm}+scaled WS": arms.ARMS[f"{norm}+WS"]
+  | {"model.ws_convention": "timm_scaled"}
+  for norm in ("LN", "RMS")
+}
 
 LIBRARIES = {
   "flax": "plain Flax code with default settings",
@@ -44,8 +51,8 @@ LIBRARIES = {
 DEFAULT_MODEL = "resnet20"
 # Where they are not `_IMAGES`.
 _ARMS_OF = {
-  "transformer_lm": ("LN", "LN+WS"),
-  "transformer_classifier": ("LN", "LN+WS"),
+  "transformer_lm": ("LN", "LN+scaled WS"),
+  "transformer_classifier": ("LN", "LN+scaled WS"),
   "text_cnn": ("no norm", "WS"),
 }
 

@@ -74,6 +74,7 @@ def network(model: str, arm: str, dtype: str) -> dict[str, Any]:
   is_lm = model == "transformer_lm"
   return own | {
     "model": model,
+    "ws": c.ws_convention if c.ws else None,
     "inputs": _BYTES if is_lm else _WORDS,
     "outputs": _BYTES if is_lm else _CLASSES,
     "length": LENGTHS[model],

@@ -26,32 +26,41 @@ Settings = Mapping[str, Any]
 
 
 class Linear(nn.Linear):
-  """A layer without bias, whose rows can be standardized (`bit`)."""
+  """A layer without bias, whose rows a convention may standardize."""
 
-  def __init__(self, inputs: int, outputs: int, ws: bool = False):
+  def __init__(self, inputs: int, outputs: int, ws: str | None = None):
     super().__init__(inputs, outputs, bias=False)
     self.ws = ws
 
   def forward(self, input):
-    weight = _standardized(self.weight) if self.ws else self.weight
-    return functional.linear(input, weight)
+    return functional.linear(input, _standardized(self.weight, self.ws))
 
 
 class Conv(nn.Conv1d):
-  """A convolution over [B, channels, T] that can be standardized (`bit`)."""
+  """A convolution over [B, channels, T] that may be standardized."""
 
-  def __init__(self, inputs: int, outputs: int, width: int, ws: bool):
+  def __init__(self, inputs: int, outputs: int, width: int, ws: str | None):
     super().__init__(inputs, outputs, width, bias=False)
     self.ws, self.padding_of = ws, ((width - 1) // 2, width // 2)
 
   def forward(self, input):
-    weight = _standardized(self.weight) if self.ws else self.weight
+    weight = _standardized(self.weight, self.ws)
     return functional.conv1d(functional.pad(input, self.padding_of), weight)
 
 
-def _standardized(weight):
+# Of each convention eps, and whether filters are divided by sqrt(fan-in).
+_CONVENTIONS = {"bit": (1e-10, False), "timm_scaled": (1e-5, True)}
+
+
+def _standardized(weight, convention: str | None):
+  if convention is None:
+    return weight
+  eps, divides = _CONVENTIONS[convention]
   rows = weight.reshape(1, len(weight), -1)
-  rows = functional.batch_norm(rows, None, None, training=True, eps=1e-10)
+  scale = rows.new_full([len(weight)], rows.shape[-1] ** -0.5)
+  rows = functional.batch_norm(
+    *(rows, None, None, scale if divides else None), training=True, eps=eps
+  )
   return rows.reshape_as(weight)
 
 
@@ -286,7 +295,7 @@ class Run:
       self.arrays = dict(file)
     self.settings, self.rate, self.seed = settings, learning_rate, seed
     fixed = {"mlp_factor": 4.0, "norm": "layer", "positions": "learned"}
-    more = {"tie": True, "ws": False, "outputs": settings["inputs"]}
+    more = {"tie": True, "ws": None, "outputs": settings["inputs"]}
     self.network = Decoder(fixed | more | dict(settings)).to(DEVICE)
     self._begin()
     self.parameters = sum(p.numel() for p in self.network.parameters())
