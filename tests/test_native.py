@@ -13,7 +13,7 @@ import pytest
 from jax import lax
 
 from ws_jax.base import disk
-from ws_jax.layers import convolve, native
+from ws_jax.layers import convolve, native, product
 from ws_jax.layers.normalize import normalize
 from ws_jax.train import record
 
@@ -263,6 +263,73 @@ def test_what_it_does_not_take_is_left_to_xla():
   ):  # fmt: skip
     assert not is_ours(changed, x, kernel)
     assert changed(x, kernel).ndim == 4
+
+
+@pytest.mark.usefixtures("convolution")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+  ("x", "kernel", "summed"),
+  [
+    ((2, 12, 5), (5, 7), 1),  # up
+    ((3, 8, 6), (6, 2, 4), 1),  # query
+    ((1, 21, 2, 4), (2, 4, 9), 2),  # out
+  ],
+)
+def test_products_equal_the_sums_in_float64(x, kernel, summed, dtype):
+  rng = np.random.default_rng(0)
+  x, kernel = (jnp.asarray(rng.standard_normal(s), dtype) for s in (x, kernel))
+  axes = (tuple(range(x.ndim - summed, x.ndim)), tuple(range(summed)))
+  apply = lambda x, kernel: product.dot_general(x, kernel, (axes, ((), ())))
+  assert is_ours(apply, x, kernel)
+  y, pull_back = jax.vjp(apply, x, kernel)
+  dy = jnp.asarray(rng.standard_normal(y.shape), dtype)
+  wide = [np.asarray(a, np.float64) for a in (x, kernel, dy)]
+  places = tuple(range(x.ndim - summed))
+  outputs = tuple(range(summed - kernel.ndim, 0))
+  wanted = (
+    np.tensordot(wide[0], wide[1], axes),
+    np.tensordot(
+      wide[2], wide[1], [outputs, tuple(range(summed, kernel.ndim))]
+    ),
+    np.tensordot(wide[0], wide[2], [places, places]),
+  )
+  ulp = float(jnp.finfo(dtype).eps) if dtype == "bfloat16" else 0.0
+  for got, want in zip((y, *pull_back(dy)), wanted, strict=True):
+    assert got.shape == want.shape and got.dtype == dtype
+    error = np.abs(np.asarray(got, np.float64) - want)
+    assert np.all(error <= 0.5 * ulp * np.abs(want) + 2e-6 * np.abs(want).max())
+
+
+@pytest.mark.usefixtures("convolution")
+def test_products_of_several_runs_are_products():
+  """Regression: a kernel for each run made of them a convolution in groups."""
+  x, kernel = jnp.ones((3, 2, 16, 5)), jnp.ones((3, 5, 7))
+  apply = lambda x, k: product.dot_general(x, k, (((2,), (0,)), ((), ())))
+  each = jax.vmap(lambda x, k: jax.vjp(apply, x, k)[1](jnp.ones((2, 16, 7))))
+  text = jax.jit(each).lower(x, kernel).as_text()
+  assert "dot_general" in text and "convolution" not in text
+  for one in (each(x, kernel), jax.jit(each)(x, kernel)):
+    np.testing.assert_array_equal(one[0], 7 * np.ones(x.shape))
+    np.testing.assert_array_equal(one[1], 32 * np.ones(kernel.shape))
+
+
+@pytest.mark.usefixtures("convolution")
+def test_which_products_are_left_to_xla():
+  x, kernel = jnp.ones((16, 5)), jnp.ones((5, 7))
+  plain = (((1,), (0,)), ((), ()))
+  multiply = product.dot_general
+  assert is_ours(lambda x, k: multiply(x, k, plain), x, kernel)
+  highest = lax.Precision.HIGHEST
+  for function in (
+    lambda x, k: multiply(x[:15], k, plain),
+    lambda x, k: multiply(x, k, plain, highest),
+    lambda x, k: multiply(x, k, plain, None, jnp.float32),
+    lambda x, k: multiply(x.T, k.T, (((0,), (1,)), ((), ()))),
+    lambda x, k: multiply(x[None], k[None], (((2,), (1,)), ((0,), (0,)))),
+    lambda x, k: multiply(*(a.astype("float16") for a in (x, k)), plain),
+  ):
+    assert not is_ours(function, x, kernel)
+    assert np.all(function(x, kernel) == 5)
 
 
 # x, examples together, groups

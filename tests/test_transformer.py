@@ -13,6 +13,7 @@ import ws_jax
 from tests.quick import quick
 from ws_jax import models
 from ws_jax.layers import attention
+from ws_jax.layers.gelu import gelu
 from ws_jax.models import transformer
 
 VOCABULARY = 11  # 10 begins a document, or fills a text up.
@@ -178,6 +179,21 @@ def test_attention_in_parts_is_that_of_jax(parts):
   np.testing.assert_allclose(ours(*arrays), theirs(*arrays), atol=1e-5)
   for got, expected in zip(slopes(ours), slopes(theirs), strict=True):
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_gelu_and_its_slope_are_those_of_the_formula(dtype):
+  x = jnp.linspace(-12, 12, 4001).astype(dtype)
+  slope = jax.vmap(jax.grad(lambda x: gelu(x).astype(jnp.float32)))(x)
+  wide = np.asarray(x, np.float64)
+  tanh = np.tanh(np.sqrt(2 / np.pi) * (wide + 0.044715 * wide**3))
+  bend = np.sqrt(2 / np.pi) * (1 + 3 * 0.044715 * wide**2) * (1 - tanh**2)
+  wanted = 0.5 * wide * (1 + tanh), 0.5 * (1 + tanh) + 0.5 * wide * bend
+  ulp = float(jnp.finfo(dtype).eps)
+  for got, want in zip((gelu(x), slope), wanted, strict=True):
+    assert got.dtype == dtype
+    error = np.abs(np.asarray(got, np.float64) - want)
+    assert np.all(error <= 0.5 * ulp * np.abs(want) + 1e-5)
 
 
 def test_rotary_products_depend_on_distance_alone():

@@ -23,6 +23,8 @@ from jax.typing import DTypeLike
 from ws_jax.base import keys
 from ws_jax.base.names import lookup
 from ws_jax.layers import attention
+from ws_jax.layers.gelu import gelu
+from ws_jax.layers.product import dot_general
 from ws_jax.models import common
 
 MODELS: dict[str, dict[str, Any]] = {
@@ -335,7 +337,7 @@ class MLP(nn.Module):
     """Returns [B, T, dim] for [B, T, dim]."""
     shape = self.shape
     x = _dense(shape, round(shape.mlp_factor * shape.dim), "up")(x)
-    return _dense(shape, shape.dim, "down", branch_end=True)(nn.gelu(x))
+    return _dense(shape, shape.dim, "down", branch_end=True)(gelu(x))
 
 
 def _with_positions(module, x, places):
@@ -367,5 +369,6 @@ def _dense(shape, features, name, axis=-1, branch_end=False):
     use_bias=False,
     dtype=shape.dtype,
     kernel_init=init,
+    dot_general=dot_general,
     name=name,
   )
