@@ -95,6 +95,7 @@ def test_a_loop_is_for_convolutions_that_keep_their_threads(monkeypatch):
   monkeypatch.setattr(native, "_enabled", {"convolution"})
   assert backend.steps_of_a_loop(50) == 10
   assert backend.steps_of_a_loop(3) == 3
-  assert backend.steps_of_a_loop(50, "bfloat16") is None  # these are XLA's
+  assert backend.steps_of_a_loop(50, "bfloat16") == 10
+  assert backend.steps_of_a_loop(50, "float16") is None  # these are XLA's
   monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
   assert backend.steps_of_a_loop(50, "bfloat16") == 50
