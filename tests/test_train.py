@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import threading
 
@@ -100,6 +101,29 @@ def test_a_finished_run_is_not_repeated(finished):
   assert (
     metrics == json.loads((finished / "status.json").read_text())["metrics"]
   )
+
+
+def test_a_finished_run_without_checkpoints_is_not_begun_anew(
+  finished, tmp_path
+):
+  """Regression: it was trained again, over the rows of a million steps."""
+  folder = tmp_path / "run"
+  shutil.copytree(finished, folder)
+  shutil.rmtree(folder / "checkpoints")
+  files = {path: path.read_bytes() for path in folder.glob("*.jsonl")}
+  status = disk.read_json(folder / "status.json")
+  for keep in (0, 2):
+    metrics = loop.train_and_evaluate(
+      tiny(train__keep_checkpoints=keep), folder
+    )
+    assert metrics == status["metrics"]
+  with pytest.raises(config.ConfigError, match="train.steps was 30, is 31"):
+    loop.train_and_evaluate(tiny(train__steps=status["step"] + 1), folder)
+  assert disk.read_json(folder / "status.json")["status"] == "done"
+  assert {path: path.read_bytes() for path in files} == files
+  (folder / "status.json").unlink()  # of a run that was cut off
+  loop.train_and_evaluate(tiny(train__keep_checkpoints=0), folder)
+  assert record.read_metrics(folder) == record.read_metrics(finished)
 
 
 @pytest.mark.parametrize("when", [7, 20])

@@ -25,6 +25,7 @@ from ws_jax.train import (
   backend,
   build,
   checkpoint,
+  history,
   nonfinite,
   optim,
   predictions,
@@ -181,6 +182,7 @@ class _Member:
   setup: build.Setup
   run: record.Run
   checkpoints: checkpoint.Checkpoints
+  already: bool  # done by an earlier attempt, without a checkpoint
   outcome: dict[str, float] | Diverged | None = None
 
   def diverge(self, error: Diverged) -> None:
@@ -247,7 +249,16 @@ def _member(setup: build.Setup, workdir: pathlib.Path, runs: int) -> _Member:
     config=setup.config.to_dict(),
     may_change=(*_MAY_CHANGE, "train.steps", "train.epochs"),
   )
-  return _Member(setup, run, checkpoints)
+  already = run.ended is not None and checkpoints.latest() is None
+  last = setup.config.train.steps
+  if already and not run.ended == history.newest(run.workdir)[1] == last:
+    run.close()
+    raise config_lib.ConfigError(
+      f"{run.workdir} holds a run that has ended after {run.ended} steps, and"
+      " neither its evaluation nor a checkpoint. Choose another --workdir, or"
+      " delete that one."
+    )
+  return _Member(setup, run, checkpoints, already)
 
 
 def _odd(metrics: dict[str, float]) -> str:
@@ -354,12 +365,22 @@ def _owes(members: Sequence[_Member], step: int) -> bool:
   return bool(processes.agree(int(due and missing and processes.first())))
 
 
+def _newest(member: _Member) -> tuple[steps.TrainState, int]:
+  """Returns the state that a run goes on from, and its step.
+
+  A run that is done and kept no checkpoint has nothing left to do: to begin
+  anew would be to lose what it found.
+  """
+  fresh = member.setup.state()
+  if member.already:
+    return fresh, member.setup.config.train.steps
+  return member.checkpoints.newest(fresh)
+
+
 def _begin(members: Sequence[_Member]) -> tuple[steps.TrainState, int]:
   """Returns the state that the runs go on from, and its step."""
   try:
-    begun = [
-      member.checkpoints.newest(member.setup.state()) for member in members
-    ]
+    begun = [_newest(member) for member in members]
   except ValueError as error:  # none is whole
     raise config_lib.ConfigError(str(error)) from error
   states, at = zip(*begun, strict=True)

@@ -50,6 +50,7 @@ class Run:
     writes: Whether this process writes; of several only one does.
 
   Attributes:
+    ended: Step at which an earlier attempt was done; None if none was.
     evaluated: Step of the last evaluation of an earlier attempt, once started.
 
   Raises:
@@ -94,6 +95,8 @@ class Run:
     for name, seconds in before.get("seconds", {}).items():
       self.clock.seconds[name] += seconds
     self._name, self._step = self.workdir.name, 0
+    done, at = before.get("status") == "done", before.get("step")
+    self.ended = at if done and isinstance(at, int) else None
 
   def _lock(self) -> None:
     """Keeps other processes from the folder until this run is closed."""
@@ -113,7 +116,10 @@ class Run:
   def _begin(self, config, may_change) -> dict[str, Any]:
     """Writes the config; returns the status that an earlier attempt left."""
     before = _status(self.workdir / "status.json")
-    _same_run(self.workdir, config, may_change, before.get("status") == "done")
+    kept = any(self.workdir.glob("checkpoints/[0-9]*"))
+    kept = kept and config.train.keep_checkpoints > 0
+    longer = before.get("status") == "done" and kept
+    _same_run(self.workdir, config, may_change, longer)
     if self._writes:
       clean(self.workdir)
       write_json(self.workdir / "config.json", config.to_dict())
@@ -215,8 +221,11 @@ def about(setup: Any) -> dict[str, Any]:
   return content
 
 
-def _same_run(workdir, config, may_change, finished) -> None:
-  """Refuses to go on in the folder of another run."""
+def _same_run(workdir, config, may_change, may_go_on) -> None:
+  """Refuses to go on in the folder of another run.
+
+  One that has ended, and left a checkpoint, may be made longer.
+  """
   path = workdir / "config.json"
   try:
     before = read_json(path)
@@ -230,7 +239,7 @@ def _same_run(workdir, config, may_change, finished) -> None:
     ) from error
   new = config_lib.flatten(config)
   steps = old["train.steps"]
-  longer = finished and steps is not None and new["train.steps"] > steps
+  longer = may_go_on and steps is not None and new["train.steps"] > steps
   allowed = {*may_change, *(("train.steps", "train.epochs") if longer else ())}
   changed = [
     f"{key} was {old.get(key)!r}, is {new.get(key)!r}"
