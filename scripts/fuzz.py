@@ -65,8 +65,9 @@ _WORK = flags.DEFINE_string("work", None, "For the processes it starts itself.")
 # Whatever takes longer than this hangs, in seconds; and in native code, which
 # no signal ends.
 _HANGS_AFTER, _IS_DEAD_AFTER = 10, 120
-# A case may not take more memory than this, in MiB.
-_MEMORY = 512
+# A case may not take more memory than this, in MiB. It is what Pillow needs for
+# the largest image that is read, and to convert it.
+_MEMORY = 640
 # hypothesis remembers all cases of a test: a test has no more than these.
 _TOGETHER = 1000
 

@@ -14,8 +14,9 @@ import pytest
 from tests.test_torture import script
 from ws_jax import config, report
 from ws_jax.base import disk, keys, names, numerics
-from ws_jax.data import audio_files, audio_folder
+from ws_jax.data import audio_files, audio_folder, images
 from ws_jax.data.request import DataError, Request
+from ws_jax.data.stream import crops
 from ws_jax.data.text import labelled, options, tokenizers
 from ws_jax.sweep import rows
 from ws_jax.train import build, predictions, record, trained
@@ -360,6 +361,25 @@ def test_an_image_is_never_given_to_another_program(tmp_path):
     (tmp_path / "x.png").write_bytes(content)
     with pytest.raises(ValueError, match="cannot be read as an image"):
       predict.read_image(tmp_path / "x.png", (9, 9, 3))
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_an_image_of_very_many_pixels_takes_no_memory(tmp_path):
+  """Pillow alone reads twice as many, and takes a gigabyte for them."""
+  pictures, path = pytest.importorskip("PIL.Image"), tmp_path / "x.png"
+  pictures.new("L", (2, 2)).save(path)
+  data = bytearray(path.read_bytes())
+  data[16:24] = (10_000).to_bytes(4) * 2
+  data[29:33] = zlib.crc32(data[12:29]).to_bytes(4)
+  path.write_bytes(data)
+  said = "10000x10000 pixels are more than the 89,478,485"
+  for read, error in (
+    (lambda: predict.read_image(path, (8, 8, 1)), ValueError),
+    (lambda: crops.decode(bytes(data)), DataError),
+    (lambda: images.read_shape(path), DataError),
+  ):
+    with pytest.raises(error, match=said):
+      read()
 
 
 def test_a_clip_of_a_rate_that_none_has_takes_no_memory(tmp_path):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ws_jax.base import cores, extras
+from ws_jax.base import cores, extras, pixels
 from ws_jax.data.request import DataError
 
 _CHANNELS = {"L": 1, "RGB": 3}  # By the mode of an image as Pillow names it.
@@ -83,6 +83,7 @@ def _opened(path: pathlib.Path) -> Iterator[Any]:
 
   try:
     with PIL.Image.open(path, formats=("PNG", "JPEG")) as image:
+      pixels.bounded(image)
       yield image
   except DataError:
     raise

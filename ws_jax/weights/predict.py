@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from ws_jax.base import pixels
 from ws_jax.weights.export import network, verb
 
 # Of those of Pillow that need no other program: it gives EPS to Ghostscript.
@@ -145,6 +146,7 @@ def read_image(path: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray:
     raise ValueError(f"the run was not trained on images, but on {list(shape)}")
   try:
     with Image.open(path, formats=_FORMATS) as file:
+      pixels.bounded(file)
       image = file.convert("L" if shape[2] == 1 else "RGB")
   except Exception as error:  # Pillow raises whatever its parsers raise.
     raise ValueError(f"{path}: cannot be read as an image: {error}") from None

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ws_jax.base import pixels
 from ws_jax.data.request import DataError
 from ws_jax.data.stream import rand_augment
 from ws_jax.data.stream.options import Options
@@ -193,6 +194,7 @@ def decode(encoded: bytes) -> Any:
 
   try:
     image: Any = PIL.Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG"))
+    pixels.bounded(image)
     # All bytes at once: libjpeg would stop and start again each 64 kB.
     image.decodermaxblock = len(encoded)
     image.load()
