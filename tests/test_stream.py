@@ -569,6 +569,17 @@ def test_a_missing_or_cut_file_is_named_or_left_out(packed, tmp_path, name):
   assert "missing" in refused(folder)
 
 
+def test_a_set_that_lists_no_files_is_refused(packed, tmp_path):
+  """Found by `scripts/fuzz.py`: there was no first file to name."""
+  folder = pathlib.Path(shutil.copytree(packed / "records", tmp_path / "set"))
+  (path,) = folder.rglob("dataset_info.json")
+  info = json.loads(path.read_text())
+  for split in info["splits"]:
+    split["shardLengths"] = []
+  path.write_text(json.dumps(info))
+  assert "has no files in dataset_info.json" in refused(folder)
+
+
 def test_records_of_tfrecord_files_are_found_and_read(tmp_path):
   from tensorflow_datasets.proto import tf_example_pb2
 

@@ -241,6 +241,8 @@ def _shards_of(
   except Exception as error:  # TFDS makes the names of what the set says.
     line = " ".join(str(error).split())
     raise DataError(f"{split.name!r} has no files: {line}") from error
+  if not listed:
+    raise DataError(f"{split.name!r} has no files in dataset_info.json")
   for file, size in listed:
     if pathlib.Path(file).exists():
       files.append(pathlib.Path(file))
