@@ -129,6 +129,9 @@ def test_a_finished_run_may_be_made_longer_and_no_other(tmp_path):
   run.status("done")
   with pytest.raises(ValueError, match="train.steps was 4, is 2"):
     make_run(tmp_path, train__steps=2)
+  with pytest.raises(ValueError, match="train.steps was 4, is 8"):
+    make_run(tmp_path, train__steps=8)  # it has no checkpoint to go on from
+  (tmp_path / "checkpoints" / "4").mkdir(parents=True)
   make_run(tmp_path, train__steps=8).close()
 
 

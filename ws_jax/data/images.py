@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ws_jax.base import cores, extras, pixels
+from ws_jax.base import cores, extras
+from ws_jax.data import pixels
 from ws_jax.data.request import DataError
 
 _CHANNELS = {"L": 1, "RGB": 3}  # By the mode of an image as Pillow names it.

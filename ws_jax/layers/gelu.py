@@ -24,8 +24,8 @@ def gelu(x: jax.Array) -> jax.Array:
     Array of the shape and dtype of `x`.
 
   Example:
-    >>> gelu(jnp.array([-1.0, 0.0, 1.0])).round(3).tolist()
-    [-0.15899999439716339, 0.0, 0.8410000205039978]
+    >>> [f"{y:.3f}" for y in gelu(jnp.array([-1.0, 0.0, 1.0]))]
+    ['-0.159', '0.000', '0.841']
   """
   wide = x.astype(jnp.float32)
   return (wide * _share(wide)).astype(x.dtype)

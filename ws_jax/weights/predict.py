@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from ws_jax.base import pixels
+from ws_jax.data import pixels
 from ws_jax.weights.export import network, verb
 
 # Of those of Pillow that need no other program: it gives EPS to Ghostscript.

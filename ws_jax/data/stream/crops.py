@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ws_jax.base import pixels
+from ws_jax.data import pixels
 from ws_jax.data.request import DataError
 from ws_jax.data.stream import rand_augment
 from ws_jax.data.stream.options import Options
