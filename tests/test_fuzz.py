@@ -213,7 +213,10 @@ def test_a_run_that_does_not_know_its_data_is_refused(tmp_path, data):
 
 @pytest.mark.parametrize(
   "text",
-  ["[]", "{}", '{"model": 3}', '{"model": {"name": "a", "ws": 1}}', DEEP],
+  [
+    *("[]", "{}", '{"model": 3}', '{"model": {"name": "a", "ws": 1}}', DEEP),
+    '{"model": {"name": "a"}}',
+  ],
 )
 def test_weights_of_a_run_whose_config_is_damaged_are_refused(
   tmp_path, capsys, text

@@ -580,6 +580,20 @@ def test_a_set_that_lists_no_files_is_refused(packed, tmp_path):
   assert "has no files in dataset_info.json" in refused(folder)
 
 
+def test_very_many_classes_are_refused_before_they_have_names(packed, tmp_path):
+  """Found by `scripts/fuzz.py`: it took gigabytes, and more than ten seconds."""
+  folder = pathlib.Path(shutil.copytree(packed / "records", tmp_path / "set"))
+  """Found by `scripts/fuzz.py`: it took gigabytes, and over ten seconds."""
+  text = path.read_text()
+  found = json.loads(text)
+  label = found["featuresDict"]["features"]["label"]["classLabel"]
+  label["numClasses"] = "2000000000"
+  path.write_text(json.dumps(found))
+  for names in folder.rglob("*.labels.txt"):
+    names.unlink()
+  assert "2,000,000,000 classes are more than" in refused(folder)
+
+
 def test_records_of_tfrecord_files_are_found_and_read(tmp_path):
   from tensorflow_datasets.proto import tf_example_pb2
 

@@ -29,9 +29,9 @@ def dot_general(
   """Multiplies; a drop-in for `lax.dot_general` to pass to `nn.DenseGeneral`.
 
   On a CPU with AVX-512, if the program has asked for it, oneDNN multiplies, as
-  a convolution of width one (`ws_jax.layers.native`): forward and backward take
-  0.6 to 0.7 of the time of XLA's for float32, and a fifth for bfloat16 where the
-  processor has AMX.
+  a convolution of width one (`ws_jax.layers.native`). Forward and backward take
+  0.6 to 0.7 of the time of XLA's for float32, and a fifth for bfloat16 where
+  the processor has AMX.
 
   Args:
     x: Activations `[..., in]`; several last axes may be those that are summed.

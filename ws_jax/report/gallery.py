@@ -232,7 +232,7 @@ def _curves(
       steps, values = history.get(column, np.empty((2, 0)))
       end = row["step"] if row["status"] == "diverged" else None
       if len(steps) or end is not None:
-        rate = row[results.rate_key]
+        rate = row.get(results.rate_key)
         result.append(panels.Curve(arm_of(row), rate, end, steps, values))
   return result
 

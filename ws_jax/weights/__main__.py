@@ -117,7 +117,7 @@ def _model_of(source: pathlib.Path) -> dict[str, Any]:
   texts = ("name", "ws_convention", "ws_axes", "ws_depthwise")
   kinds = {"ws": bool, "ws_where": list} | dict.fromkeys(texts, str)
   if not isinstance(model, dict) or any(
-    not isinstance(model[key], kind)
+    not isinstance(model.get(key), kind)
     for key, kind in kinds.items()
     if key in model or key in ("name", "ws", "ws_convention")
   ):

@@ -21,6 +21,8 @@ from ws_jax.data.stream.options import Options
 from ws_jax.data.stream.records import ArrayRecords, Files, Packed, Records
 
 _RECORDS = ("array_record", "tfrecord")
+# More than any set of images has.
+_MOST_CLASSES = 10_000_000
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -208,6 +210,10 @@ def _open_prepared(
       if not files:
         raise DataError(f"{path}: no file of {split!r} can be read")
       records[split] = ArrayRecords(files, sizes, keys, label.num_classes)
+  if label.num_classes > _MOST_CLASSES:  # their names would fill the memory
+    raise DataError(
+      f"{path}: {label.num_classes:,} classes are more than {_MOST_CLASSES:,}"
+    )
   # TFDS calls classes without names "0", "1", ...
   unnamed = tuple(label.names) == tuple(map(str, range(label.num_classes)))
   classes = () if unnamed else tuple(label.names)
