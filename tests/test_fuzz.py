@@ -149,6 +149,7 @@ def test_a_table_without_columns_that_came_later_is_read(tmp_path):
   (tmp_path / "runs.csv").write_text(lines("key,run,status", f"{KEY},a,done"))
   (row,) = rows.read_runs(tmp_path / "runs.csv")
   assert row["step"] is None and row["model.ws"] is None
+  assert row["optim.learning_rate"] is None
 
 
 def test_a_number_that_no_array_holds_is_a_text(tmp_path):

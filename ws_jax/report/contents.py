@@ -271,7 +271,7 @@ def _in_order(results: Results) -> list[Row]:
 
 def _values(results: Results, row: Row) -> list[str]:
   """Returns the values of the `_fields` of a run."""
-  values = [row.get(results.rate_key)]
+  values = [row[results.rate_key]]
   values += [groups.value(row, key) for key in results.varied]
   return ["-" if v is None else tables.text(v) for v in [*values, row["seed"]]]
 

@@ -231,8 +231,8 @@ def _curves(
     if history and (_few(results) or row["key"] in best):
       steps, values = history.get(column, np.empty((2, 0)))
       end = row["step"] if row["status"] == "diverged" else None
-      if len(steps) or end is not None:
-        rate = row.get(results.rate_key)
+      rate = row[results.rate_key]
+      if rate is not None and (len(steps) or end is not None):
         result.append(panels.Curve(arm_of(row), rate, end, steps, values))
   return result
 

@@ -80,7 +80,7 @@ class Results(NamedTuple):
     return {
       row["key"]
       for row in self.rows
-      if (arm_of(row), row.get(self.rate_key), self._place(row)) in at
+      if (arm_of(row), row[self.rate_key], self._place(row)) in at
     }
 
   def is_best(self, row: Row) -> bool:
@@ -93,7 +93,7 @@ class Results(NamedTuple):
       row
       for row in self.rows
       if row["status"] == "done"
-      and row.get(self.rate_key) == entry["learning_rate"]
+      and row[self.rate_key] == entry["learning_rate"]
       and arm_of(row) == entry["arm"]
       and self._place(row) == self._place(entry)
     ]

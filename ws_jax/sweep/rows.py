@@ -50,7 +50,10 @@ _TEXT = {
 
 # Columns that are of one kind. A file of an older version may lack some.
 _NEEDED = ("key", "run", "status")
-_ALWAYS = ("step", "reason", "seed", "model.norm", "model.ws")
+_ALWAYS = (
+  *("step", "reason", "seed", "model.norm", "model.ws"),
+  *("optim.learning_rate", "optim.base_learning_rate"),
+)
 _MEASURED = ("eval/", "best/", "train/", "seconds.")
 _NUMBERS = {
   *("step", "steps", "epochs", "seed", "best_step", "optimizer_batch"),
