@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from ws_jax import data
 from ws_jax.data import arrays as data_arrays
-from ws_jax.data import cache, find, prepared, request, sources
+from ws_jax.data import cache, find, labels, prepared, request, sources
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -629,3 +629,17 @@ assert "tensorflow" not in sys.modules
     check=False,
   )
   assert done.returncode == 0, done.stderr
+
+
+def test_classes_of_tfds_have_names_unless_there_are_very_many():
+  tfds = pytest.importorskip("tensorflow_datasets")
+  made_up = tfds.features.ClassLabel(num_classes=3)
+  named = tfds.features.ClassLabel(names=["b", "a"])
+  assert labels.names_of(made_up, "x") == ("0", "1", "2")
+  assert labels.own_names_of(made_up, "x") == ()
+  assert labels.names_of(named, "x") == labels.own_names_of(named, "x")
+  assert labels.names_of(named, "x") == ("b", "a")
+  many = tfds.features.ClassLabel(num_classes=2_000_000_000)
+  for read in (labels.names_of, labels.own_names_of):
+    with pytest.raises(data.DataError, match="x: 2,000,000,000 classes are"):
+      read(many, "x")

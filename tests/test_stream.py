@@ -584,8 +584,7 @@ def test_very_many_classes_are_refused_before_they_have_names(packed, tmp_path):
   """Found by `scripts/fuzz.py`: it took gigabytes, and over ten seconds."""
   folder = pathlib.Path(shutil.copytree(packed / "records", tmp_path / "set"))
   (path,) = folder.rglob("features.json")
-  text = path.read_text()
-  found = json.loads(text)
+  found = json.loads(path.read_text())
   label = found["featuresDict"]["features"]["label"]["classLabel"]
   label["numClasses"] = "2000000000"
   path.write_text(json.dumps(found))

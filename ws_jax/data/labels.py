@@ -1,11 +1,41 @@
 """Class numbers: how many there are, and whether each example has one."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from absl import logging
 
 from ws_jax.data.request import DataError
+
+# More than any set has.
+_MOST_CLASSES = 10_000_000
+
+
+def names_of(label: Any, where: str) -> tuple[str, ...]:
+  """Returns the names of the classes of a set that TFDS prepared.
+
+  TFDS calls classes without names "0", "1", ..., however many a damaged file
+  says there are.
+
+  Args:
+    label: the `ClassLabel` of TFDS.
+    where: the source, for the message.
+
+  Raises:
+    DataError: there are more classes than any set has.
+  """
+  if label.num_classes > _MOST_CLASSES:
+    raise DataError(
+      f"{where}: {label.num_classes:,} classes are more than {_MOST_CLASSES:,}"
+    )
+  return tuple(label.names)
+
+
+def own_names_of(label: Any, where: str) -> tuple[str, ...]:
+  """Returns what `names_of` does, but () for those that TFDS made up."""
+  names = names_of(label, where)
+  return () if names == tuple(map(str, range(len(names)))) else names
 
 
 def count_classes(

@@ -10,6 +10,7 @@ from absl import logging
 
 from ws_jax.base import extras
 from ws_jax.data import cache, splits
+from ws_jax.data.labels import own_names_of
 from ws_jax.data.request import (
   Arrays,
   DataError,
@@ -49,9 +50,9 @@ def open_set(folder: pathlib.Path, request: Request) -> Source:
   rows = int(np.prod(shape)) * dtype.itemsize
   check_memory(folder, sum(sizes.values()) * rows)
   num_classes = getattr(label, "num_classes", None)
-  # TFDS calls classes without names "0", "1", ...
-  names = tuple(label.names) if num_classes is not None else ()
-  unnamed = names == tuple(map(str, range(len(names))))
+  classes = ()
+  if num_classes is not None:
+    classes = own_names_of(label, str(folder))
 
   def read() -> dict[str, Arrays]:
     return read_arrays(folder, builder, (input_key, label_key), tuple(sizes))
@@ -65,7 +66,7 @@ def open_set(folder: pathlib.Path, request: Request) -> Source:
     input_shape=shape,
     input_dtype=str(dtype),
     num_classes=num_classes,
-    classes=() if unnamed else names,
+    classes=classes,
     read=read,
   )
 

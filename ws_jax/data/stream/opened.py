@@ -15,14 +15,13 @@ from absl import logging
 
 from ws_jax.base import extras
 from ws_jax.data import find, folder, splits
+from ws_jax.data.labels import own_names_of
 from ws_jax.data.request import DataError, Request, unknown_key
 from ws_jax.data.stream import shards
 from ws_jax.data.stream.options import Options
 from ws_jax.data.stream.records import ArrayRecords, Files, Packed, Records
 
 _RECORDS = ("array_record", "tfrecord")
-# More than any set of images has.
-_MOST_CLASSES = 10_000_000
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -193,6 +192,7 @@ def _open_prepared(
     raise DataError(f"{path} is stored as {kind}, not {' or '.join(_RECORDS)}")
   keys = _keys(path, info, request, tfds)
   label = info.features[keys[1]]
+  classes = own_names_of(label, str(path))
   pair = splits.choose(request, info.splits, str(path))
   records: dict[str, Records] = {}
   for split in dict.fromkeys(pair):
@@ -210,13 +210,6 @@ def _open_prepared(
       if not files:
         raise DataError(f"{path}: no file of {split!r} can be read")
       records[split] = ArrayRecords(files, sizes, keys, label.num_classes)
-  if label.num_classes > _MOST_CLASSES:  # their names would fill the memory
-    raise DataError(
-      f"{path}: {label.num_classes:,} classes are more than {_MOST_CLASSES:,}"
-    )
-  # TFDS calls classes without names "0", "1", ...
-  unnamed = tuple(label.names) == tuple(map(str, range(label.num_classes)))
-  classes = () if unnamed else tuple(label.names)
   return _stream(request, pair, records, label.num_classes, classes, keys)
 
 

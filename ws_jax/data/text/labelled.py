@@ -23,6 +23,7 @@ from absl import logging
 
 from ws_jax.base import disk, names
 from ws_jax.data import prepared, splits
+from ws_jax.data.labels import names_of
 from ws_jax.data.request import (
   Arrays,
   DataError,
@@ -303,14 +304,14 @@ def _prepared(path: pathlib.Path, request: Request) -> _Found:
       )
     keys.append(asked or known[0])
   text, label = keys
-  names_of = tuple(features[label].names)
+  class_names = names_of(features[label], str(path))
 
   def read(split: str) -> Pairs:
     return [
-      (example[text].decode(errors="replace"), names_of[int(example[label])])
+      (example[text].decode(errors="replace"), class_names[int(example[label])])
       for example in prepared.examples(path, builder, split)
     ]
 
   return _Found(
-    str(path), tuple(builder.info.splits), read, str(path), names_of
+    str(path), tuple(builder.info.splits), read, str(path), class_names
   )
