@@ -372,7 +372,8 @@ def _newest(member: _Member) -> tuple[steps.TrainState, int]:
   anew would be to lose what it found.
   """
   fresh = member.setup.state()
-  if member.already:
+  # Process 0 may have begun to write what the others are to read.
+  if processes.agree(int(member.already)):
     return fresh, member.setup.config.train.steps
   return member.checkpoints.newest(fresh)
 

@@ -72,6 +72,7 @@ class Run:
     self.workdir = pathlib.Path(workdir)
     self.clock = clock
     self.metrics: dict[str, float] = {}
+    self.ended: int | None = None
     self.evaluated: int | None = None
     self._about, self._steps, self._writes = about, config.train.steps, writes
     self._keep_rows = config.train.keep_log_rows
@@ -95,8 +96,6 @@ class Run:
     for name, seconds in before.get("seconds", {}).items():
       self.clock.seconds[name] += seconds
     self._name, self._step = self.workdir.name, 0
-    done, at = before.get("status") == "done", before.get("step")
-    self.ended = at if done and isinstance(at, int) else None
 
   def _lock(self) -> None:
     """Keeps other processes from the folder until this run is closed."""
@@ -116,10 +115,12 @@ class Run:
   def _begin(self, config, may_change) -> dict[str, Any]:
     """Writes the config; returns the status that an earlier attempt left."""
     before = _status(self.workdir / "status.json")
-    kept = any(self.workdir.glob("checkpoints/[0-9]*"))
-    kept = kept and config.train.keep_checkpoints > 0
-    longer = before.get("status") == "done" and kept
-    _same_run(self.workdir, config, may_change, longer)
+    done, at = before.get("status") == "done", before.get("step")
+    self.ended = at if done and isinstance(at, int) else None
+    kept = config.train.keep_checkpoints > 0 and any(
+      self.workdir.glob("checkpoints/[0-9]*")
+    )
+    _same_run(self.workdir, config, may_change, done and kept)
     if self._writes:
       clean(self.workdir)
       write_json(self.workdir / "config.json", config.to_dict())
