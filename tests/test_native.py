@@ -124,6 +124,15 @@ def exact(case, x, kernel, dy):
   return y, dx[(slice(None), *inner)], dkernel
 
 
+def assert_is_sum(got, want, dtype):
+  """Checks a sum in float32 that is rounded once, to a dtype."""
+  assert got.shape == want.shape and got.dtype == dtype
+  error = np.abs(np.asarray(got, np.float64) - want)
+  # Half of the distance to the next number.
+  ulp = float(jnp.finfo(dtype).eps) if dtype == "bfloat16" else 0.0
+  assert np.all(error <= 0.5 * ulp * np.abs(want) + 2e-6 * np.abs(want).max())
+
+
 def is_ours(function, *arguments):
   return "ws_jax_convolve" in str(jax.make_jaxpr(function)(*arguments))
 
@@ -138,8 +147,6 @@ def test_equals_the_sums_in_float64(case, dtype, monkeypatch):
     dtype = "bfloat16"
   x, kernel, dy = (a.astype(dtype) for a in inputs)
   assert is_ours(apply, x, kernel)
-  # Sums are float32, and rounded once: half of the distance to the next number.
-  ulp = float(jnp.finfo(dtype).eps) if dtype == "bfloat16" else 0.0
 
   @jax.jit
   def all_three(x, kernel, dy):
@@ -149,9 +156,7 @@ def test_equals_the_sums_in_float64(case, dtype, monkeypatch):
   for got, want in zip(
     all_three(x, kernel, dy), exact(case, x, kernel, dy), strict=True
   ):
-    assert got.shape == want.shape and got.dtype == dtype
-    error = np.abs(np.asarray(got, np.float64) - want)
-    assert np.all(error <= 0.5 * ulp * np.abs(want) + 2e-6 * np.abs(want).max())
+    assert_is_sum(got, want, dtype)
 
 
 @pytest.mark.usefixtures("convolution")
@@ -293,11 +298,8 @@ def test_products_equal_the_sums_in_float64(x, kernel, summed, dtype):
     ),
     np.tensordot(wide[0], wide[2], [places, places]),
   )
-  ulp = float(jnp.finfo(dtype).eps) if dtype == "bfloat16" else 0.0
   for got, want in zip((y, *pull_back(dy)), wanted, strict=True):
-    assert got.shape == want.shape and got.dtype == dtype
-    error = np.abs(np.asarray(got, np.float64) - want)
-    assert np.all(error <= 0.5 * ulp * np.abs(want) + 2e-6 * np.abs(want).max())
+    assert_is_sum(got, want, dtype)
 
 
 @pytest.mark.usefixtures("convolution")

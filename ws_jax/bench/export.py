@@ -17,10 +17,12 @@ import jax
 from ws_jax import config
 from ws_jax.base import extras
 from ws_jax.bench import (
+  ARMS,
   DEFAULT_MODEL,
   Options,
   Row,
   Table,
+  arms_of,
   speech,
   text,
   timing,
@@ -50,8 +52,8 @@ def _model(name: str, size: int) -> trained.Trained:
   data, task = _data(name, size)
   data |= {"name": "noise", "train_size": 100, "eval_size": 10}
   given = config.apply(config.default(), {"model.name": name, **task})
-  if name.startswith("transformer"):  # see `bench.ARMS`
-    given.model.ws_convention = "timm_scaled"
+  if name in text.LENGTHS:
+    given = config.apply(given, ARMS[arms_of(name)[-1]])
   resolved = config.resolve(given, num_examples=100, num_devices=1).to_dict()
   empty = trained.restore(resolved, data, {"params": {}}, step=0)
   inputs = jax.ShapeDtypeStruct((2, *data["input_shape"]), data["input_dtype"])

@@ -57,10 +57,10 @@ def _standardized(weight, convention: str | None):
     return weight
   eps, divides = _CONVENTIONS[convention]
   rows = weight.reshape(1, len(weight), -1)
-  scale = rows.new_full([len(weight)], rows.shape[-1] ** -0.5)
-  rows = functional.batch_norm(
-    *(rows, None, None, scale if divides else None), training=True, eps=eps
-  )
+  scale = None
+  if divides:
+    scale = rows.new_full([len(weight)], rows.shape[-1] ** -0.5)
+  rows = functional.batch_norm(rows, None, None, scale, training=True, eps=eps)
   return rows.reshape_as(weight)
 
 

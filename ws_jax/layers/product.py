@@ -10,10 +10,8 @@ from ws_jax.layers import native
 from ws_jax.layers.native import convolution
 
 # Rows of activations are split into as many parts as divide them, up to this;
-# the parts are shared out among the cores.
+# the parts are shared out among the cores. Fewer rows are left to XLA.
 _PARTS = 16
-# With fewer rows XLA's product is as fast.
-_FEWEST_ROWS = 16
 
 _DIMENSIONS = ("NWC", "WIO", "NWC")
 
@@ -56,7 +54,7 @@ def dot_general(
     and not any(map(len, batch))
     and (precision, preferred_element_type) == (None, None)
     and not any(value is not None for value in how.values())
-    and number >= _FEWEST_ROWS
+    and number >= _PARTS
   )
   if usual and native.enabled("convolution", x.dtype):
     inputs = math.prod(kernel.shape[:count])
