@@ -1,7 +1,12 @@
 """Attention, its masks, and rotary positions, as functions of arrays."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
+
+from ws_jax.layers import native
+from ws_jax.layers.native import foreign
 
 _ROTARY_BASE = 10_000.0  # The longest wave length over 2 pi, in positions.
 
@@ -31,6 +36,41 @@ def attend(
   Returns:
     Array of the shape and dtype of `query`.
   """
+  if native.enabled("attention", query.dtype):
+    return _fast(query, key, value, mask, parts)
+  return _apply(query, key, value, mask, parts=parts)[0]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _fast(query, key, value, mask, parts):
+  """Attends, with a backward pass that keeps no array [B, heads, T, S]."""
+  return _forward(query, key, value, mask, parts)[0]
+
+
+def _forward(query, key, value, mask, parts):
+  arguments = (query, key, value, mask)
+  y, top, total = foreign.call(
+    *("attention", "WsJaxAttend", _apply, arguments), parts=int(parts)
+  )
+  return y, (*arguments, top, total)
+
+
+def _backward(parts, residuals, dy):
+  arguments = (*residuals, dy)
+  slopes = foreign.call(
+    *("attention", "WsJaxAttendBackward", _slopes, arguments), parts=int(parts)
+  )
+  return (*slopes, None)
+
+
+_fast.defvjp(_forward, _backward)
+
+
+def _apply(query, key, value, mask, *, parts):
+  """Returns the result, and of each query what its softmax is computed with.
+
+  These are the largest product and the total, float32 [B, heads, T].
+  """
   scale = query.shape[-1] ** -0.5
   q, k, v = (x.swapaxes(1, 2) for x in (query * scale, key, value))
   hidden = jnp.where(mask, 0.0, -1e30)
@@ -46,12 +86,23 @@ def attend(
     logits += hidden[:, :, rows, :seen]
     top = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
     odds = jnp.exp(logits - top)
+    total = odds.sum(-1, keepdims=True)
     sums = jnp.einsum(
       *("bhts,bhsc->bhtc", odds.astype(v.dtype), v[:, :, :seen]),
       preferred_element_type=jnp.float32,
     )
-    found.append((sums / odds.sum(-1, keepdims=True)).astype(query.dtype))
-  return jnp.concatenate(found, axis=2).swapaxes(1, 2)
+    found.append(
+      ((sums / total).astype(query.dtype), top[..., 0], total[..., 0])
+    )
+  y, top, total = (jnp.concatenate(x, axis=2) for x in zip(*found, strict=True))
+  return y.swapaxes(1, 2), top, total
+
+
+def _slopes(query, key, value, mask, top, total, dy, *, parts):
+  """Returns the gradients by query, key and value, computed by XLA."""
+  del top, total
+  attend = lambda *arrays: _apply(*arrays, mask, parts=parts)[0]
+  return jax.vjp(attend, query, key, value)[1](dy)
 
 
 def rotate(x: jax.Array, places: jax.Array) -> jax.Array:

@@ -6,7 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from ws_jax.layers.native import normalization
+from ws_jax.layers.native import foreign
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
@@ -52,17 +52,25 @@ def normalize(
 
 def _forward(x, scale, bias, *settings):
   """Returns the results, and what the backward pass needs of them."""
-  results = normalization.call(
-    "WsJaxNormalize", _apply, (x, scale, bias), *settings
-  )
+  results = _call("WsJaxNormalize", _apply, (x, scale, bias), *settings)
   return results, (x, scale, *results[1:])
 
 
 def _backward(examples, groups, epsilon, residuals, cotangents):
   """Returns the gradients by x, scale and bias."""
   arguments = (*residuals, *cotangents)
-  return normalization.call(
-    "WsJaxNormalizeBackward", _gradients, arguments, examples, groups, epsilon
+  return _call(
+    *("WsJaxNormalizeBackward", _gradients, arguments),
+    *(examples, groups, epsilon),
+  )
+
+
+def _call(handler, plain, arguments, examples, groups, epsilon):
+  return foreign.call(
+    *("normalization", handler, plain, arguments),
+    examples=int(examples),
+    groups=int(groups),
+    epsilon=float(epsilon),
   )
 
 

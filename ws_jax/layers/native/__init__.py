@@ -32,13 +32,17 @@ SWITCH = "WS_JAX_NATIVE"
 
 # The names that may be enabled, and the handlers that XLA knows each by.
 _HANDLERS = {
+  "attention": ("WsJaxAttend", "WsJaxAttendBackward"),
   "convolution": ("WsJaxConvolve",),
   "normalization": ("WsJaxNormalize", "WsJaxNormalizeBackward"),
 }
 _DTYPES = {
+  "attention": (jnp.float32, jnp.bfloat16),
   "convolution": (jnp.float32, jnp.bfloat16),
   "normalization": (jnp.float32,),
 }
+# Those that call oneDNN, and are for processors with AVX-512.
+_ON_ONEDNN = ("convolution", "attention")
 _ONEDNN = ("onednn-cpu-gomp", "onednn-devel-cpu-gomp")
 _COMPILERS = ("c++", "g++", "clang++")
 
@@ -71,8 +75,9 @@ def enable() -> str:
   if not (flags := processor_flags()):
     return ""
   said = []
-  for name, by in (("normalization", "C++"), ("convolution", "oneDNN")):
-    if name == "convolution" and "avx512" not in flags:
+  for name in ("normalization", *_ON_ONEDNN):
+    by = "oneDNN" if name in _ON_ONEDNN else "C++"
+    if name in _ON_ONEDNN and "avx512" not in flags:
       continue
     try:
       load(name)
@@ -173,11 +178,12 @@ def _build(name: str) -> pathlib.Path:
   source = here / f"{name}.cc"
   command = ["-std=c++17", "-O3", "-march=native", "-w", "-fPIC", "-shared"]
   command += ["-isystem", jax.ffi.include_dir(), str(source)]
-  if name == "convolution":
+  if name in _ON_ONEDNN:
     library = _onednn("libdnnl.so.3")
     command += ["-isystem", str(_onednn("oneapi/dnnl/dnnl.hpp").parents[2])]
     command += [str(library), f"-Wl,-rpath,{library.parent}"]
-  sources = [path.read_text() for path in (source, here / "threads.h")]
+  headers = sorted(here.glob("*.h"))
+  sources = [path.read_text() for path in (source, *headers)]
   jaxlib = importlib.metadata.version("jaxlib")
   digest = hashlib.sha256(
     "\0".join([*command, *sources, jaxlib, processor_flags()]).encode()

@@ -11,10 +11,10 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <string>
 #include <vector>
 
+#include "lanes.h"
 #include "threads.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -23,21 +23,6 @@ namespace {
 namespace ffi = xla::ffi;
 using namespace ws_jax;
 using Array = ffi::Buffer<ffi::F32>;
-
-constexpr int kLanes = 16;
-typedef float Lanes __attribute__((vector_size(4 * kLanes)));
-
-template <typename T>
-T Load(const float* from) {
-  T value;
-  std::memcpy(&value, from, sizeof(T));
-  return value;
-}
-
-template <typename T>
-void Store(float* to, T value) {
-  std::memcpy(to, &value, sizeof(T));
-}
 
 // Neighbouring channels, `kWide` times T, of `kRows` positions at once: with
 // this many sums in flight, none waits for the one before.
