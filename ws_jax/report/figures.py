@@ -167,7 +167,10 @@ def _label_logarithms(ax: "Axes") -> None:
 def _share(axes: Sequence["Axes"], panels: Sequence[Panel]) -> None:
   """Gives panels one y axis, with a rail for the runs that diverged."""
   log = axes[0].get_yscale() == "log"
-  ends = [y for ax in axes for y in ax.dataLim.intervaly if math.isfinite(y)]
+  # Older matplotlib counts what has no place on a logarithmic axis, such as 0.
+  lows = [ax.dataLim.minposy if log else ax.dataLim.ymin for ax in axes]
+  ends = [*lows, *(ax.dataLim.ymax for ax in axes)]
+  ends = [y for y in ends if math.isfinite(y) and (y > 0 or not log)]
   low, high = (min(ends), max(ends)) if ends else (0.1 if log else 0.0, 1.0)
   if log:
     low, high = math.log10(low), math.log10(high)
