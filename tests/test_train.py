@@ -311,3 +311,23 @@ def test_a_loop_on_the_device_is_the_same_run(finished, tmp_path, monkeypatch):
       # The order of sums differs, and every step amplifies that.
       if ours["step"] <= 5:
         assert ours[name] == pytest.approx(theirs[name], rel=1e-3)
+
+
+def test_slow_steps_are_a_block_each(tmp_path, monkeypatch):
+  """So that a signal does not wait for ten of them; the bits are the same."""
+  monkeypatch.setattr(backend, "steps_of_a_loop", lambda most, *_: most)
+  real, c = steps.train_block, tiny(train__steps=8)
+  sizes, params = [], []
+
+  def watched(program, state, arrays, indices, **how):
+    sizes.append(len(indices))
+    return real(program, state, arrays, indices, **how)
+
+  monkeypatch.setattr(steps, "train_block", watched)
+  for seconds, name in ((1e-9, "short"), (1e9, "long")):
+    sizes.clear()
+    monkeypatch.setattr(loop, "_SECONDS_OF_A_BLOCK", seconds)
+    loop.train_and_evaluate(c, tmp_path / name)
+    assert (set(sizes[1:]) == {1}) == (name == "short")
+    params.append(final_state(tmp_path / name, c).params)
+  jax.tree.map(np.testing.assert_array_equal, *params)

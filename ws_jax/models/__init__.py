@@ -2,9 +2,9 @@
 
 A family is a module with `MODELS` (its names, and for each the `defaults` that
 differ from those of `KEYS`), `KEYS` (its part of `config.model`), `create`,
-`NATIVE` if it convolves by `ws_jax.layers` alone, and `WS_WHERE` if WS is for
-other kernels than those of convolutions. A name `package.module:callable` is a
-model of the user's own, `ws_jax.models.own`.
+`NATIVE` if it convolves and multiplies by `ws_jax.layers` alone, and `WS_WHERE`
+if WS is for other kernels than those of convolutions. A name
+`package.module:callable` is a model of the user's own, `ws_jax.models.own`.
 """
 
 import dataclasses
@@ -100,9 +100,9 @@ def create(
 
 
 def convolves_natively(name: str) -> bool:
-  """Returns whether all convolutions of a model are those of `ws_jax.layers`.
+  """Returns whether a model convolves and multiplies by `ws_jax.layers` alone.
 
-  On a CPU others are slow inside a compiled loop of steps.
+  XLA's own convolutions are slow inside a compiled loop of steps on a CPU.
   """
   return ":" not in name and getattr(_family(name), "NATIVE", False)
 

@@ -15,6 +15,7 @@ from ws_jax.models import common
 
 # Convolutions over words, and the maximum of each.
 MODELS: dict[str, dict[str, Any]] = {"text_cnn": {}}
+NATIVE = True
 KEYS = {
   "dim": keys.integer(128, "channels of the embedding", low=1),
   "filters": keys.integer(100, "filters of each width", low=1),

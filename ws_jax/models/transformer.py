@@ -31,6 +31,7 @@ MODELS: dict[str, dict[str, Any]] = {
   "transformer_lm": {},  # a decoder that predicts tokens
   "transformer_classifier": {},  # an encoder with a class for each text
 }
+NATIVE = True
 # Neither the embedding, which is a head too, nor the head of a classifier.
 WS_WHERE = ("*/attention/*/kernel", "*/mlp/*/kernel")
 NORMS = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}

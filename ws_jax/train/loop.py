@@ -9,6 +9,7 @@ import functools
 import pathlib
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -50,6 +51,8 @@ _MAY_CHANGE = (
   "train.keep_checkpoints",
   "train.keep_log_rows",
 )
+# A signal is looked at behind each block of steps.
+_SECONDS_OF_A_BLOCK = 2.0
 
 
 class Diverged(RuntimeError):
@@ -299,15 +302,19 @@ def _loop(members: Sequence[_Member], stop: signals.Stop) -> None:
     "save": train.checkpoint_every_steps,
     "end": train.steps,
   }
-  signum = None
+  signum, most = None, block or 1
   if step and _owes(members, step):
     signum = _evaluate(members, program, state, source, step, stop)
   while step < train.steps and _live(members) and not signum:
     left = min(every - step % every for every in due.values())
-    num_steps = min(left, block or 1)
+    num_steps = min(left, most)
     arrays, indices = source.block(step, num_steps)
+    began = time.perf_counter()
     with _timed(members, "train"), _debugged(step):
       state = steps.train_block(program, state, arrays, indices, block=block)
+    if jax.process_count() == 1:  # several would have to agree
+      pace = (time.perf_counter() - began) / num_steps
+      most = max(1, min(block or 1, int(_SECONDS_OF_A_BLOCK / pace)))
     step += num_steps
     for member in _live(members):
       member.run.advance(step)

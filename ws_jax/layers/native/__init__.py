@@ -1,12 +1,12 @@
 """C++ that XLA's CPU backend calls instead of its own code, where it is faster.
 
-It normalizes (`normalization.cc`) on all processors, and convolves by oneDNN
-(`convolution.cc`) on those with AVX-512, if oneDNN is installed
-(`pip install 'ws_jax[onednn]'`). Both are behind XLA's foreign function
-interface, compiled when a program first asks for them (`enable`), and kept in
-the user's cache folder. XLA's own code runs without `enable()`, on other
-backends, on several devices, and for dtypes other than float32 and, where it
-convolves, bfloat16.
+It normalizes (`normalization.cc`) on all processors. On those with AVX-512 it
+convolves (`convolution.cc`) and attends (`attention.cc`) with products of
+oneDNN, if that is installed (`pip install 'ws_jax[onednn]'`). All are behind
+XLA's foreign function interface, compiled when a program first asks for them
+(`enable`), and kept in the user's cache folder. XLA's own code runs without
+`enable()`, on other backends, on several devices, and for dtypes other than
+float32 and, except for norms, bfloat16.
 
 Start reading at `enable`. Layers ask `enabled` while they are traced.
 """
@@ -92,7 +92,8 @@ def enabled(name: str, dtype: DTypeLike) -> bool:
   """Returns whether the native kernel is used for this dtype.
 
   Args:
-    name: Name of the computation, `convolution` or `normalization`.
+    name: Name of the computation: `attention`, `convolution` or
+      `normalization`.
     dtype: Dtype of its arguments.
   """
   # Only the compiler knows foreign code.
@@ -159,7 +160,7 @@ def load(name: str) -> None:
   """Compiles code, unless that was done before, and registers it with XLA.
 
   Args:
-    name: Name of the code, `convolution` or `normalization`.
+    name: Name of the code, as in `enabled`.
 
   Raises:
     RuntimeError: oneDNN is not installed, or there is no C++ compiler, or it
