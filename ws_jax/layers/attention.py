@@ -102,7 +102,7 @@ def _apply(query, key, value, mask, *, parts):
 def _slopes(query, key, value, mask, top, total, dy, *, parts):
   """Returns the gradients by query, key and value, computed by XLA."""
   del top, total
-  attend = lambda *arrays: _apply(*arrays, mask, parts=parts)[0]
+  attend = lambda q, k, v: _apply(q, k, v, mask, parts=parts)[0]
   return jax.vjp(attend, query, key, value)[1](dy)
 
 
@@ -121,11 +121,14 @@ def rotate(x: jax.Array, places: jax.Array) -> jax.Array:
   """
   half = x.shape[-1] // 2
   rates = _ROTARY_BASE ** -(jnp.arange(half, dtype=jnp.float32) / half)
-  angles = (places[:, None] * rates[None, :])[None, :, None, :]
+  angles = places[:, None] * rates[None, :]
   sin, cos = jnp.sin(angles), jnp.cos(angles)
-  a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-  turned = jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)
-  return turned.astype(x.dtype)
+  # As a product of whole rows it is half the time of one of their halves.
+  along = jnp.concatenate([cos, cos], -1)[None, :, None]
+  across = jnp.concatenate([-sin, sin], -1)[None, :, None]
+  wide = x.astype(jnp.float32)
+  other = jnp.concatenate([wide[..., half:], wide[..., :half]], -1)
+  return (wide * along + other * across).astype(x.dtype)
 
 
 def causal_parts(length: int) -> int:

@@ -23,6 +23,8 @@
 #include <tuple>
 #include <utility>
 
+#include <immintrin.h>
+
 #include "lanes.h"
 #include "oneapi/dnnl/dnnl.h"
 #include "onednn.h"
@@ -37,22 +39,9 @@ using Array = ffi::AnyBuffer;
 using Table = ffi::Buffer<ffi::F32>;
 using Mask = ffi::Buffer<ffi::PRED>;
 using Half = uint16_t;  // the bits of a bfloat16
-typedef uint8_t Bytes __attribute__((vector_size(kLanes)));
 
 constexpr int64_t kRows = 64;  // queries of a block
 constexpr float kHidden = -1e30f;  // l of a key that a query does not see
-
-struct Shape {
-  int64_t batch, queries, keys, heads, channels;
-  int64_t masks, mask_rows;  // 1 each where they are the same for all
-  bool causal;  // whether no query sees a later key
-
-  int64_t items() const { return batch * heads; }  // heads of all texts
-  float scale() const { return 1 / std::sqrt(float(channels)); }
-  // Number of floats between the l of two queries.
-  int64_t stride() const { return (keys + kLanes - 1) / kLanes * kLanes; }
-  int64_t seen(int64_t stop) const { return causal ? stop : keys; }
-};
 
 // Rows of one head that lie `stride` floats apart.
 struct Rows {
@@ -88,59 +77,77 @@ Lanes Exp(Lanes x) {
   return power * factor;
 }
 
-float Total(Lanes lanes) {
-  float total = 0;
-  for (int i = 0; i < kLanes; ++i) total += lanes[i];
-  return total;
-}
+// The keys that one query sees: of the first `seen` those that `mask` has.
+struct Sight {
+  const bool* mask;
+  int64_t seen;
 
-// Hides the keys that a query does not see, and those behind the last one.
-void Hide(const bool* mask, int64_t seen, float* row) {
-  int64_t j = 0;
-  for (; j + kLanes <= seen; j += kLanes) {
-    Bytes sees;
-    std::memcpy(&sees, mask + j, sizeof(sees));
-    const WholeLanes wide = __builtin_convertvector(sees, WholeLanes);
-    Store(row + j, wide != 0 ? Load<Lanes>(row + j) : Lanes{} + kHidden);
+  // Returns the l of keys from j on, where the query does not see one kHidden,
+  // and behind the last one what counts for nothing.
+  Lanes operator()(const float* row, int64_t j) const {
+    const int64_t left = seen - j;
+    const __mmask16 some = left < kLanes ? (1 << left) - 1 : 0xffff;
+    const __m128i bytes = _mm_maskz_loadu_epi8(some, mask + j);
+    const Lanes none = Lanes{} - std::numeric_limits<float>::infinity();
+    const Lanes hides = _mm512_mask_blend_ps(some, none, Lanes{} + kHidden);
+    return _mm512_mask_blend_ps(_mm_test_epi8_mask(bytes, bytes), hides,
+                                Load<Lanes>(row + j));
   }
-  if (j == seen) return;
-  for (int64_t i = j; i < seen; ++i) row[i] = mask[i] ? row[i] : kHidden;
-  std::fill(row + seen, row + j + kLanes,
-            -std::numeric_limits<float>::infinity());
-}
+};
 
 // Replaces the l of a query by exp(l - top); returns top and their total.
-std::pair<float, float> Soften(int64_t seen, float* row) {
+std::pair<float, float> Soften(const Sight& sight, float* row) {
   Lanes most = Lanes{} - std::numeric_limits<float>::infinity(), sum{};
-  for (int64_t j = 0; j < seen; j += kLanes) {
-    const Lanes l = Load<Lanes>(row + j);
+  for (int64_t j = 0; j < sight.seen; j += kLanes) {
+    const Lanes l = sight(row, j);
+    Store(row + j, l);
     most = most < l ? l : most;
   }
-  float top = most[0];
-  for (int i = 1; i < kLanes; ++i) top = std::max(top, most[i]);
-  for (int64_t j = 0; j < seen; j += kLanes) {
+  const float top = _mm512_reduce_max_ps(most);
+  for (int64_t j = 0; j < sight.seen; j += kLanes) {
     const Lanes odds = Exp(Load<Lanes>(row + j) - top);
     Store(row + j, odds);
     sum += odds;
   }
-  return {top, Total(sum)};
+  return {top, _mm512_reduce_add_ps(sum)};
 }
 
-// Replaces the slopes by p of those by l: p (slope - sum of p slope), and the l
-// by p, for a query whose `top` and `total` are known.
-void Slope(int64_t seen, float top, float total, float* row, float* slopes) {
+// Replaces the l of a query by p, and the slopes by p of those by l, which are
+// p (slope - sum of p slope), if `top` and `total` are known.
+void Slope(const Sight& sight, float top, float total, float* row,
+           float* slopes) {
+  const float factor = 1 / total;
   Lanes along{};
-  for (int64_t j = 0; j < seen; j += kLanes) {
-    const Lanes p = Exp(Load<Lanes>(row + j) - top) / total;
+  for (int64_t j = 0; j < sight.seen; j += kLanes) {
+    const Lanes p = Exp(sight(row, j) - top) * factor;
     Store(row + j, p);
     along += p * Load<Lanes>(slopes + j);
   }
-  const float mean = Total(along);
-  for (int64_t j = 0; j < seen; j += kLanes) {
+  const float mean = _mm512_reduce_add_ps(along);
+  for (int64_t j = 0; j < sight.seen; j += kLanes) {
     Store(slopes + j,
           Load<Lanes>(row + j) * (Load<Lanes>(slopes + j) - mean));
   }
 }
+
+struct Shape {
+  int64_t batch, queries, keys, heads, channels;
+  int64_t masks, mask_rows;  // 1 each where they are the same for all
+  bool causal;  // whether no query sees a later key
+
+  int64_t items() const { return batch * heads; }  // heads of all texts
+  float scale() const { return 1 / std::sqrt(float(channels)); }
+  // Returns what a query of an item sees of the first `seen` keys.
+  Sight sight(const bool* mask, int64_t item, int64_t query,
+              int64_t seen) const {
+    const int64_t text = item / heads * masks / batch;
+    const int64_t row = text * mask_rows + (mask_rows > 1 ? query : 0);
+    return {mask + row * keys, seen};
+  }
+  // Number of floats between the l of two queries.
+  int64_t stride() const { return (keys + kLanes - 1) / kLanes * kLanes; }
+  int64_t seen(int64_t stop) const { return causal ? stop : keys; }
+};
 
 void Convert(float from, float& to) { to = from; }
 
@@ -214,18 +221,6 @@ void ForBlocks(const Shape& s, Use use) {
   }
 }
 
-// Computes the l of a block, with the unseen keys hidden.
-void Meet(const Shape& s, const bool* mask, int64_t item, int64_t start,
-          int64_t count, int64_t seen, Rows q, Rows k, Rows logits) {
-  Multiply(false, true, count, seen, s.channels, s.scale(),
-           {q[start], q.stride}, k, 0, logits);
-  mask += item / s.heads * s.masks / s.batch * s.mask_rows * s.keys;
-  for (int64_t i = 0; i < count; ++i) {
-    const int64_t row = s.mask_rows > 1 ? start + i : 0;
-    Hide(mask + row * s.keys, seen, logits[i]);
-  }
-}
-
 Shape MakeShape(const Array& q, const Array& k, const Mask& mask,
                 int64_t parts) {
   auto dims = q.dimensions(), hides = mask.dimensions();
@@ -269,11 +264,13 @@ ffi::Error Forward(ffi::ThreadPool& pool, const Shape& s, T* q, T* k, T* v,
     const Head<T> result(s, y, s.queries, item, free);
     const Rows sums = result.rows();
     ForBlocks(s, [&](int64_t start, int64_t count, int64_t seen) {
-      Meet(s, mask, item, start, count, seen, queries, keys, logits);
+      Multiply(false, true, count, seen, s.channels, s.scale(),
+               {queries[start], queries.stride}, keys, 0, logits);
       float* const top = tops + item * s.queries + start;
       float* const total = totals + item * s.queries + start;
       for (int64_t i = 0; i < count; ++i) {
-        std::tie(top[i], total[i]) = Soften(seen, logits[i]);
+        const Sight sight = s.sight(mask, item, start + i, seen);
+        std::tie(top[i], total[i]) = Soften(sight, logits[i]);
       }
       Multiply(false, false, count, s.channels, seen, 1, logits, values, 0,
                {sums[start], sums.stride});
@@ -307,13 +304,15 @@ ffi::Error Backward(ffi::ThreadPool& pool, const Shape& s, T* q, T* k, T* v,
     ForBlocks(s, [&](int64_t start, int64_t count, int64_t seen) {
       const Rows some{queries[start], queries.stride};
       const Rows cotangents{given[start], given.stride};
-      Meet(s, mask, item, start, count, seen, queries, keys, p);
+      Multiply(false, true, count, seen, s.channels, s.scale(), some, keys, 0,
+               p);
       Multiply(false, true, count, seen, s.channels, 1, cotangents, values, 0,
                slopes);
       for (int64_t i = 0; i < count; ++i) {
         const int64_t at = item * s.queries + start + i;
         std::fill(slopes[i] + seen, slopes[i] + s.stride(), 0.0f);
-        Slope(seen, tops[at], totals[at], p[i], slopes[i]);
+        Slope(s.sight(mask, item, start + i, seen), tops[at], totals[at], p[i],
+              slopes[i]);
       }
       Multiply(true, false, seen, s.channels, count, 1, p, cotangents, 1, by_v);
       Multiply(false, false, count, s.channels, seen, s.scale(), slopes, keys,
