@@ -202,3 +202,19 @@ def test_a_full_disk_keeps_the_older_checkpoint(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
   assert "\n" not in str(caught.value)
   assert checkpoints.latest() == 2
+
+
+def test_threads_of_orbax_print_nothing_behind_its_error(tmp_path, capfd):
+  """Regression: one error in ten came with a traceback of its event loop."""
+  from orbax.checkpoint import v1 as ocp
+
+  folder = tmp_path / "checkpoints" / "1"
+  tree = {"params": {"kernel": np.ones((3, 2))}, "step": np.ones(2, np.int32)}
+  ocp.save(str(folder), tree)
+  for path in folder.rglob("d/*"):
+    path.write_bytes(path.read_bytes()[:1])
+  for _ in range(60):
+    with pytest.raises(ValueError, match="no orbax checkpoint that can be"):
+      weights.read_params(tmp_path)
+  said = capfd.readouterr().err
+  assert "Traceback" not in said and "Event loop" not in said

@@ -6,11 +6,13 @@ a folder that is not what was sealed. `read_newest` is for all who read: it goes
 on to the older checkpoint where the newest is broken, and says so.
 """
 
+import functools
 import hashlib
 import json
 import os
 import pathlib
 import sys
+import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -179,6 +181,7 @@ def read_newest(
     ValueError: None can be read; the message names file and reason of the
       newest.
   """
+  _hush_threads()
   broken: list[pathlib.Path] = []
   errors: list[Exception] = []
   for folder in _untried(path, broken):
@@ -199,6 +202,22 @@ def read_newest(
     raise errors[0] if isinstance(errors[0], ValueError) else _plain(errors[0])
   line = "; ".join(" ".join(str(error).split()) for error in errors)
   raise ValueError(line)
+
+
+def _hush_threads() -> None:
+  """Drops what threads of orbax print behind an error, which is raised as well.
+
+  They read other arrays, for an event loop that orbax has closed meanwhile.
+  """
+  hook = sys.unraisablehook
+  if getattr(hook, "func", None) is not _hook:
+    sys.unraisablehook = functools.partial(_hook, hook)
+
+
+def _hook(before: Callable[[Any], Any], raised: Any) -> None:
+  late = "Event loop is closed" in str(raised.exc_value)
+  if threading.current_thread() is threading.main_thread() or not late:
+    before(raised)
 
 
 def _plain(error: Exception) -> ValueError:
