@@ -3,7 +3,8 @@
 // For a query q, the keys k_j [channels] that it sees and their values v_j, in
 // arrays [B, length, heads, channels] of float32 or bfloat16:
 //
-//   y = sum_j p_j v_j,  p_j = exp(l_j - top) / total,  l_j = q k_j / sqrt(channels)
+//   y = sum_j p_j v_j,  with  p_j = exp(l_j - top) / total
+//                       and   l_j = q k_j / sqrt(channels)
 //
 // XLA moves the heads in front of the tokens, and keeps the p of all queries
 // for the backward pass. Here 64 queries of one head meet their keys while both
@@ -82,8 +83,8 @@ struct Sight {
   const bool* mask;
   int64_t seen;
 
-  // Returns the l of keys from j on, where the query does not see one kHidden,
-  // and behind the last one what counts for nothing.
+  // Returns the l of sixteen keys from j on: kHidden for those that the query
+  // does not see, and -infinity behind the last one.
   Lanes operator()(const float* row, int64_t j) const {
     const int64_t left = seen - j;
     const __mmask16 some = left < kLanes ? (1 << left) - 1 : 0xffff;
@@ -137,7 +138,9 @@ struct Shape {
 
   int64_t items() const { return batch * heads; }  // heads of all texts
   float scale() const { return 1 / std::sqrt(float(channels)); }
-  // Returns what a query of an item sees of the first `seen` keys.
+  // Number of keys that some query before `stop` sees.
+  int64_t seen(int64_t stop) const { return causal ? stop : keys; }
+  // Returns which of the first `seen` keys one query of an item sees.
   Sight sight(const bool* mask, int64_t item, int64_t query,
               int64_t seen) const {
     const int64_t text = item / heads * masks / batch;
@@ -146,7 +149,6 @@ struct Shape {
   }
   // Number of floats between the l of two queries.
   int64_t stride() const { return (keys + kLanes - 1) / kLanes * kLanes; }
-  int64_t seen(int64_t stop) const { return causal ? stop : keys; }
 };
 
 void Convert(float from, float& to) { to = from; }
