@@ -334,6 +334,20 @@ def test_which_products_are_left_to_xla():
     assert np.all(function(x, kernel) == 5)
 
 
+@pytest.mark.usefixtures("convolution")
+def test_products_of_a_batch_without_a_number_are_exported():
+  """Regression: whether it was large enough was asked before all else."""
+  from jax import export
+
+  (batch,) = export.symbolic_shape("batch")
+  x = jax.ShapeDtypeStruct((batch, 3, 4), jnp.float32)
+  kernel = jnp.ones((4, 5))
+  apply = lambda x: product.dot_general(x, kernel, (((2,), (0,)), ((), ())))
+  with native.portable():
+    exported = export.export(jax.jit(apply))(x)
+  assert exported.out_avals[0].shape == (batch, 3, 5)
+
+
 # x, examples together, groups
 NORMS = {
   "group": ((5, 6, 7, 16), 1, 4),

@@ -54,9 +54,9 @@ def dot_general(
     and not any(map(len, batch))
     and (precision, preferred_element_type) == (None, None)
     and not any(value is not None for value in how.values())
-    and number >= _PARTS
   )
-  if usual and native.enabled("convolution", x.dtype):
+  # In an exported program, for which none is enabled, the number has no value.
+  if usual and native.enabled("convolution", x.dtype) and number >= _PARTS:
     inputs = math.prod(kernel.shape[:count])
     parts = math.gcd(number, _PARTS)
     wide = x.reshape(parts, number // parts, inputs)

@@ -35,9 +35,7 @@ def configure() -> str:
   said += [f"compiled programs are kept in {enable_compilation_cache()}"]
   said += [native.enable()]
   if options := options_to_run_fast():
-    said += [
-      f"XLA's newer kernels for products and sums: {', '.join(options)}"
-    ]
+    said += [f"XLA's newer kernels for products and sums: {', '.join(options)}"]
   return "\n".join(filter(None, said))
 
 
