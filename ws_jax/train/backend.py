@@ -115,10 +115,10 @@ def keep_freed_memory() -> str:
 def options_to_run_fast() -> dict[str, str] | None:
   """Returns compiler options for training and evaluation steps.
 
-  On a CPU, XLA's newer kernel library takes products and sums. At convolutions,
-  although XLA's default, it is two to three times slower than the older one;
+  On a CPU, XLA's newer kernel library takes products and sums. At convolutions
+  it is two to three times slower than the older one, although XLA's default;
   what is elementwise XLA fuses better itself. `XLA_FLAGS` that choose for
-  themselves stand; a version of XLA without that option is left at its defaults.
+  themselves stand, and a version of XLA without that option keeps its defaults.
   """
   name = "xla_cpu_experimental_ynn_fusion_type"
   if jax.default_backend() != "cpu" or name in os.environ.get("XLA_FLAGS", ""):
