@@ -1,5 +1,7 @@
 import resource
 import shutil
+import sys
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -218,3 +220,26 @@ def test_threads_of_orbax_print_nothing_behind_its_error(tmp_path, capfd):
       weights.read_params(tmp_path)
   said = capfd.readouterr().err
   assert "Traceback" not in said and "Event loop" not in said
+
+
+def test_only_late_threads_are_hushed(monkeypatch):
+  """As where a disk is full: what else cannot be raised is printed."""
+  told = []
+  monkeypatch.setattr(
+    sys, "unraisablehook", lambda raised: told.append(str(raised.exc_value))
+  )
+  checkpoint._silence()
+  for text in ("Event loop is closed", "another"):
+    thread = threading.Thread(target=_raise_where_nobody_can_catch, args=[text])
+    thread.start()
+    thread.join()
+  _raise_where_nobody_can_catch("Event loop is closed, by us")
+  assert told == ["another", "Event loop is closed, by us"]
+
+
+def _raise_where_nobody_can_catch(text):
+  class Loud:
+    def __del__(self):
+      raise RuntimeError(text)
+
+  Loud()

@@ -264,7 +264,8 @@ def _set_aside(broken: list[pathlib.Path]) -> None:
 
 
 def _silence() -> None:
-  """Drops what orbax's threads log of an error, which is raised as well."""
+  """Drops what orbax's threads say of an error, which is raised as well."""
+  steps.hush_threads()
   logger = logging.getLogger("absl")
   if _of_orbax not in logger.filters:
     logger.addFilter(_of_orbax)

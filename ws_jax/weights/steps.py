@@ -33,6 +33,17 @@ def say(line: str) -> None:
   print(line, file=sys.stderr, flush=True)
 
 
+def hush_threads() -> None:
+  """Drops what threads of orbax print behind an error, which is raised as well.
+
+  They read or write other arrays, for an event loop that orbax has closed
+  meanwhile.
+  """
+  hook = sys.unraisablehook
+  if getattr(hook, "func", None) is not _hook:
+    sys.unraisablehook = functools.partial(_hook, hook)
+
+
 def seal(
   folder: pathlib.Path,
   step: int,
@@ -181,7 +192,7 @@ def read_newest(
     ValueError: None can be read; the message names file and reason of the
       newest.
   """
-  _hush_threads()
+  hush_threads()
   broken: list[pathlib.Path] = []
   errors: list[Exception] = []
   for folder in _untried(path, broken):
@@ -202,16 +213,6 @@ def read_newest(
     raise errors[0] if isinstance(errors[0], ValueError) else _plain(errors[0])
   line = "; ".join(" ".join(str(error).split()) for error in errors)
   raise ValueError(line)
-
-
-def _hush_threads() -> None:
-  """Drops what threads of orbax print behind an error, which is raised as well.
-
-  They read other arrays, for an event loop that orbax has closed meanwhile.
-  """
-  hook = sys.unraisablehook
-  if getattr(hook, "func", None) is not _hook:
-    sys.unraisablehook = functools.partial(_hook, hook)
 
 
 def _hook(before: Callable[[Any], Any], raised: Any) -> None:
