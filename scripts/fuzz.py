@@ -131,6 +131,8 @@ class Watch:
         contextlib.redirect_stderr(said),
         warnings.catch_warnings(),
         mock.patch.object(os, "fsync"),
+        # The first import of a module may write its bytecode beside it.
+        mock.patch.object(sys, "dont_write_bytecode", True),
       ):
         warnings.simplefilter("ignore")
         self._inside = True

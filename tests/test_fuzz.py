@@ -1,9 +1,11 @@
 """The short form of `scripts/fuzz.py`, and what its long form has found."""
 
 import base64
+import importlib
 import json
 import pathlib
 import re
+import sys
 import time
 import zlib
 
@@ -64,6 +66,19 @@ def run(*flags, folder):
   found = {name: (int(cases), int(failed)) for name, cases, failed in table}
   assert done.returncode == (found["all"][1] > 0), done.stderr
   return found, done.stdout
+
+
+def test_a_case_may_import_a_module_for_the_first_time(tmp_path, monkeypatch):
+  """Regression: its bytecode, in a fresh environment, was a failure."""
+  library = tmp_path / "library"
+  library.mkdir()
+  (library / "never_imported_before.py").write_text("answer = 42")
+  monkeypatch.syspath_prepend(library)
+  monkeypatch.setattr(sys, "dont_write_bytecode", False)
+  (tmp_path / "own").mkdir()
+  watch = fuzz.Watch(tmp_path / "own")
+  watch.run(importlib.import_module, "never_imported_before")
+  assert watch.failures == {}
 
 
 @pytest.mark.slow
