@@ -51,7 +51,7 @@ def _fast(query, key, value, mask, parts):
 def _forward(query, key, value, mask, parts):
   arguments = (query, key, value, mask)
   y, top, total = foreign.call(
-    *("attention", "WsJaxAttend", _apply, arguments), parts=int(parts)
+    *("attention", "WsJaxAttend", _apply, arguments), parts=parts
   )
   return y, (*arguments, top, total)
 
@@ -59,7 +59,7 @@ def _forward(query, key, value, mask, parts):
 def _backward(parts, residuals, dy):
   arguments = (*residuals, dy)
   slopes = foreign.call(
-    *("attention", "WsJaxAttendBackward", _slopes, arguments), parts=int(parts)
+    *("attention", "WsJaxAttendBackward", _slopes, arguments), parts=parts
   )
   return (*slopes, None)
 

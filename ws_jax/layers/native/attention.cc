@@ -50,6 +50,7 @@ struct Rows {
   int64_t stride;
 
   float* operator[](int64_t i) const { return data + i * stride; }
+  Rows From(int64_t i) const { return {(*this)[i], stride}; }
 };
 
 // c = alpha a b + beta c, with c [m, n]; a is [k, m] and b [n, k] if they are
@@ -235,18 +236,12 @@ Shape MakeShape(const Array& q, const Array& k, const Mask& mask,
 template <typename Work>
 ffi::Error ForItems(ffi::ThreadPool& pool, const Shape& s, int64_t arrays,
                     Work work) {
-  const int64_t parts = Parts(pool, s.items());
   const int64_t floats = 2 * kRows * s.stride() +
                          arrays * std::max(s.queries, s.keys) * s.channels;
-  std::string error = Split(pool, parts, [=](int64_t part) {
+  return AsError(ForEach(pool, s.items(), [=](int64_t item) {
     OneThread one;
-    const int64_t end = Start(s.items(), part + 1, parts);
-    for (int64_t item = Start(s.items(), part, parts); item < end; ++item) {
-      work(item, reinterpret_cast<float*>(Kept(Use::kScratch, 4 * floats)));
-    }
-  });
-  if (error.empty()) return ffi::Error::Success();
-  return ffi::Error(ffi::ErrorCode::kInternal, error);
+    work(item, reinterpret_cast<float*>(Kept(Use::kScratch, 4 * floats)));
+  }));
 }
 
 template <typename T>
@@ -267,7 +262,7 @@ ffi::Error Forward(ffi::ThreadPool& pool, const Shape& s, T* q, T* k, T* v,
     const Rows sums = result.rows();
     ForBlocks(s, [&](int64_t start, int64_t count, int64_t seen) {
       Multiply(false, true, count, seen, s.channels, s.scale(),
-               {queries[start], queries.stride}, keys, 0, logits);
+               queries.From(start), keys, 0, logits);
       float* const top = tops + item * s.queries + start;
       float* const total = totals + item * s.queries + start;
       for (int64_t i = 0; i < count; ++i) {
@@ -275,7 +270,7 @@ ffi::Error Forward(ffi::ThreadPool& pool, const Shape& s, T* q, T* k, T* v,
         std::tie(top[i], total[i]) = Soften(sight, logits[i]);
       }
       Multiply(false, false, count, s.channels, seen, 1, logits, values, 0,
-               {sums[start], sums.stride});
+               sums.From(start));
       for (int64_t i = 0; i < count; ++i) {
         float* const row = sums[start + i];
         const float by = total[i];
@@ -304,8 +299,8 @@ ffi::Error Backward(ffi::ThreadPool& pool, const Shape& s, T* q, T* k, T* v,
     const Head<T> to_v(s, dv, s.keys, item, free);
     const Rows by_q = to_q.rows(), by_k = to_k.Zero(), by_v = to_v.Zero();
     ForBlocks(s, [&](int64_t start, int64_t count, int64_t seen) {
-      const Rows some{queries[start], queries.stride};
-      const Rows cotangents{given[start], given.stride};
+      const Rows some = queries.From(start);
+      const Rows cotangents = given.From(start);
       Multiply(false, true, count, seen, s.channels, s.scale(), some, keys, 0,
                p);
       Multiply(false, true, count, seen, s.channels, 1, cotangents, values, 0,
@@ -318,7 +313,7 @@ ffi::Error Backward(ffi::ThreadPool& pool, const Shape& s, T* q, T* k, T* v,
       }
       Multiply(true, false, seen, s.channels, count, 1, p, cotangents, 1, by_v);
       Multiply(false, false, count, s.channels, seen, s.scale(), slopes, keys,
-               0, {by_q[start], by_q.stride});
+               0, by_q.From(start));
       Multiply(true, false, seen, s.channels, count, s.scale(), slopes, some, 1,
                by_k);
     });

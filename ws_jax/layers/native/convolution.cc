@@ -212,7 +212,7 @@ ffi::Error Run(ffi::ThreadPool& pool, Geometry g, char* x, char* kernel,
     Compute(*plans[i], g.result, x + first(i) * x_size, share(i),
             y + first(i) * y_size);
   });
-  if (!error.empty()) return ffi::Error(ffi::ErrorCode::kInternal, error);
+  if (!error.empty()) return AsError(error);
   // The sum is in the order of the examples, whichever thread computes it.
   auto sum = reinterpret_cast<float*>(total);
   auto added = reinterpret_cast<const float*>(shares);
@@ -258,7 +258,7 @@ ffi::Error Convolve(ffi::ThreadPool pool, Array a, Array b,
     auto bytes = [](Array& a) { return static_cast<char*>(a.untyped_data()); };
     return Run(pool, std::move(geometry), bytes(x), bytes(kernel), bytes(y));
   } catch (const std::exception& error) {
-    return ffi::Error(ffi::ErrorCode::kInternal, error.what());
+    return AsError(error.what());
   }
 }
 

@@ -118,13 +118,7 @@ void Spread(const Shape& s, const float* table, int64_t example, float* row) {
 template <typename First, typename Between, typename Last>
 ffi::Error InTwoPasses(ffi::ThreadPool& pool, const Shape& s, First first,
                        Between between, Last last) {
-  const int64_t parts = Parts(pool, s.batch);
-  auto each = [&](auto work) {
-    return Split(pool, parts, [&s, parts, work](int64_t part) {
-      const int64_t end = Start(s.batch, part + 1, parts);
-      for (int64_t i = Start(s.batch, part, parts); i < end; ++i) work(i);
-    });
-  };
+  auto each = [&](auto work) { return ForEach(pool, s.batch, work); };
   std::string error;
   if (s.examples == 1) {
     error = each([=](int64_t i) { first(i), between(i), last(i); });
@@ -133,8 +127,7 @@ ffi::Error InTwoPasses(ffi::ThreadPool& pool, const Shape& s, First first,
     for (int64_t set = 0; set < s.sets(); ++set) between(set);
     if (error.empty()) error = each(last);
   }
-  if (error.empty()) return ffi::Error::Success();
-  return ffi::Error(ffi::ErrorCode::kInternal, error);
+  return AsError(error);
 }
 
 Shape MakeShape(const Array& x, int64_t examples, int64_t groups) {

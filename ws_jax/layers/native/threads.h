@@ -73,6 +73,22 @@ inline int64_t Start(int64_t size, int64_t i, int64_t parts) {
   return size * i / parts;
 }
 
+// Calls `work` for 0 to `size` - 1, neighbours in one thread; returns what
+// `Split` does.
+template <typename Work>
+std::string ForEach(xla::ffi::ThreadPool& pool, int64_t size, Work work) {
+  const int64_t parts = Parts(pool, size);
+  return Split(pool, parts, [=](int64_t part) {
+    const int64_t end = Start(size, part + 1, parts);
+    for (int64_t i = Start(size, part, parts); i < end; ++i) work(i);
+  });
+}
+
+inline xla::ffi::Error AsError(const std::string& message) {
+  if (message.empty()) return xla::ffi::Error::Success();
+  return xla::ffi::Error(xla::ffi::ErrorCode::kInternal, message);
+}
+
 }  // namespace ws_jax
 
 #endif  // WS_JAX_NATIVE_THREADS_H_
