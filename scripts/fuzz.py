@@ -34,7 +34,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Self
 from unittest import mock
 
 from ws_jax.base import extras
@@ -90,6 +90,9 @@ class Hang(BaseException):
 class Watch:
   """Runs cases, and keeps what is wrong with them.
 
+  It is a context: what ends a case that hangs, and at last the process, is
+  taken back when the context ends.
+
   Args:
     folder: Folder that a case may write in.
   """
@@ -100,10 +103,17 @@ class Watch:
     self.first = self.peak = _peak()
     self._inside = False
     self._bad: list[str] = []
-    signal.signal(signal.SIGALRM, self._alarm)
+
+  def __enter__(self) -> Self:
+    self._before = signal.signal(signal.SIGALRM, self._alarm)
     if not _watches:  # a hook cannot be taken off again
       sys.addaudithook(lambda event, args: _watches[-1].audit(event, args))
     _watches.append(self)
+    return self
+
+  def __exit__(self, *error: object) -> None:
+    faulthandler.cancel_dump_traceback_later()
+    signal.signal(signal.SIGALRM, self._before)
 
   def run(self, case: Callable[[Any], None], value: Any) -> None:
     """Runs a case; what is wrong with it becomes a failure."""
@@ -206,13 +216,12 @@ def fuzz(
     until: Time by `time.monotonic` after which no thousand begins.
   """
   strategy, case = kinds()[kind](folder)
-  watch = Watch(folder)
-  while watch.cases < cases and (not watch.cases or time.monotonic() < until):
-    left = min(_TOGETHER, cases - watch.cases)
-    test = _test(strategy, lambda value: watch.run(case, value), left, until)
-    hypothesis.seed(f"{kind} {seed} {watch.cases}")(test)()
-    yield watch
-  faulthandler.cancel_dump_traceback_later()
+  with Watch(folder) as watch:
+    while watch.cases < cases and (not watch.cases or time.monotonic() < until):
+      left = min(_TOGETHER, cases - watch.cases)
+      test = _test(strategy, lambda value: watch.run(case, value), left, until)
+      hypothesis.seed(f"{kind} {seed} {watch.cases}")(test)()
+      yield watch
 
 
 def kinds() -> dict[str, Callable[[pathlib.Path], tuple[Any, Any]]]:
@@ -247,7 +256,6 @@ def _guided(
   atheris: Any = importlib.import_module("atheris")
   with atheris.instrument_imports(include=["ws_jax"]):
     strategy, case = kinds()[kind](folder)
-  watch = Watch(folder)
 
   def run(value: Any) -> None:
     watch.run(case, value)
@@ -263,7 +271,8 @@ def _guided(
   atheris.Setup(
     [sys.argv[0], f"-seed={seed + 1}"], test.hypothesis.fuzz_one_input
   )
-  atheris.Fuzz()
+  with Watch(folder) as watch:
+    atheris.Fuzz()
 
 
 def _tell(watch: Watch) -> None:

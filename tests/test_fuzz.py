@@ -3,9 +3,12 @@
 import base64
 import importlib
 import json
+import os
 import pathlib
 import re
+import subprocess
 import sys
+import textwrap
 import time
 import zlib
 
@@ -76,9 +79,31 @@ def test_a_case_may_import_a_module_for_the_first_time(tmp_path, monkeypatch):
   monkeypatch.syspath_prepend(library)
   monkeypatch.setattr(sys, "dont_write_bytecode", False)
   (tmp_path / "own").mkdir()
-  watch = fuzz.Watch(tmp_path / "own")
-  watch.run(importlib.import_module, "never_imported_before")
+  with fuzz.Watch(tmp_path / "own") as watch:
+    watch.run(importlib.import_module, "never_imported_before")
   assert watch.failures == {}
+
+
+def test_what_ends_a_process_that_hangs_ends_with_the_watch(tmp_path):
+  """Regression: two minutes after its last case it ended a test process."""
+  code = """
+    import pathlib, signal, time, fuzz
+
+    fuzz._IS_DEAD_AFTER = 0.2
+    with fuzz.Watch(pathlib.Path.cwd()) as watch:
+      watch.run(str, 0)
+    time.sleep(0.5)
+    assert signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
+    print("alive")
+  """
+  done = subprocess.run(
+    [sys.executable, "-c", textwrap.dedent(code)],
+    env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    cwd=tmp_path,
+    capture_output=True,
+    text=True,
+  )
+  assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr
 
 
 @pytest.mark.slow
