@@ -5,7 +5,7 @@ import sys
 import jax
 import pytest
 
-from ws_jax.layers import native
+from ws_jax import native
 from ws_jax.train import backend
 
 SAID = """

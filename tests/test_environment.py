@@ -12,9 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ws_jax import config
+from ws_jax import config, native
 from ws_jax.base import disk
-from ws_jax.layers import native
 from ws_jax.train import build, loop, step
 
 SMALL = {

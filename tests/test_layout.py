@@ -27,6 +27,7 @@ STDLIB = sys.stdlib_module_names | {"__future__"}
 # file imports from its own folder and from lower floors, and from nowhere else.
 FLOORS = (
   ("base",),
+  ("native",),
   ("core",),
   ("data", "layers", "weights"),
   ("gradients", "models", "tasks"),
@@ -250,7 +251,10 @@ def test_an_extra_is_recognized_by_modules_of_its_own_packages(extra):
 
 
 # What `pip install ws_jax` is for; reading orbax folders or images is an extra.
-FUNCTIONS = {"core", "gradients", "layers", "linen", "models", "nnx", "weights"}
+FUNCTIONS = {
+  *("core", "gradients", "layers", "linen", "models", "native", "nnx"),
+  "weights",
+}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from jax import lax
 
+import ws_jax
+from ws_jax import native
 from ws_jax.base import disk
-from ws_jax.layers import convolve, native, product
+from ws_jax.layers import convolve, product
 from ws_jax.layers.normalize import normalize
 from ws_jax.train import record
 
@@ -69,6 +71,11 @@ def convolution(monkeypatch):
 @pytest.fixture
 def normalization(monkeypatch):
   enable("normalization", monkeypatch)
+
+
+@pytest.fixture
+def standardization(monkeypatch):
+  enable("standardization", monkeypatch)
 
 
 def settings(case):
@@ -476,6 +483,61 @@ def test_other_dtypes_are_normalized_in_jax():
   assert "WsJaxNormalize" not in call.lower(x.astype(jnp.bfloat16)).as_text()
 
 
+# Other laws of standardization are in test_standardize.py, for both codes.
+@pytest.mark.parametrize("name", ["bit", "nfnet", "scale", "qiao"])
+def test_kernels_and_their_second_derivatives_equal_those_in_jax(
+  name, monkeypatch
+):
+  rng = np.random.default_rng(0)
+  # 83 filters: those of a whole tile, of half of one, and three alone.
+  kernel, weight = np.float32(rng.standard_normal((2, 3, 3, 5, 83)))
+  gain = np.float32(rng.standard_normal(83))
+
+  @jax.jit
+  def derivatives():
+    def loss(kernel, gain):
+      effective = ws_jax.standardize(kernel, convention=name, gain=gain)
+      return jnp.sum(jnp.sin(effective) * weight)
+
+    gradient = jax.grad(loss, (0, 1))
+    tangents = jax.tree.map(jnp.cos, (kernel, gain))
+    _, hessian_product = jax.jvp(gradient, (kernel, gain), tangents)
+    twice = jax.grad(
+      lambda *a: sum(jnp.sum(g**2) for g in gradient(*a)), (0, 1)
+    )
+    stack = jnp.stack([kernel, -kernel])
+    stacked = jax.vmap(gradient, (0, None))(stack, gain)
+    return gradient(kernel, gain), hessian_product, twice(kernel, gain), stacked
+
+  plain = derivatives()
+  derivatives.clear_cache()
+  enable("standardization", monkeypatch)
+  assert "WsJaxStandardizeBackward" in derivatives.lower().as_text()
+  for ours, its in zip(
+    jax.tree.leaves(derivatives()), jax.tree.leaves(plain), strict=True
+  ):
+    largest = float(jnp.abs(its).max())
+    np.testing.assert_allclose(ours, its, rtol=1e-4, atol=1e-5 * largest)
+
+
+@pytest.mark.usefixtures("standardization")
+def test_what_is_standardized_in_jax():
+  """What was traced with C++ before is not what other machines get."""
+
+  def is_native(x, **options):
+    call = jax.jit(lambda x: ws_jax.standardize(x, **options))
+    return "WsJaxStandardize" in call.lower(x).as_text()
+
+  kernel = jnp.ones((3, 4, 8))
+  assert is_native(kernel) and is_native(kernel.astype(jnp.bfloat16))
+  assert is_native(kernel, axis=0) and not is_native(kernel, axis=1)
+  with native.portable():
+    assert not is_native(kernel)
+  assert is_native(kernel)
+  with jax.enable_x64(True):
+    assert not is_native(kernel.astype(jnp.float64))
+
+
 def test_only_who_asked_for_it_gets_it():
   apply, x, kernel, _ = arrays("plain", convolve.conv_general_dilated)
   assert not is_ours(apply, x, kernel)
@@ -525,7 +587,8 @@ def test_what_is_missing_is_said(lacks, says, monkeypatch, tmp_path):
 
 def test_a_run_says_what_is_native_calls_it_and_learns_the_same(tmp_path):
   """The programs and the record tell that it ran: both may round alike."""
-  names = ["attention", "convolution"] * HAS_AVX512 + ["normalization"]
+  names = ["attention", "convolution"] * HAS_AVX512
+  names += ["normalization", "standardization"]
   for name in names:
     load_or_skip(name)
 

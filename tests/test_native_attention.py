@@ -146,7 +146,7 @@ def test_derivatives_of_derivatives_are_those_in_jax(monkeypatch):
     return jax.jvp(gradient, arrays, tangents), stacked
 
   ours = derivatives()
-  monkeypatch.setattr("ws_jax.layers.native._enabled", set())
+  monkeypatch.setattr("ws_jax.native._enabled", set())
   jax.tree.map(
     lambda got, want: np.testing.assert_allclose(
       got, want, rtol=1e-4, atol=1e-5 * float(jnp.abs(want).max())

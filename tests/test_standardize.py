@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import ws_jax
+from tests.test_native import enable
 from ws_jax import CONVENTIONS, Convention, standardize, weight_standardize
 
 AXES = (0, 1, 2)
@@ -37,6 +38,16 @@ REFERENCE = {
 }
 
 
+@pytest.fixture(params=["XLA", "C++"])
+def code(request, monkeypatch):
+  """Lets one of the two standardize that can: both follow the same laws."""
+  if request.param == "C++":
+    enable("standardization", monkeypatch)
+
+
+by_both = pytest.mark.usefixtures("code")
+
+
 def normal(shape, seed=0, dtype=np.float64):
   return np.random.default_rng(seed).normal(size=shape).astype(dtype)
 
@@ -51,6 +62,7 @@ def test_every_convention_has_a_reference():
   assert REFERENCE.keys() == CONVENTIONS.keys()
 
 
+@by_both
 @pytest.mark.parametrize("scale", [1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6])
 @pytest.mark.parametrize("name", sorted(REFERENCE))
 def test_convention_equals_numpy(name, scale):
@@ -62,6 +74,7 @@ def test_convention_equals_numpy(name, scale):
   np.testing.assert_allclose(got, expected, rtol=2e-6, atol=2e-6 * size)
 
 
+@by_both
 @pytest.mark.parametrize("name", sorted(REFERENCE))
 def test_gradient_equals_finite_differences_of_numpy(name):
   kernel = 0.02 * normal((2, 1, 3, 2)) + 0.01
@@ -102,10 +115,16 @@ scales = st.floats(1e-2, 1e2)
 # The same examples in every run: one in a thousand that fails must not stop
 # somebody else's work by chance.
 some = hypothesis.settings(
-  max_examples=25, deadline=None, database=None, derandomize=True
+  max_examples=25,
+  deadline=None,
+  database=None,
+  derandomize=True,
+  # The same code computes all examples.
+  suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
 )
 
 
+@by_both
 @some
 @hypothesis.given(shapes, seeds, scales, st.sampled_from(FULL))
 def test_mean_is_zero_and_variance_one(shape, seed, scale, name):
@@ -124,6 +143,7 @@ def test_mean_is_zero_and_variance_one(shape, seed, scale, name):
   )
 
 
+@by_both
 @some
 @hypothesis.given(shapes, seeds, scales, st.floats(-3, 3))
 def test_shift_and_positive_scale_change_nothing(shape, seed, scale, shift):
@@ -159,6 +179,7 @@ def slope(kernel, weight):
   return jnp.vdot(standardize(kernel), weight)
 
 
+@by_both
 @some
 @hypothesis.given(shapes, seeds, scales)
 def test_gradient_is_the_closed_form(shape, seed, scale):
@@ -181,6 +202,7 @@ def test_gradient_is_the_closed_form(shape, seed, scale):
   assert np.abs(along).max() <= 1e-5 * length * np.abs(kernel).max() + 1e-5
 
 
+@by_both
 @some
 @hypothesis.given(shapes, seeds, st.sampled_from(FULL))
 def test_what_cannot_matter_has_no_gradient_in_any_convention(
@@ -234,6 +256,7 @@ EXTREMES = {
 }
 
 
+@by_both
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("name", sorted(CONVENTIONS))
 def test_extreme_kernels_stay_finite(name, dtype):
@@ -257,6 +280,7 @@ def test_extreme_kernels_stay_finite(name, dtype):
       assert not value.any(), kind
 
 
+@by_both
 @pytest.mark.parametrize("scale", [1e18, 1e30])
 @pytest.mark.parametrize("name", FULL)
 def test_huge_kernels_are_standardized_not_lost(name, scale):
@@ -266,6 +290,7 @@ def test_huge_kernels_are_standardized_not_lost(name, scale):
   np.testing.assert_allclose(got, tight, rtol=2e-2, atol=1e-5)
 
 
+@by_both
 def test_a_mean_far_above_the_spread_costs_no_digits():
   kernel = (10 + 1e-3 * normal((3, 3, 64, 4))).astype(np.float32)
   got = standardize(kernel)
@@ -274,6 +299,7 @@ def test_a_mean_far_above_the_spread_costs_no_digits():
   )
 
 
+@by_both
 @pytest.mark.parametrize("name", ["bit", "timm", "timm_bit", "qiao", "nfnet"])
 def test_no_filter_keeps_a_mean_of_rounding(name):
   """The mean of a large filter meets the mean of its inputs fan-in times.
@@ -287,6 +313,7 @@ def test_no_filter_keeps_a_mean_of_rounding(name):
   assert np.sqrt(np.mean(left**2)) < 3e-8
 
 
+@by_both
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_moments_are_float32_for_half_precision_kernels(dtype):
   kernel = jnp.asarray(0.05 * normal((3, 3, 16, 4)), dtype)
@@ -297,6 +324,7 @@ def test_moments_are_float32_for_half_precision_kernels(dtype):
   np.testing.assert_allclose(got, expected, rtol=1.01 * half, atol=1e-6)
 
 
+@by_both
 def test_nan_stays_visible_and_in_its_filter():
   kernel = normal((3, 3, 4, 4), dtype=np.float32)
   kernel[0, 0, 0, 1] = np.nan
@@ -338,6 +366,7 @@ def test_every_mode_and_order_stays_finite_at_the_extremes(name):
   np.testing.assert_allclose(forward / size, reverse / size, atol=1e-2)
 
 
+@by_both
 @pytest.mark.parametrize("name", ["bit", "nfnet"])
 def test_nothing_of_the_size_of_the_kernels_is_kept(name):
   """The effective kernels and the gradients are stored, and no third array."""
@@ -409,6 +438,7 @@ def test_matrices_are_what_their_filters_are(shape):
   assert got[0].shape == got[1].shape == shape
 
 
+@by_both
 def test_axis_and_gain_follow_the_layout():
   kernel = normal((3, 3, 4, 5), dtype=np.float32)
   gain = np.arange(1, 6, dtype=np.float32)

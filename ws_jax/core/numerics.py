@@ -29,14 +29,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ws_jax.core.conventions import Convention
+from ws_jax import native
+from ws_jax.core.conventions import EPS_PLACES, Convention
+from ws_jax.native import foreign
 
 Axes = tuple[int, ...]
 
 
-# Jitted so that kernels of one shape share a trace, and eager calls are one
-# dispatch.
-@functools.partial(jax.jit, static_argnames=("axes", "convention"))
 def standardize(
   kernel: jax.Array,
   gain: jax.Array | None,
@@ -54,6 +53,16 @@ def standardize(
     axes: Fan-in axes of the kernel, sorted and not negative.
     convention: Convention to follow.
   """
+  is_native = native.enabled("standardization", _wide(kernel))
+  normalize = _normalize_natively if is_native else _normalize
+  return _standardize(kernel, gain, mean, axes, convention, normalize)
+
+
+# Jitted so that kernels of one shape share a trace, and eager calls are one
+# dispatch. What C++ is in is another trace: other machines must not get it.
+@functools.partial(jax.jit, static_argnums=(3, 4, 5))
+def _standardize(kernel, gain, mean, axes, convention, normalize):
+  """Returns what `standardize` does, with `_normalize` or its like."""
   fan_in = _fan_in(kernel, axes)
   wide = _widen(kernel)
   if gain is not None:
@@ -61,7 +70,7 @@ def standardize(
   if kernel.dtype == jnp.float16 and convention.rescale:
     wide = _tame_gradient(wide, axes, convention)
   if convention.rescale:
-    out, std = _normalize(wide, gain, axes, convention)
+    out, std = normalize(wide, gain, axes, convention)
     if not convention.center:
       spread = _spread(std, fan_in, convention)
       # A mean that is too large to be differentiated times slope zero is NaN.
@@ -156,6 +165,60 @@ def _normalize_jvp(axes, convention, primals, tangents):
   return (out, std), (out_tangent, jnp.where(alive, ratio, 0.0) * along)
 
 
+def _normalize_natively(wide, gain, axes, convention):
+  """Returns what `_normalize` does, by C++ (`ws_jax.native`)."""
+  kept = wide.shape[len(axes) :]
+  if axes != tuple(range(len(axes))):
+    return _normalize(wide, gain, axes, convention)
+  filters = math.prod(kept)
+  gain = jnp.ones(kept, wide.dtype) if gain is None else gain
+  out, std = _of_rows(
+    wide.reshape(-1, filters), gain.reshape(filters), convention
+  )
+  return out.reshape(wide.shape), std.reshape(kept)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _of_rows(kernel, gain, convention):
+  """Returns what `_normalize` does, of a kernel `[fan-in, filters]`."""
+  return _of_rows_forward(kernel, gain, convention)[0]
+
+
+def _of_rows_forward(kernel, gain, convention):
+  arguments = kernel, gain
+  return _call("WsJaxStandardize", _apply, arguments, convention), arguments
+
+
+def _of_rows_backward(convention, arguments, cotangents):
+  arguments = (*arguments, *cotangents)
+  return _call("WsJaxStandardizeBackward", _gradients, arguments, convention)
+
+
+_of_rows.defvjp(_of_rows_forward, _of_rows_backward)
+
+
+def _call(handler, plain, arguments, convention):
+  return foreign.call(
+    *("standardization", handler, plain, arguments),
+    ddof=convention.ddof,
+    eps=float(convention.eps),
+    place=EPS_PLACES.index(convention.eps_place),
+    fan_in_scale=int(convention.fan_in_scale),
+  )
+
+
+def _apply(kernel, gain, *, ddof, eps, place, fan_in_scale):
+  """Returns what `_normalize` does; its settings are those of the C++."""
+  convention = Convention(ddof, eps, EPS_PLACES[place], bool(fan_in_scale))
+  return _normalize(kernel, gain, (0,), convention)
+
+
+def _gradients(kernel, gain, *cotangents, **settings):
+  """Returns the gradients by kernel and gain, computed by XLA."""
+  _, pull_back = jax.vjp(functools.partial(_apply, **settings), kernel, gain)
+  return pull_back(cotangents)
+
+
 def _mean(x, axes):
   """Returns the mean per filter as a sum of two: a pivot and the rest."""
   # The mean is measured from the value in the range of the weights that is
@@ -243,6 +306,9 @@ def _fan_in(kernel, axes):
 
 def _widen(kernel):
   """Returns the kernel in float32, or in float64 if that is its dtype."""
-  return kernel.astype(
-    jnp.float64 if kernel.dtype == jnp.float64 else jnp.float32
-  )
+  return kernel.astype(_wide(kernel))
+
+
+def _wide(kernel):
+  """Returns the dtype in which a kernel is standardized."""
+  return jnp.float64 if kernel.dtype == jnp.float64 else jnp.float32

@@ -5,8 +5,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from ws_jax.layers import native
-from ws_jax.layers.native import foreign
+from ws_jax import native
+from ws_jax.native import foreign
 
 _ROTARY_BASE = 10_000.0  # The longest wave length over 2 pi, in positions.
 
@@ -25,7 +25,7 @@ def attend(
   forward and backward on a CPU, four parts take 0.68 times as long as one, and
   one takes 0.46 times as long as `jax.nn.dot_product_attention`: the heads are
   moved in front of the tokens, and the division comes last. C++ replaces all of
-  it if the program has asked for that (`ws_jax.layers.native`).
+  it if the program has asked for that (`ws_jax.native`).
 
   Args:
     query: Queries [B, T, heads, channels].

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ws_jax.layers import native
-from ws_jax.layers.native import convolution
+from ws_jax import native
+from ws_jax.native import convolution
 
 # The products below win up to this number of examples: measured at 1, 2, 4 and
 # 8 on the layers of ResNet-20.
@@ -27,7 +27,7 @@ def conv_general_dilated(
   """Convolves; a drop-in for `lax.conv_general_dilated` to pass to `nn.Conv`.
 
   On a CPU with AVX-512 oneDNN convolves, if the program has asked for it
-  (`ws_jax.layers.native`). Two other measures help CPUs without it; other
+  (`ws_jax.native`). Two other measures help CPUs without it; other
   backends see neither.
 
   With few examples, the filter gradient is one matrix product for each position

@@ -6,7 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from ws_jax.layers.native import foreign
+from ws_jax.native import foreign
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
@@ -25,7 +25,7 @@ def normalize(
   `mean(x * x) - mean(x) ** 2` has no correct digit, comes out right. The
   backward pass is written out: it keeps `x` itself and the statistics, and
   reads each large array as few times as possible. On a CPU both passes are C++
-  if the program has asked for it (`ws_jax.layers.native`).
+  if the program has asked for it (`ws_jax.native`).
 
   Args:
     x: Array `[B, ..., C]` of any float dtype.

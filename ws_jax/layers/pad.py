@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from ws_jax.layers import native
+from ws_jax import native
 
 
 def pad_zeros(x: jax.Array, pads: Sequence[tuple[int, int]]) -> jax.Array:

@@ -6,8 +6,8 @@ from typing import Any
 import jax
 from jax import lax
 
-from ws_jax.layers import native
-from ws_jax.layers.native import convolution
+from ws_jax import native
+from ws_jax.native import convolution
 
 # Rows of activations are split into as many parts as divide them, up to this;
 # the parts are shared out among the cores. Fewer rows are left to XLA.
@@ -27,7 +27,7 @@ def dot_general(
   """Multiplies; a drop-in for `lax.dot_general` to pass to `nn.DenseGeneral`.
 
   On a CPU with AVX-512, if the program has asked for it, oneDNN multiplies, as
-  a convolution of width one (`ws_jax.layers.native`). Forward and backward take
+  a convolution of width one (`ws_jax.native`). Forward and backward take
   0.6 to 0.7 of the time of XLA's for float32, and a fifth for bfloat16 where
   the processor has AMX.
 

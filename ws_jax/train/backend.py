@@ -11,8 +11,8 @@ from typing import Any
 
 import jax
 
+from ws_jax import native
 from ws_jax.base import cores
-from ws_jax.layers import native
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 # What glibc is told: its name in the environment, its number in <malloc.h>, and

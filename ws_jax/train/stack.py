@@ -18,9 +18,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ws_jax import config as config_lib
+from ws_jax import native
 from ws_jax.data import place
 from ws_jax.data.memory import Arrays, MemorySource
-from ws_jax.layers import native
 from ws_jax.train import backend, sharding
 
 PyTree = Any

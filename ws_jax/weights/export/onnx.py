@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from ws_jax import native
 from ws_jax.base import disk, extras
-from ws_jax.layers import native
 from ws_jax.weights.export import network
 
 SUFFIX = ".onnx"

@@ -17,8 +17,8 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
+from ws_jax import native
 from ws_jax.base import disk, extras
-from ws_jax.layers import native
 from ws_jax.weights.export import network
 
 SUFFIX = ".stablehlo"

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ws_jax.layers import native
+from ws_jax import native
 
 
 def call(

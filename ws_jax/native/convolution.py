@@ -19,7 +19,7 @@ from jax import lax
 from jax.extend import core
 from jax.interpreters import ad, batching, mlir
 
-from ws_jax.layers import native
+from ws_jax import native
 
 # The result of each map, and the two arguments that it is computed from.
 _ARGUMENTS = {"y": ("x", "kernel"), "x": ("y", "kernel"), "kernel": ("x", "y")}

@@ -1,12 +1,14 @@
 """C++ that XLA's CPU backend calls instead of its own code, where it is faster.
 
-It normalizes (`normalization.cc`) on all processors. On those with AVX-512 it
-convolves (`convolution.cc`) and attends (`attention.cc`) with products of
-oneDNN, if that is installed (`pip install 'ws_jax[onednn]'`). All are behind
-XLA's foreign function interface, compiled when a program first asks for them
-(`enable`), and kept in the user's cache folder. XLA's own code runs without
-`enable()`, on other backends, on several devices, and for dtypes other than
-float32 and, except for norms, bfloat16.
+It standardizes kernels (`standardization.cc`) and normalizes
+(`normalization.cc`) on all processors; both have derivatives in reverse mode
+alone. On processors with AVX-512 it convolves (`convolution.cc`) and attends
+(`attention.cc`) with products of oneDNN, if that is installed
+(`pip install 'ws_jax[onednn]'`). All are behind XLA's foreign function
+interface, compiled when a program first asks for them (`enable`), and kept in
+the user's cache folder. XLA's own code runs without `enable()`, on other
+backends, on several devices, and for dtypes other than float32 and, for
+products, bfloat16.
 
 Start reading at `enable`. Layers ask `enabled` while they are traced.
 """
@@ -35,11 +37,13 @@ _HANDLERS = {
   "attention": ("WsJaxAttend", "WsJaxAttendBackward"),
   "convolution": ("WsJaxConvolve",),
   "normalization": ("WsJaxNormalize", "WsJaxNormalizeBackward"),
+  "standardization": ("WsJaxStandardize", "WsJaxStandardizeBackward"),
 }
 _DTYPES = {
   "attention": (jnp.float32, jnp.bfloat16),
   "convolution": (jnp.float32, jnp.bfloat16),
   "normalization": (jnp.float32,),
+  "standardization": (jnp.float32,),
 }
 # Those that call oneDNN, and are for processors with AVX-512.
 _ON_ONEDNN = ("convolution", "attention")
@@ -75,7 +79,7 @@ def enable() -> str:
   if not (flags := processor_flags()):
     return ""
   said = []
-  for name in ("normalization", *_ON_ONEDNN):
+  for name in ("standardization", "normalization", *_ON_ONEDNN):
     by = "oneDNN" if name in _ON_ONEDNN else "C++"
     if name in _ON_ONEDNN and "avx512" not in flags:
       continue
@@ -92,8 +96,8 @@ def enabled(name: str, dtype: DTypeLike) -> bool:
   """Returns whether the native kernel is used for this dtype.
 
   Args:
-    name: Name of the computation: `attention`, `convolution` or
-      `normalization`.
+    name: Name of the computation: `attention`, `convolution`, `normalization`
+      or `standardization`.
     dtype: Dtype of its arguments.
   """
   # Only the compiler knows foreign code.
