@@ -28,6 +28,8 @@ using Array = ffi::Buffer<ffi::F32>;
 constexpr int kWide = 4;
 constexpr int64_t kTile = kWide * kLanes;
 typedef double Exact __attribute__((vector_size(8 * kLanes)));
+// Rows from one that is read to the one that is fetched meanwhile.
+constexpr int64_t kAhead = 16;
 // A kernel with fewer weights than this is no work for two threads.
 constexpr int64_t kShare = 1 << 15;
 
@@ -73,7 +75,17 @@ struct Filters {
   }
 
   static Sum Read(const float* from) { return Widen(Load<T>(from)); }
-  static void Write(float* to, Sum value) { Store(to, Narrow(value)); }
+
+  // For what is in no cache yet: they also ask for what is some rows further
+  // on. In steps this long the processor does not see what comes next.
+  static Sum ReadFirst(const float* from, int64_t stride) {
+    __builtin_prefetch(from + kAhead * stride);
+    return Read(from);
+  }
+  static void WriteFirst(float* to, int64_t stride, Sum value) {
+    __builtin_prefetch(to + kAhead * stride, 1);
+    Store(to, Narrow(value));
+  }
 
   // Calls `use(k, j)` for each filter: the j-th number in the k-th T.
   template <typename Use>
@@ -114,8 +126,9 @@ std::string ForFilters(ffi::ThreadPool& pool, int64_t fan_in, int64_t filters,
 template <typename F>
 typename F::Sums Means(F, const float* from, int64_t fan_in, int64_t stride) {
   typename F::Sums sums = {};
-  F::Each(fan_in, stride,
-          [&](int64_t at, int k) { sums[k] += F::Read(from + at); });
+  F::Each(fan_in, stride, [&](int64_t at, int k) {
+    sums[k] += F::ReadFirst(from + at, stride);
+  });
   for (auto& sum : sums) sum /= double(fan_in);
   return sums;
 }
@@ -146,7 +159,8 @@ ffi::Error Forward(ffi::ThreadPool pool, Array kernel, Array gain,
       number = c.scale() * gain[filter] / c.spread(deviation);
     });
     F::Each(fan_in, filters, [&](int64_t at, int k) {
-      F::Write(to + first + at, (F::Read(in + at) - mean[k]) * factor[k]);
+      F::WriteFirst(to + first + at, filters,
+                    (F::Read(in + at) - mean[k]) * factor[k]);
     });
   };
   return AsError(ForFilters(pool, fan_in, filters, work));
@@ -173,7 +187,7 @@ ffi::Error Backward(ffi::ThreadPool pool, Array kernel, Array gain, Array dout,
     typename F::Sums flat = {}, along = {}, square = {};
     F::Each(fan_in, filters, [&](int64_t at, int k) {
       const auto centred = F::Read(in + at) - mean[k];
-      const auto d = F::Read(dout + at);
+      const auto d = F::ReadFirst(dout + at, filters);
       flat[k] += d;
       along[k] += d * centred;
       square[k] += centred * centred;
@@ -200,8 +214,9 @@ ffi::Error Backward(ffi::ThreadPool pool, Array kernel, Array gain, Array dout,
     });
     F::Each(fan_in, filters, [&](int64_t at, int k) {
       const auto centred = F::Read(in + at) - mean[k];
-      F::Write(to + first + at, F::Read(dout + at) * slope[k] +
-                                    centred * steep[k] + shift[k]);
+      F::WriteFirst(
+          to + first + at, filters,
+          F::Read(dout + at) * slope[k] + centred * steep[k] + shift[k]);
     });
   };
   return AsError(ForFilters(pool, fan_in, filters, work));
