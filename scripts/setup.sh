@@ -113,7 +113,7 @@ install() {
   fingerprint >"$stamp"
   rm -f "$marker"
   # Compiles the C++ for CPUs now; otherwise the first program would.
-  "$venv/bin/python" -c 'from ws_jax.layers import native; native.enable()' </dev/null
+  "$venv/bin/python" -c 'from ws_jax import native; native.enable()' </dev/null
   say "done: $venv is ready"
 }
 

@@ -13,6 +13,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <string>
 
 #include "lanes.h"
 #include "threads.h"
@@ -61,14 +62,13 @@ struct Convention {
 // Numbers of T of neighbouring filters, one for each, times `kWidth`.
 template <typename T, int kWidth>
 struct Filters {
-  using Value = T;
   using Sum = decltype(Widen(T()));
   using Sums = std::array<Sum, kWidth>;
-  static constexpr int width = kWidth, step = sizeof(T) / sizeof(float);
+  static constexpr int step = sizeof(T) / sizeof(float);
 
   // Calls `use(offset, k)` for each weight of the filters.
   template <typename Use>
-  static void Each(int64_t fan_in, int64_t stride, Use use) {
+  static void EachWeight(int64_t fan_in, int64_t stride, Use use) {
     for (int64_t i = 0; i < fan_in; ++i) {
       for (int k = 0; k < kWidth; ++k) use(i * stride + k * step, k);
     }
@@ -89,7 +89,7 @@ struct Filters {
 
   // Calls `use(k, j)` for each filter: the j-th number in the k-th T.
   template <typename Use>
-  static void One(Use use) {
+  static void EachFilter(Use use) {
     for (int k = 0; k < kWidth; ++k) {
       for (int j = 0; j < step; ++j) use(k, j);
     }
@@ -104,8 +104,8 @@ double& At(Sums& sums, int k, int j) {
 
 // Calls `work(filters, first)` for groups that cover all filters.
 template <typename Work>
-std::string ForFilters(ffi::ThreadPool& pool, int64_t fan_in, int64_t filters,
-                       Work work) {
+std::string InGroups(ffi::ThreadPool& pool, int64_t fan_in, int64_t filters,
+                     Work work) {
   auto cover = [=](int64_t tile) {
     int64_t c = tile * kTile;
     const int64_t end = std::min(c + kTile, filters);
@@ -126,7 +126,7 @@ std::string ForFilters(ffi::ThreadPool& pool, int64_t fan_in, int64_t filters,
 template <typename F>
 typename F::Sums Means(F, const float* from, int64_t fan_in, int64_t stride) {
   typename F::Sums sums = {};
-  F::Each(fan_in, stride, [&](int64_t at, int k) {
+  F::EachWeight(fan_in, stride, [&](int64_t at, int k) {
     sums[k] += F::ReadFirst(from + at, stride);
   });
   for (auto& sum : sums) sum /= double(fan_in);
@@ -134,9 +134,8 @@ typename F::Sums Means(F, const float* from, int64_t fan_in, int64_t stride) {
 }
 
 ffi::Error Forward(ffi::ThreadPool pool, Array kernel, Array gain,
-                   ffi::Result<Array> out, ffi::Result<Array> std,
-                   int64_t ddof, float eps, int64_t place,
-                   int64_t fan_in_scale) {
+                   ffi::Result<Array> out, ffi::Result<Array> std, int64_t ddof,
+                   float eps, int64_t place, int64_t fan_in_scale) {
   const int64_t fan_in = kernel.dimensions()[0];
   const int64_t filters = kernel.dimensions()[1];
   const Convention c{fan_in, ddof, place, fan_in_scale, eps};
@@ -147,23 +146,23 @@ ffi::Error Forward(ffi::ThreadPool pool, Array kernel, Array gain,
     const float* const in = from + first;
     const auto mean = Means(f, in, fan_in, filters);
     typename F::Sums factor = {};
-    F::Each(fan_in, filters, [&](int64_t at, int k) {
+    F::EachWeight(fan_in, filters, [&](int64_t at, int k) {
       const auto centred = F::Read(in + at) - mean[k];
       factor[k] += centred * centred;
     });
-    F::One([&](int k, int j) {
+    F::EachFilter([&](int k, int j) {
       double& number = At(factor, k, j);
       const int64_t filter = first + k * F::step + j;
       const double deviation = std::sqrt(number / c.count());
       std[filter] = static_cast<float>(deviation);
       number = c.scale() * gain[filter] / c.spread(deviation);
     });
-    F::Each(fan_in, filters, [&](int64_t at, int k) {
+    F::EachWeight(fan_in, filters, [&](int64_t at, int k) {
       F::WriteFirst(to + first + at, filters,
                     (F::Read(in + at) - mean[k]) * factor[k]);
     });
   };
-  return AsError(ForFilters(pool, fan_in, filters, work));
+  return AsError(InGroups(pool, fan_in, filters, work));
 }
 
 ffi::Error Backward(ffi::ThreadPool pool, Array kernel, Array gain, Array dout,
@@ -185,7 +184,7 @@ ffi::Error Backward(ffi::ThreadPool pool, Array kernel, Array gain, Array dout,
     const float* const dout = given + first;
     const auto mean = Means(f, in, fan_in, filters);
     typename F::Sums flat = {}, along = {}, square = {};
-    F::Each(fan_in, filters, [&](int64_t at, int k) {
+    F::EachWeight(fan_in, filters, [&](int64_t at, int k) {
       const auto centred = F::Read(in + at) - mean[k];
       const auto d = F::ReadFirst(dout + at, filters);
       flat[k] += d;
@@ -194,7 +193,7 @@ ffi::Error Backward(ffi::ThreadPool pool, Array kernel, Array gain, Array dout,
     });
     // dkernel = slope * dout + steep * centred + shift
     typename F::Sums slope = {}, steep = {}, shift = {};
-    F::One([&](int k, int j) {
+    F::EachFilter([&](int k, int j) {
       const int64_t filter = first + k * F::step + j;
       const double std = std::sqrt(At(square, k, j) / c.count());
       const double spread = c.spread(std), unit = c.scale() / spread;
@@ -212,14 +211,14 @@ ffi::Error Backward(ffi::ThreadPool pool, Array kernel, Array gain, Array dout,
       At(slope, k, j) = slant;
       At(shift, k, j) = -slant * At(flat, k, j) / fan_in;
     });
-    F::Each(fan_in, filters, [&](int64_t at, int k) {
+    F::EachWeight(fan_in, filters, [&](int64_t at, int k) {
       const auto centred = F::Read(in + at) - mean[k];
       F::WriteFirst(
           to + first + at, filters,
           F::Read(dout + at) * slope[k] + centred * steep[k] + shift[k]);
     });
   };
-  return AsError(ForFilters(pool, fan_in, filters, work));
+  return AsError(InGroups(pool, fan_in, filters, work));
 }
 
 }  // namespace
