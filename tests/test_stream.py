@@ -460,6 +460,17 @@ def test_evaluation_gives_no_weight_to_what_cannot_be_read(own_images):
   assert with_workers.counts["files"][str(empty)].startswith("cannot be dec")
 
 
+def test_an_evaluation_of_nothing_is_an_error(own_images):
+  """Regression: its loss was 0, and its accuracy."""
+  every = sorted((own_images / "test").glob("*/*.jpg"))
+  for path in every:
+    path.write_bytes(b"")
+  with_workers = source(own_images, stream=skipping())
+  message = rf"none of {len(every)} images to evaluate on .*class\d/\d\d.jpg"
+  with pytest.raises(data.DataError, match=message):
+    list(with_workers.batches(6))
+
+
 def test_an_empty_class_is_named_or_left_out(own_images):
   shutil.rmtree(own_images / "train" / "class1")
   (own_images / "train" / "class1").mkdir()

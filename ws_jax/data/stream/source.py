@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ws_jax.data import place
 from ws_jax.data.datasets import Dataset
+from ws_jax.data.request import DataError
 from ws_jax.data.stream import loader
 from ws_jax.data.stream.opened import Stream
 
@@ -94,6 +95,9 @@ class StreamSource:
     Yields:
       The arrays, positions in them [size] and a mask [size] that is 0 for
       padding and for what cannot be read, split over the devices.
+
+    Raises:
+      DataError: this process could read none of its images.
     """
     num_devices = self._mesh.size
     size = -(-size // num_devices) * num_devices
@@ -104,13 +108,22 @@ class StreamSource:
     examples = loader.EvalExamples(records, part, options, size, rows)
     ready = loader.batches(examples, len(rows), options)
     indices = self._spread(np.arange(size, dtype=np.int32)[rows], rows, size)
+    unread, read = 0, False
     try:
       for batch in ready:
         self._count(batch, split, part)
+        unread += int(batch["unreadable"].sum())
+        read |= bool(batch["mask"].any())
         mask = self._spread(batch["mask"], rows, size)
         yield self._arrays(batch, rows, size), indices, mask
     finally:
       _close(ready)
+    if unread and not read:  # a loss over nothing would be 0
+      first = records.name(part[int(rows[0])])
+      raise DataError(
+        f"none of {unread} images to evaluate on can be read, the first of"
+        f" them {first}"
+      )
 
   def close(self) -> None:
     """Ends the workers."""
