@@ -531,6 +531,7 @@ def test_what_is_standardized_in_jax():
   kernel = jnp.ones((3, 4, 8))
   assert is_native(kernel) and is_native(kernel.astype(jnp.bfloat16))
   assert is_native(kernel, axis=0) and not is_native(kernel, axis=1)
+  assert not is_native(kernel[..., :0])
   with native.portable():
     assert not is_native(kernel)
   assert is_native(kernel)

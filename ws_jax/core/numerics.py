@@ -14,7 +14,8 @@ are more here, for three reasons:
   and what JAX derives stores more arrays of the kernel's size than are needed.
   `_normalize` has a derivative of its own.
 - Speed. XLA's CPU backend is fast if each sum reads the kernel itself, and if
-  a broadcast is one step. `_centred` and `_over` are written for that.
+  a broadcast is one step. `_centred` and `_over` are written for that. A
+  program that asked for C++ (`ws_jax.native`) has `_normalize_natively`.
 
 Start reading at `standardize`: it handles the options of a convention, around
 `_normalize`, which is the formula. All functions take one kernel `[..., out]`
@@ -167,14 +168,12 @@ def _normalize_jvp(axes, convention, primals, tangents):
 
 def _normalize_natively(wide, gain, axes, convention):
   """Returns what `_normalize` does, by C++ (`ws_jax.native`)."""
-  kept = wide.shape[len(axes) :]
-  if axes != tuple(range(len(axes))):
+  if axes != tuple(range(len(axes))):  # filters are not columns
     return _normalize(wide, gain, axes, convention)
-  filters = math.prod(kept)
+  kept = wide.shape[len(axes) :]
   gain = jnp.ones(kept, wide.dtype) if gain is None else gain
-  out, std = _of_rows(
-    wide.reshape(-1, filters), gain.reshape(filters), convention
-  )
+  rows = wide.reshape(_fan_in(wide, axes), gain.size)
+  out, std = _of_rows(rows, gain.reshape(-1), convention)
   return out.reshape(wide.shape), std.reshape(kept)
 
 
