@@ -250,6 +250,34 @@ def test_weights_alone_make_the_network_again(tmp_path, capsys):
   assert said.startswith(f"{image}: {best} ")
 
 
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    (lambda kernel: {}, "params/head/kernel is missing"),
+    (lambda kernel: {"params/head/kernel": kernel[1:]}, "[23, 3] for params/he"),
+    (lambda kernel: {"params/head/kernel": kernel / 0}, "holds NaN or infini"),
+    (
+      lambda kernel: {"params/head/kernel": kernel, "params/tail": kernel},
+      "the model has no params/tail",
+    ),
+  ],
+)
+def test_weights_of_another_network_are_one_line(
+  change, message, tmp_path, capsys
+):
+  """Regression: the first two were tracebacks of Flax, the last was silent."""
+  run, path = family("text_cnn"), tmp_path / "x.safetensors"
+  verb.export(run, path, format="safetensors")
+  arrays = formats.read(path)
+  kernel = arrays.pop("params/head/kernel")
+  with np.errstate(divide="ignore", invalid="ignore"):
+    arrays |= change(kernel)
+  formats.write(path, arrays, formats.read_note(path))
+  assert command.main(["predict", str(path), "go"]) == 2
+  error = capsys.readouterr().err
+  assert message in error and error.count("\n") == 1
+
+
 def folded_images(number):
   return network.fold(family("resnet")).samples(number)
 

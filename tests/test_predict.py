@@ -1,5 +1,7 @@
 """`python -m ws_jax.weights predict` on real image files."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,6 +11,7 @@ from ws_jax import config
 from ws_jax.train import train_and_evaluate
 from ws_jax.weights import __main__ as command
 from ws_jax.weights import predict
+from ws_jax.weights.export import verb
 
 SETTINGS = {
   "model.name": "tests.my_lab:Net",
@@ -72,6 +75,20 @@ def test_what_is_wrong_is_one_line(workdir, tmp_path, capsys):
     assert run(*words) == 2
     err = capsys.readouterr().err
     assert message in err and err.count("\n") == 1
+
+
+def test_what_is_no_number_is_no_probability(
+  workdir, tmp_path, capsys, monkeypatch
+):
+  """Regression: it printed `top nan%`, and exit code 0."""
+  image = tmp_path / "x.png"
+  Image.fromarray(my_lab.Data.test["x"][0][..., 0]).save(image)
+  whole = verb.read(workdir)
+  lost = dataclasses.replace(whole, call=lambda x: whole.call(x) * np.nan)
+  monkeypatch.setattr(verb, "read", lambda path: lost)
+  assert run(workdir, image) == 2
+  message = f"x.png: {workdir} gives NaN or infinite values"
+  assert message in capsys.readouterr().err
 
 
 def test_a_model_of_the_users_own_is_exported(workdir, tmp_path, capsys):

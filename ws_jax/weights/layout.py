@@ -43,6 +43,15 @@ class Layout:
   no_use: tuple[str, ...] = ()
 
 
+OWN = Layout(
+  name="own",
+  theirs=lambda paths: {path: path for path in paths},
+  to_ours=lambda path, ndim, array: array,
+  to_theirs=lambda path, names, array: array,
+)
+"""The names and axes of this package."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Report:
   """The arrays of a file, by what became of them.

@@ -38,13 +38,16 @@ def run(given: argparse.Namespace) -> None:
   """Prints the most likely classes of each input, with their probabilities.
 
   Raises:
-    ValueError: no network, no checkpoint, or an input that it cannot take; the
-      message names it.
+    ValueError: no network, no checkpoint, an input that it cannot take, or one
+      for which it gives no numbers; the message names it.
   """
   found = verb.read(given.network)
   reader = Reader(found.about)
   inputs = np.stack([reader.read(word) for word in given.inputs])
   logits = found.call(reader.taken(inputs)).astype(np.float64)
+  for word, row in zip(given.inputs, logits, strict=True):
+    if not np.isfinite(row).all():
+      raise ValueError(f"{word}: {given.network} gives NaN or infinite values")
   odds = np.exp(logits - logits.max(-1, keepdims=True))
   shares = odds / odds.sum(-1, keepdims=True)
   classes = tuple(found.about["classes"])

@@ -55,21 +55,19 @@ def read(
     run: Run that has the model; None to make it of what the file says.
 
   Raises:
-    ValueError: the file is damaged, does not say what its model is, or names
-      code of the user's own, which no file may choose.
+    ValueError: the file is damaged, does not say what its model is, does not
+      hold its arrays, or names code of the user's own, which no file may
+      choose.
   """
   about = network.loads(formats.read_note(path), path)
   if run is None:
     run = _make(about, path)
-  arrays = formats.read(path)
-  model, shape = run.program.model, about["input"]["shape"][1:]
-  if about.get("timm"):
-    variables = _from_timm(model, arrays, shape)
-  else:
-    variables: dict[str, Any] = {}
-    for name, array in arrays.items():
-      layout.put(variables, name, array)
-  params = variables.pop("params", {})
+  model, arrays = run.program.model, formats.read(path)
+  try:
+    variables = _variables(model, arrays, about)
+  except ValueError as error:
+    raise ValueError(f"{path}: {error}") from None
+  params = variables.pop("params")
 
   @jax.jit
   def call(inputs):
@@ -105,19 +103,29 @@ def _to_timm(model: Any, variables: PyTree) -> dict[str, np.ndarray]:
   return {k: x * factor if x.ndim == 4 else x for k, x in kept.items()}
 
 
-def _from_timm(
-  model: Any, arrays: layout.Arrays, shape: list[int]
+def _variables(
+  model: Any, arrays: layout.Arrays, about: dict[str, Any]
 ) -> dict[str, Any]:
-  """Returns such a state dict as variables of a model."""
-  factor = timm_network.factor_of(model)
-  arrays = {k: x / factor if x.ndim == 4 else x for k, x in arrays.items()}
-  inputs = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
+  """Returns the arrays of a file as variables of a model.
+
+  Raises:
+    ValueError: they are not those of the model; the message names some.
+  """
+  takes = about["input"]
+  inputs = jax.ShapeDtypeStruct((2, *takes["shape"][1:]), takes["dtype"])
   init = lambda x: calling.init(model, jax.random.key(0), x)
   params, state = jax.eval_shape(init, inputs)
   like = {"params": params, **state}
-  found = timm.from_timm(arrays, like, skip=("*/gain",))
-  # The kernels hold the gains; the model wants to find some.
-  for path, leaf in by_path(like).items():
-    if path.endswith("/gain"):
-      layout.put(found.variables, path, np.ones(leaf.shape, leaf.dtype))
+  if about.get("timm"):
+    factor = timm_network.factor_of(model)
+    arrays = {k: x / factor if x.ndim == 4 else x for k, x in arrays.items()}
+    found = timm.from_timm(arrays, like, skip=("*/gain",))
+    # The kernels hold the gains; the model wants to find some.
+    for path, leaf in by_path(like).items():
+      if path.endswith("/gain"):
+        layout.put(found.variables, path, np.ones(leaf.shape, leaf.dtype))
+  else:
+    found = layout.take(arrays, like, layout.OWN)
+  if unused := found.report.unused:
+    raise ValueError(f"the model has no {layout.listing(unused)}")
   return dict(found.variables)
