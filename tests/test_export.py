@@ -254,7 +254,10 @@ def test_weights_alone_make_the_network_again(tmp_path, capsys):
   ("change", "message"),
   [
     (lambda kernel: {}, "params/head/kernel is missing"),
-    (lambda kernel: {"params/head/kernel": kernel[1:]}, "[23, 3] for params/he"),
+    (
+      lambda kernel: {"params/head/kernel": kernel[1:]},
+      "[23, 3] for params/he",
+    ),
     (lambda kernel: {"params/head/kernel": kernel / 0}, "holds NaN or infini"),
     (
       lambda kernel: {"params/head/kernel": kernel, "params/tail": kernel},
@@ -273,6 +276,33 @@ def test_weights_of_another_network_are_one_line(
   with np.errstate(divide="ignore", invalid="ignore"):
     arrays |= change(kernel)
   formats.write(path, arrays, formats.read_note(path))
+  assert command.main(["predict", str(path), "go"]) == 2
+  error = capsys.readouterr().err
+  assert message in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+  ("keys", "value", "message"),
+  [
+    (("input", "dtype"), "objekt", "'objekt' not understood"),
+    (("input", "dtype"), "object", "its inputs are no numbers"),
+    (("input", "preprocessed"), 2, "preprocessed is neither true nor false"),
+    (("input", "shape"), [None, 5], "says that it takes {'shape': [None, 5]"),
+    (("features",), {"rate": 1}, "'sample_rate'"),
+    (("run", "config", "model", "dim"), [], "model.dim"),
+    (("run", "data", "classes"), 5, "of the data of the run is damaged"),
+  ],
+)
+def test_what_a_file_says_of_itself_is_checked(
+  keys, value, message, tmp_path, capsys
+):
+  """Regression: each was a traceback, found by `scripts/fuzz.py`."""
+  run, path = family("text_cnn"), tmp_path / "x.safetensors"
+  verb.export(run, path, format="safetensors")
+  about = json.loads(formats.read_note(path))
+  part = functools.reduce(lambda part, key: part[key], keys[:-1], about)
+  part[keys[-1]] = value
+  formats.write(path, formats.read(path), json.dumps(about))
   assert command.main(["predict", str(path), "go"]) == 2
   error = capsys.readouterr().err
   assert message in error and error.count("\n") == 1

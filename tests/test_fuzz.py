@@ -37,6 +37,7 @@ CASES = {
   "overrides": 6,
   "configs": 10,
   "weights": 15,
+  "exported": 3,
   "arrays": 40,
   "orbax": 3,
   "images": 40,

@@ -165,6 +165,8 @@ def test_silence_stays_finite_when_it_is_normalized():
     ({"fmin": 8000.0}, "fmin < fmax"),
     ({"bands": 400}, "holds no frequency"),
     ({"hop": 0}, "hop is 0"),
+    ({"window": 2**17, "fft_size": 2**17}, "must be from 1 to 65536"),
+    ({"sample_rate": 10**16}, "must be from 1 to 10000000"),
     ({"floor": 0.0}, "floor is 0"),
     ({"mel_scale": "hkt"}, "did you mean 'htk'"),
     ({"mel_norm": "slany"}, "did you mean 'slaney'"),

@@ -8,7 +8,10 @@ import pathlib
 from typing import Any
 from unittest import mock
 
+import jax
 import numpy as np
+import PIL.Image
+import soundfile
 from hypothesis import strategies as st
 
 from fuzzing.inputs import (
@@ -20,9 +23,11 @@ from fuzzing.inputs import (
   damaged,
   tensors,
 )
-from ws_jax import weights
+from ws_jax import config, weights
+from ws_jax.train import calling, trained
 from ws_jax.weights import __main__ as command
-from ws_jax.weights import convert, steps
+from ws_jax.weights import convert, formats, steps
+from ws_jax.weights.export import network, verb
 
 _OURS = {
   "stem/kernel": np.full((3, 3, 2, 4), 0.5, np.float32),
@@ -134,3 +139,109 @@ def orbax(folder: pathlib.Path) -> Made:
   verbs = st.sampled_from(["describe", "fold"])
   seals = st.sampled_from(["as it was", "anew", "not"])
   return st.tuples(verbs, st.one_of(made), seals), case
+
+
+def exported(folder: pathlib.Path) -> Made:
+  """Makes files of `weights export` that say something else of themselves."""
+  words = {"images": folder / "x.png", "clips": folder / "x.wav", "texts": "go"}
+  PIL.Image.fromarray(np.zeros((8, 8), np.uint8)).save(words["images"])
+  soundfile.write(words["clips"], np.zeros(800), 800)
+  made = []
+  for name, run in _runs().items():
+    path = folder / f"{name}.safetensors"
+    verb.export(run, path, format="safetensors")
+    arrays, about = formats.read(path), json.loads(formats.read_note(path))
+    assert command.main(["predict", str(path), str(words[name])]) == 0
+    whole = path, arrays, str(words[name])
+    for part in _PARTS:
+      made.append(st.tuples(st.just(whole), _changed_in(about, part)))
+
+  def case(value):
+    (path, arrays, word), note = value
+    formats.write(path, arrays, note.decode("utf-8", "replace"))
+    said, error = io.StringIO(), io.StringIO()
+    with (
+      contextlib.redirect_stdout(said),
+      contextlib.redirect_stderr(error),
+      mock.patch.object(command, "_parser", _parser),
+    ):
+      code = command.main(["predict", str(path), word])
+    told = error.getvalue().count("\n")
+    assert code in (0, 2) and told == (code == 2), error.getvalue()
+
+  return st.one_of(made), case
+
+
+# What is read of what a file says; the rest is for people.
+_PARTS = (
+  *(("input",), ("features",), ("classes",), ("run",), ("run", "data")),
+  *(("run", "config", "model"), ("run", "config", "task")),
+)
+
+
+def _changed_in(about: Any, keys: tuple[str, ...]) -> Any:
+  """Makes texts of JSON in which one part is another."""
+  if not keys:
+    return changed(about).map(as_json)
+  key, *rest = keys
+
+  def put(text: bytes) -> bytes:
+    return as_json(about | {key: json.loads(text)})
+
+  return _changed_in(about[key], tuple(rest)).map(put)
+
+
+def _runs() -> dict[str, Any]:
+  """Returns small runs without training, of each kind of data."""
+  data = {
+    "name": "x",
+    "input_key": "image",
+    "label_key": "label",
+    "train_size": 100,
+    "eval_size": 10,
+    "input_shape": [8, 8, 1],
+    "input_dtype": "uint8",
+    "num_classes": 2,
+    "classes": ["a", "b"],
+    "tokenizer": "",
+    "mean": [0.5],
+    "std": [0.25],
+  }
+  text = {"input_shape": [6], "input_dtype": "uint16", "tokenizer": "bytes"}
+  text |= {"input_key": "tokens", "mean": [], "std": []}
+  clip = {"input_shape": [800], "input_dtype": "int16", "mean": [], "std": []}
+  wanted = {
+    "images": (data, {"model.name": "resnet8", "model.norm": "batch"}),
+    "texts": (
+      data | text,
+      {
+        "model.name": "text_cnn",
+        "model.dim": 4,
+        "model.filters": 4,
+        "model.norm": "none",
+        "task.name": "text_classification",
+      },
+    ),
+    "clips": (
+      data | clip | {"input_key": "audio"},
+      {
+        "model.name": "tc_resnet8",
+        "model.norm": "batch",
+        "task.name": "keyword_spotting",
+        "task.sample_rate": 800,
+        "task.bands": 4,
+        "task.window_ms": 40.0,
+      },
+    ),
+  }
+  runs = {}
+  for name, (data, settings) in wanted.items():
+    c = config.apply(config.default(), settings | {"optim.learning_rate": 0.1})
+    c = config.resolve(c, num_examples=100, num_devices=1).to_dict()
+    run = trained.restore(c, data, {"params": {}}, 1)
+    inputs = np.zeros((2, *data["input_shape"]), data["input_dtype"])
+    taken = network.preprocess(run.program.task, run.data, inputs)
+    params, state = calling.init(run.program.model, jax.random.key(0), taken)
+    variables = jax.tree.map(np.asarray, {"params": params, **state})
+    runs[name] = trained.restore(c, data, variables, 1)
+  return runs

@@ -26,6 +26,16 @@ MEL_SCALES = {"slaney": "linear up to 1 kHz", "htk": "2595 log10(1 + f / 700)"}
 MEL_NORMS = {"slaney": "unit area in hertz", "none": "unit height"}
 
 
+# What is larger is a slip, and may take more memory than there is.
+_MOST = {
+  "sample_rate": 10**7,
+  "window": 2**16,
+  "hop": 2**20,
+  "fft_size": 2**16,
+  "bands": 1024,
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class LogMel:
   """Settings of the features, as a hashable value.
@@ -65,9 +75,11 @@ class LogMel:
   def __post_init__(self):
     lookup(MEL_SCALES, self.mel_scale, "mel scale")
     lookup(MEL_NORMS, self.mel_norm, "mel norm")
-    for name in ("sample_rate", "window", "hop", "fft_size", "bands"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"{name} is {getattr(self, name)}, but must be over 0")
+    for name, most in _MOST.items():
+      if not 1 <= getattr(self, name) <= most:
+        raise ValueError(
+          f"{name} is {getattr(self, name)}, but must be from 1 to {most}"
+        )
     if self.window > self.fft_size:
       raise ValueError(
         f"a window of {self.window} samples does not fit a Fourier transform"

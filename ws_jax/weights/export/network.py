@@ -24,6 +24,7 @@ import numpy as np
 import ws_jax
 from ws_jax import tasks, train
 from ws_jax.base import disk, extras
+from ws_jax.models import FAMILIES
 from ws_jax.train import calling
 
 PyTree = Any
@@ -122,9 +123,7 @@ def fold(run: "train.Trained", *, preprocessed: bool | None = None) -> Folded:
     >>> folded = fold(train.load_run("workdirs/first"))  # doctest: +SKIP
     >>> folded.closed(images)  # doctest: +SKIP
   """
-  raw = jax.ShapeDtypeStruct((2, *run.input_shape), run.data.input_dtype)
-  task, info = run.program.task, run.data
-  taken = jax.eval_shape(lambda x: preprocess(task, info, x), raw)
+  raw, taken = shapes(run)
   if jnp.issubdtype(taken.dtype, jnp.integer):
     preprocessed = True
   given = taken if preprocessed else raw
@@ -138,6 +137,13 @@ def fold(run: "train.Trained", *, preprocessed: bool | None = None) -> Folded:
   )
   outputs = jax.eval_shape(folded, folded.variables, given)
   return dataclasses.replace(folded, about=_about(folded, outputs))
+
+
+def shapes(run: "train.Trained") -> tuple[Any, Any]:
+  """Returns two inputs of a run as in the data, and as the model takes them."""
+  raw = jax.ShapeDtypeStruct((2, *run.input_shape), run.data.input_dtype)
+  task, info = run.program.task, run.data
+  return raw, jax.eval_shape(lambda x: preprocess(task, info, x), raw)
 
 
 def preprocess(task: Any, info: Any, inputs: jax.Array) -> jax.Array:
@@ -178,7 +184,14 @@ def loads(text: str, path: pathlib.Path) -> dict[str, Any]:
     texts = [*names, *about["classes"], about["input"]["dtype"]]
     if not all(isinstance(text, str) for text in texts):
       raise ValueError("an entry is no text")
-    _check_data(data)
+    if np.dtype(about["input"]["dtype"]).kind not in "iuf":
+      raise ValueError("its inputs are no numbers")
+    if not isinstance(about["input"]["preprocessed"], bool):
+      raise ValueError("preprocessed is neither true nor false")
+    if (features := about["features"]) is not None:
+      if not 0 < features["sample_rate"] < 2**31:
+        raise ValueError("its sample rate is none")
+    about["run"] = _whole(saved, data)
   except (KeyError, TypeError, ValueError) as error:
     raise ValueError(
       f"{path}: does not say what it takes and returns, as a file of"
@@ -187,11 +200,28 @@ def loads(text: str, path: pathlib.Path) -> dict[str, Any]:
   return about
 
 
-def _check_data(data: Any) -> None:
-  """Refuses what no file says of its data; the import takes a while."""
+def own_code(config: Any) -> dict[str, str]:
+  """Returns model and task, by section, if they are code of the user's own."""
+  known = {"model": {name for f in FAMILIES for name in f.MODELS}}
+  known["task"] = set(tasks.TASKS)
+  named = {section: config[section]["name"] for section in known}
+  return {part: x for part, x in named.items() if x not in known[part]}
+
+
+def _whole(saved: Any, data: Any) -> dict[str, Any]:
+  """Returns what is said of a run with all its entries, or refuses it."""
+  from ws_jax import config  # the imports take a while
   from ws_jax.train import trained
 
-  trained.described(data)
+  dataset = trained.described(data)
+  info = dataclasses.asdict(dataset.info)
+  # Which settings code of the user's own has, it alone could tell.
+  own = own_code(saved)
+  ours = {key: x for key, x in saved.items() if key not in own}
+  return {
+    "config": config.from_saved(ours).to_dict() | {k: saved[k] for k in own},
+    "data": info | {"mean": dataset.mean, "std": dataset.std},
+  }
 
 
 def _about(folded: Folded, outputs: Any) -> dict[str, Any]:
@@ -253,7 +283,7 @@ def task_of(about: dict[str, Any]) -> tuple[Any, Any]:
   dataset = described(about["run"]["data"])
   settings = dict(about["run"]["config"]["task"])
   name = settings.pop("name")
-  if name not in tasks.TASKS:
+  if "task" in own_code(about["run"]["config"]):
     raise ValueError(
       f"its task {name!r} is code of its own: predict from the run's workdir"
     )

@@ -16,8 +16,6 @@ import numpy as np
 from ws_jax import train
 from ws_jax.base import extras
 from ws_jax.core.kernels import by_path
-from ws_jax.models import FAMILIES
-from ws_jax.tasks import TASKS
 from ws_jax.train import calling
 from ws_jax.weights import formats, layout, timm
 from ws_jax.weights.export import network, timm_network
@@ -64,7 +62,7 @@ def read(
     run = _make(about, path)
   model, arrays = run.program.model, formats.read(path)
   try:
-    variables = _variables(model, arrays, about)
+    variables = _variables(run, arrays, about)
   except ValueError as error:
     raise ValueError(f"{path}: {error}") from None
   params = variables.pop("params")
@@ -85,14 +83,12 @@ def _make(about: dict[str, Any], path: pathlib.Path) -> "train.Trained":
   extras.need("train", by="the model of exported weights")
   from ws_jax.train.trained import restore
 
-  saved, known = about["run"], {name for f in FAMILIES for name in f.MODELS}
-  for section, names in (("model", known), ("task", TASKS)):
-    name = saved["config"][section]["name"]
-    if name not in names:
-      raise ValueError(
-        f"{path}: its {section} {name!r} is code of its own, which a file"
-        " cannot bring: use the run's workdir"
-      )
+  saved = about["run"]
+  for section, name in network.own_code(saved["config"]).items():
+    raise ValueError(
+      f"{path}: its {section} {name!r} is code of its own, which a file cannot"
+      " bring: use the run's workdir"
+    )
   return restore(saved["config"], saved["data"], {"params": {}}, about["step"])
 
 
@@ -104,15 +100,21 @@ def _to_timm(model: Any, variables: PyTree) -> dict[str, np.ndarray]:
 
 
 def _variables(
-  model: Any, arrays: layout.Arrays, about: dict[str, Any]
+  run: "train.Trained", arrays: layout.Arrays, about: dict[str, Any]
 ) -> dict[str, Any]:
-  """Returns the arrays of a file as variables of a model.
+  """Returns the arrays of a file as variables of the model of a run.
 
   Raises:
-    ValueError: they are not those of the model; the message names some.
+    ValueError: they are not those of the model, or it takes other inputs than
+      the file says; the message names some.
   """
-  takes = about["input"]
-  inputs = jax.ShapeDtypeStruct((2, *takes["shape"][1:]), takes["dtype"])
+  model, (_, inputs) = run.program.model, network.shapes(run)
+  shape, dtype = [None, *inputs.shape[1:]], str(inputs.dtype)
+  takes = {"shape": shape, "dtype": dtype, "preprocessed": True}
+  if about["input"] != takes:
+    raise ValueError(
+      f"says that it takes {about['input']}, but its model takes {takes}"
+    )
   init = lambda x: calling.init(model, jax.random.key(0), x)
   params, state = jax.eval_shape(init, inputs)
   like = {"params": params, **state}
