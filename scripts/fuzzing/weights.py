@@ -9,6 +9,7 @@ from typing import Any
 from unittest import mock
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 import soundfile
@@ -239,8 +240,7 @@ def _runs() -> dict[str, Any]:
     c = config.apply(config.default(), settings | {"optim.learning_rate": 0.1})
     c = config.resolve(c, num_examples=100, num_devices=1).to_dict()
     run = trained.restore(c, data, {"params": {}}, 1)
-    inputs = np.zeros((2, *data["input_shape"]), data["input_dtype"])
-    taken = network.preprocess(run.program.task, run.data, inputs)
+    taken = jax.tree.map(jnp.zeros_like, network.shapes(run)[1])
     params, state = calling.init(run.program.model, jax.random.key(0), taken)
     variables = jax.tree.map(np.asarray, {"params": params, **state})
     runs[name] = trained.restore(c, data, variables, 1)
