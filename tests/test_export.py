@@ -158,13 +158,8 @@ def make(kind="images", ws=True, **model):
   c = config.apply(config.default(), settings | task)
   c = config.resolve(c, num_examples=100, num_devices=1).to_dict()
   run = restore(c, data, {"params": {}}, 7)
-  inputs = jax.ShapeDtypeStruct((2, *data["input_shape"]), data["input_dtype"])
-
-  def init(inputs):
-    taken = network.preprocess(run.program.task, run.data, inputs)
-    return calling.init(run.program.model, jax.random.key(0), taken)
-
-  params, state = jax.eval_shape(init, inputs)
+  init = lambda x: calling.init(run.program.model, jax.random.key(0), x)
+  params, state = jax.eval_shape(init, network.shapes(run)[1])
   rng = np.random.default_rng(0)
   variables = jax.tree.map_with_path(
     lambda path, leaf: draw(path, leaf, rng), {"params": params, **state}

@@ -153,7 +153,9 @@ def test_a_config_file_of_a_long_name_is_not_there():
 
 def test_data_that_the_disk_refuses_are_an_error_of_the_config():
   given = {"data.name": f"./{'a' * 300}.npz"}
-  with pytest.raises(config.ConfigError, match="too long|no file"):
+  # From 3.14 on, a path that the disk refuses to look at is not there.
+  message = "no file" if sys.version_info >= (3, 14) else "too long"
+  with pytest.raises(config.ConfigError, match=message):
     build.start(config.apply(config.default(), given))
 
 

@@ -67,18 +67,24 @@ def run(verb: str, path: pathlib.Path, lines: int = 1) -> None:
   out = path.with_name("out.npz")
   out.unlink(missing_ok=True)
   files = [path] if verb == "describe" else [path, out]
+  code, error = _main(verb.strip(), *files, *VERBS[verb])
+  told = error.count("\n")
+  assert (code == 0 and told < lines) or (code == 2 and 0 < told <= lines), (
+    error
+  )
+  assert out.exists() == (code == 0 and verb != "describe")
+
+
+def _main(*words: str | pathlib.Path) -> tuple[int, str]:
+  """Runs `python -m ws_jax.weights`; returns its exit code and its errors."""
   said, error = io.StringIO(), io.StringIO()
   with (
     contextlib.redirect_stdout(said),
     contextlib.redirect_stderr(error),
     mock.patch.object(command, "_parser", _parser),
   ):
-    code = command.main([verb.strip(), *map(str, files), *VERBS[verb]])
-  told = error.getvalue().count("\n")
-  assert (code == 0 and told < lines) or (code == 2 and 0 < told <= lines), (
-    error.getvalue()
-  )
-  assert out.exists() == (code == 0 and verb != "describe")
+    code = command.main([*map(str, words)])
+  return code, error.getvalue()
 
 
 def files(folder: pathlib.Path) -> Made:
@@ -152,23 +158,16 @@ def exported(folder: pathlib.Path) -> Made:
     path = folder / f"{name}.safetensors"
     verb.export(run, path, format="safetensors")
     arrays, about = formats.read(path), json.loads(formats.read_note(path))
-    assert command.main(["predict", str(path), str(words[name])]) == 0
-    whole = path, arrays, str(words[name])
+    assert _main("predict", path, words[name]) == (0, "")
+    whole = path, arrays, words[name]
     for part in _PARTS:
       made.append(st.tuples(st.just(whole), _changed_in(about, part)))
 
   def case(value):
     (path, arrays, word), note = value
     formats.write(path, arrays, note.decode("utf-8", "replace"))
-    said, error = io.StringIO(), io.StringIO()
-    with (
-      contextlib.redirect_stdout(said),
-      contextlib.redirect_stderr(error),
-      mock.patch.object(command, "_parser", _parser),
-    ):
-      code = command.main(["predict", str(path), word])
-    told = error.getvalue().count("\n")
-    assert code in (0, 2) and told == (code == 2), error.getvalue()
+    code, error = _main("predict", path, word)
+    assert code in (0, 2) and error.count("\n") == (code == 2), error
 
   return st.one_of(made), case
 
